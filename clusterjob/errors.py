@@ -1,0 +1,118 @@
+"""Everything clusterjob raises on purpose.
+
+::
+
+    ClusterJobError
+    ├── SettingsError                 a profile or a backend file is wrong, or a value in it
+    │   ├── BackendNotFoundError      no backend of that name on the lookup path
+    │   └── ResourcesNotSupportedError  the backend cannot express a resource
+    ├── RenderError                   a body, prologue, epilogue or auxiliary script cannot be rendered
+    ├── CommandError                  a command on the scheduler's host failed or could not be run
+    │   └── TransportError            ... because the host could not be reached or did not answer in time
+    ├── SubmissionError               the scheduler refused jobs, or their folder cannot be written
+    ├── StoreError                    the store of records cannot be used
+    ├── JobNotFoundError              nothing in the store has that id, name or key
+    ├── JobFailedError                get() of a job that did not complete
+    └── WaitTimeoutError              (also TimeoutError) a wait was longer than its timeout
+
+``transient`` says whether the same call may succeed later without anything being changed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest known word, else the known words, else nothing."""
+    words = sorted(set(known))
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known are: {', '.join(words)}." if words else ""
+
+
+class ClusterJobError(Exception):
+    """Base of all errors of this package."""
+
+    transient = False
+
+
+class SettingsError(ClusterJobError):
+    """A setting is wrong: where it stands, what it is, and what was expected."""
+
+    def __init__(self, message: str, *, file: object = None, section: str | None = None, key: str | None = None) -> None:
+        self.file, self.section, self.key = file, section, key
+        place = [str(file)] if file is not None else []
+        if section is not None:
+            place.append(f"[{section}]")
+        if key is not None:
+            place.append(key)
+        super().__init__(f"{' '.join(place)}: {message}" if place else message)
+
+
+class BackendNotFoundError(SettingsError):
+    """No backend of that name is on the lookup path."""
+
+
+class ResourcesNotSupportedError(SettingsError):
+    """The backend has no way to express a resource that a job asks for."""
+
+
+class RenderError(ClusterJobError):
+    """A template cannot be rendered: the variable, the line and the known names are in the message."""
+
+
+class CommandError(ClusterJobError):
+    """A command failed: what was run, its exit code, and what came back on both streams."""
+
+    def __init__(
+        self, what: str, *, command: str = "", exit_code: int | None = None, stdout: str = "", stderr: str = "", hint: str = ""
+    ) -> None:
+        self.command, self.exit_code, self.stdout, self.stderr = command, exit_code, stdout, stderr
+        lines = [what]
+        if command:
+            lines.append(f"  command: {command.strip()}")
+        if exit_code is not None:
+            lines.append(f"  exit code: {exit_code}")
+        lines += [f"  {name}: {text.strip()}" for name, text in (("stdout", stdout), ("stderr", stderr)) if text.strip()]
+        if hint:
+            lines.append(hint)
+        super().__init__("\n".join(lines))
+
+
+class TransportError(CommandError):
+    """The host could not be reached, or a command did not end in time: nothing is known about what it did."""
+
+    transient = True
+
+
+class SubmissionError(ClusterJobError):
+    """Jobs were not accepted. ``results`` are the handles of the jobs of the batch that were, in their order."""
+
+    def __init__(self, message: str, results: Iterable[object] = ()) -> None:
+        super().__init__(message)
+        self.results = list(results)
+
+
+class StoreError(ClusterJobError):
+    """The store cannot be read or written, or another version of clusterjob wrote it."""
+
+
+class JobNotFoundError(ClusterJobError):
+    """No record has that job id, name or key."""
+
+
+class JobFailedError(ClusterJobError):
+    """A job did not complete; ``result`` is its handle."""
+
+    def __init__(self, message: str, result: object = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class WaitTimeoutError(ClusterJobError, TimeoutError):
+    """The jobs did not finish within the timeout; they go on."""
+
+    transient = True
