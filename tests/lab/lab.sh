@@ -17,13 +17,14 @@ export SGE_ROOT=/var/lib/gridengine SGE_CELL=default
 
 alive() { [ -f "$LAB/run/$1.pid" ] && kill -0 "$(cat "$LAB/run/$1.pid")" 2>/dev/null; }
 
-inside() { ip netns exec $NETNS "$@"; }
+# nsenter, not `ip netns exec`: the latter hides /sys/fs/cgroup behind a fresh /sys
+inside() { nsenter --net=/run/netns/$NETNS "$@"; }
 
 # start NAME COMMAND...: a daemon in the namespace, its pid written down
 start() {
     local name=$1; shift
     alive "$name" && return 0
-    (cd / && exec setsid ip netns exec $NETNS "$@" >"$LAB/run/$name.log" 2>&1 </dev/null) &
+    (cd / && exec setsid nsenter --net=/run/netns/$NETNS "$@" >"$LAB/run/$name.log" 2>&1 </dev/null) &
     echo $! >"$LAB/run/$name.pid"
 }
 
@@ -237,7 +238,7 @@ sge_up() {
     sge_tune   # before the execd starts: it refuses root's jobs until it has read min_gid
     SGE_ND=true start sge-execd /usr/sbin/sge_execd
     sge_queue
-    until_ok sh -c "ip netns exec $NETNS qstat -f | grep all.q | grep -qvE '(-NA-|au *$)'"
+    until_ok sh -c "nsenter --net=/run/netns/$NETNS qstat -f | grep all.q | grep -qvE '(-NA-|au *$)'"
     inside qmod -cq all.q >/dev/null 2>&1 || true   # a job that failed while the daemons still started leaves the queue in state E
 }
 

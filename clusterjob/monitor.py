@@ -1,0 +1,262 @@
+"""The shared poller: one question a cluster, not one a job.
+
+All handles of a process on one cluster share a :class:`Monitor`. It asks quickly at first, then less and less often down to the
+backend's ``poll_interval``, and never more often: a loop over ten thousand handles costs one command.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from clusterjob.answers import Answer, ExitRecord
+from clusterjob.backend import load_backend
+from clusterjob.scheduler import Findings, Listing, Scheduler
+from clusterjob.status import Reason, Status
+from clusterjob.store import Phase, Record, Task
+from clusterjob.store.sqlite import SqliteStore
+from clusterjob.transport import Transport, open_transport
+from clusterjob.verdict import Evidence, judge
+
+_SLACK = 120.0  # s by which the clocks of the scheduler and its login node may differ
+_GROWTH = 1.5
+
+
+class Monitor:
+    """Knows what became of the jobs of one store on one cluster."""
+
+    def __init__(self, store: SqliteStore, scheduler: Scheduler, clock: Callable[[], float] = time.time) -> None:
+        self.store, self.scheduler, self.clock = store, scheduler, clock
+        self.records: weakref.WeakValueDictionary[str, Record] = weakref.WeakValueDictionary()
+        self.resume: Callable[[SqliteStore, Scheduler, Sequence[Record]], object] | None = None
+        self.stale_since: float | None = None  # the last good answer was then; None: the last answer was good
+        self.error = ""
+        self.polls = 0
+        self._last = 0.0
+        self._due = 0.0
+        self._interval = scheduler.backend.limits["first_poll"]
+        self._lock = threading.RLock()
+
+    def track(self, record: Record) -> Record:
+        """Return the one object that stands for a record in this process, and begin to watch it."""
+        with self._lock:
+            known = self.records.get(record.token)
+            if known is not None:
+                return known
+            self.records[record.token] = record
+            return record
+
+    def hurry(self) -> None:
+        """Begin with short intervals again: jobs were submitted or cancelled."""
+        with self._lock:
+            self._interval = self.scheduler.backend.limits["first_poll"]
+            self._due = min(self._due, self.clock() + self._interval)
+
+    def wait_time(self) -> float:
+        """Return the seconds until the cluster may be asked again."""
+        return max(0.0, self._due - self.clock())
+
+    def refresh(self, force: bool = False) -> None:
+        """Ask the cluster, if that is due (or with ``force``), and write down what changed. A failed question changes nothing."""
+        if not force and self.clock() < self._due:
+            return
+        with self._lock:
+            if not force and self.clock() < self._due:
+                return
+            live = [record for record in list(self.records.values()) if not record.finished]
+            if not live:
+                return
+            try:
+                self._poll(live)
+            finally:
+                limit = self.scheduler.backend.limits["poll_interval"]
+                self._due = self.clock() + self._interval * (1 + 0.1 * random.random())
+                self._interval = min(limit, self._interval * _GROWTH)
+
+    def _poll(self, live: list[Record]) -> None:
+        self.polls += 1
+        self._reload(live)
+        if self.resume is not None:
+            self.resume(self.store, self.scheduler, [record for record in live if record.phase is not Phase.SUBMITTED and not record.finished])
+        submitted = [record for record in live if record.phase is Phase.SUBMITTED and not record.finished]
+        if not submitted:
+            return
+        listing = self.scheduler.active(record.cluster for record in submitted)
+        self._note_staleness(listing)
+        if not listing.asked:
+            return
+        changed = self.evaluate(submitted, listing)
+        self.store.write(changed)
+
+    def _reload(self, live: Sequence[Record]) -> None:
+        """Take over what other processes found out meanwhile."""
+        if self.store.changed_elsewhere():
+            stored = self.store.by_tokens(record.token for record in live)
+            for record in live:
+                if record.token in stored:
+                    record.update_from(stored[record.token])
+
+    def _note_staleness(self, listing: Listing) -> None:
+        now = self.clock()
+        if listing.asked:
+            self._last, self.stale_since = now, None
+            self.error = listing.error
+        else:
+            self.stale_since = self.stale_since or self._last or now
+            self.error = listing.error
+
+    def evaluate(self, records: Sequence[Record], listing: Listing) -> list[Record]:
+        """Judge every task of the records by a list of active jobs; ask about the ones that are no longer active. Return what changed."""
+        backend = self.scheduler.backend
+        changed: list[Record] = []
+        open_tasks: list[tuple[Record, int | None, Task, Answer | None]] = []
+        for record in records:
+            for index, task in record.all_tasks().items():
+                if task.status.finished:
+                    continue
+                answer = _own(record, listing.answers.get((record.job_id or "", index)))
+                known = backend.classify(answer.state) if answer else None
+                if answer is not None and (known is None or known[0] in (Status.PENDING, Status.RUNNING)):
+                    evidence = Evidence(self.clock(), answer, listing.complete)
+                    _replace(record, index, judge(backend, record, task, evidence), changed)
+                elif answer is not None or listing.complete:
+                    open_tasks.append((record, index, task, answer))
+        if open_tasks:
+            self._settle(open_tasks, listing, changed)
+        for record in changed:
+            _aggregate(record)
+        return changed
+
+    def _settle(self, open_tasks: Sequence[tuple[Record, int | None, Task, Answer | None]], listing: Listing, changed: list[Record]) -> None:
+        findings = self._ask_ended([(record, index) for record, index, _, _ in open_tasks])
+        for record, index, task, answer in open_tasks:
+            own, history, readable = _found(findings, record, index)
+            evidence = Evidence(
+                self.clock(), answer, listing.complete, exit_record=own, records_read=readable, history=history,
+                history_asked=findings.history.asked, history_exists=self.scheduler.accounting,
+            )  # fmt: skip
+            _replace(record, index, judge(self.scheduler.backend, record, task, evidence), changed)
+
+    def _ask_ended(self, places: Sequence[tuple[Record, int | None]]) -> Findings:
+        runs: dict[str, list[str]] = {}
+        ids: dict[str | None, dict[str, None]] = {}
+        for record, index in places:
+            runs.setdefault(record.runs, []).append(record.token if index is None else f"{record.token}.{index}")
+            if record.job_id:
+                ids.setdefault(record.cluster, {})[record.job_id] = None
+        return self.scheduler.ended(runs, {cluster: list(members) for cluster, members in ids.items()})
+
+    def account(self, records: Sequence[Record]) -> None:
+        """Ask accounting once more for the usage of jobs that have ended; one command for all of them."""
+        with self._lock:
+            findings = self._ask_ended([(record, index) for record in records for index in record.all_tasks()])
+            for record in records:
+                for index, task in record.all_tasks().items():
+                    own, history, _ = _found(findings, record, index)
+                    for name, value in (history.usage if history else {}).items():
+                        task.usage[name] = value
+                    if own is not None and own.cpu is not None:
+                        task.usage.setdefault("cpu", own.cpu)
+            self.store.write(records)
+
+    def cancel(self, records: Sequence[Record]) -> None:
+        """Cancel the jobs that have not ended; one command for all of them. Raises :class:`CommandError`."""
+        with self._lock:
+            live = [record for record in records if not record.finished]
+            ids: dict[str | None, list[str]] = {}
+            for record in live:
+                record.cancel_requested = self.clock()
+                if record.phase is Phase.SUBMITTED and record.job_id:
+                    ids.setdefault(record.cluster, []).append(record.job_id)
+                elif record.phase is Phase.DEFERRED:  # the scheduler never had it
+                    record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
+            self.store.write(live)
+            if ids:
+                self.scheduler.cancel(ids)
+            self.hurry()
+
+
+def _own(record: Record, answer: Answer | None) -> Answer | None:
+    """Return the answer where it is about this submission: job ids come back after a scheduler was installed anew."""
+    if answer is None or answer.token:
+        return answer if answer is None or answer.token == record.token else None
+    if answer.submitted and record.submitted and not record.submitted[0] - _SLACK <= answer.submitted <= record.submitted[1] + _SLACK:
+        return None
+    return answer
+
+
+def _found(findings: Findings, record: Record, index: int | None) -> tuple[ExitRecord | None, Answer | None, bool]:
+    name = record.token if index is None else f"{record.token}.{index}"
+    own = findings.records.get(name)
+    history = _own(record, findings.history.answers.get((record.job_id or "", index)))
+    return own, history, record.runs not in findings.unreadable
+
+
+def _replace(record: Record, index: int | None, task: Task, changed: list[Record]) -> None:
+    before = record.task if index is None or record.tasks is None else record.tasks[index]
+    if task is before:
+        return
+    if index is None or record.tasks is None:
+        record.task = task
+    else:
+        record.tasks[index] = task
+    if not changed or changed[-1] is not record:
+        changed.append(record)
+
+
+def _aggregate(record: Record) -> None:
+    """Set the state of an array from those of its elements."""
+    if record.tasks is None:
+        return
+    tasks = list(record.tasks.values())
+    whole = record.task
+    if all(task.status.finished for task in tasks):
+        worst = max(tasks, key=lambda task: task.status)
+        status, whole.reason, whole.exit_code, whole.signal = worst.status, worst.reason, worst.exit_code, worst.signal
+    else:
+        status = Status.PENDING if all(task.status == Status.PENDING for task in tasks) else Status.RUNNING
+    if status != whole.status:
+        whole.status = status
+        whole.history = [*whole.history, [time.time(), status.name, ""]]
+    starts = [task.started for task in tasks if task.started]
+    ends = [task.ended for task in tasks if task.ended]
+    whole.started = min(starts) if starts else None
+    whole.ended = max(ends) if ends and status.finished else None
+    whole.usage = {name: sum(task.usage.get(name, 0.0) for task in tasks) for name in ("elapsed", "cpu") if any(name in t.usage for t in tasks)}
+    peaks = [task.usage["max_rss"] for task in tasks if "max_rss" in task.usage]
+    if peaks:
+        whole.usage["max_rss"] = max(peaks)
+
+
+_schedulers: dict[str, Scheduler] = {}
+_monitors: dict[tuple[str, str], Monitor] = {}
+_registry = threading.Lock()
+
+
+def scheduler_for(reference: dict[str, Any], transport: Transport | None = None) -> Scheduler:
+    """Return the scheduler that a record's ``spec["backend"]`` names: backend, overrides, lookup folders, host; one a process."""
+    identity = json.dumps(reference, sort_keys=True)
+    with _registry:
+        scheduler = _schedulers.get(identity)
+        if scheduler is None:
+            backend = load_backend(reference["name"], reference.get("overrides"), map(Path, reference.get("beside", ())), reference.get("source"))
+            scheduler = _schedulers[identity] = Scheduler(backend, transport or open_transport(reference.get("host", "")))
+        return scheduler
+
+
+def monitor_for(store: SqliteStore, reference: dict[str, Any]) -> Monitor:
+    """Return the monitor of a store's jobs on the scheduler that ``reference`` names; one a process."""
+    scheduler = scheduler_for(reference)
+    place = (store.url, json.dumps(reference, sort_keys=True))
+    with _registry:
+        monitor = _monitors.get(place)
+        if monitor is None:
+            monitor = _monitors[place] = Monitor(store, scheduler)
+        return monitor
+

@@ -1,0 +1,369 @@
+"""The live handle on a job, and waiting for many of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clusterjob.errors import CommandError, JobFailedError, StoreError, SubmissionError, WaitTimeoutError
+from clusterjob.monitor import Monitor, monitor_for
+from clusterjob.status import Reason, Status
+from clusterjob.store import Phase, Record, Task, open_store
+from clusterjob.store.sqlite import SqliteStore
+from clusterjob.submission import refusal, resume, run_local, submit_records
+
+if TYPE_CHECKING:
+    import asyncio
+
+_TAIL = 10  # lines of a log shown in an error
+
+
+class AsyncResult:
+    """What became of a job. Handles are cheap: they share the record, and the poller of their cluster, with all others.
+
+    The interface is that of :class:`multiprocessing.pool.AsyncResult`, and more.
+    """
+
+    def __init__(self, record: Record, store: SqliteStore) -> None:
+        self.store = store
+        self.monitor: Monitor = monitor_for(store, record.spec["backend"])
+        self.monitor.resume = resume
+        self.record = self.monitor.track(record)
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """The state of the job, as new as the cluster may be asked; asking it raises nothing (see :attr:`stale_since`)."""
+        self._refresh()
+        return self.record.status
+
+    @property
+    def reason(self) -> Reason | None:
+        """What went wrong, where the job was cancelled or failed."""
+        self._refresh()
+        return self.record.task.reason
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of the body; None while it runs, or where a signal ended it."""
+        self._refresh()
+        return self.record.task.exit_code
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that ended the body."""
+        self._refresh()
+        return self.record.task.signal
+
+    @property
+    def words(self) -> str:
+        """The scheduler's own words for the state."""
+        return self.record.task.words
+
+    @property
+    def job_id(self) -> str | None:
+        """The scheduler's id, with the cluster's name where there is one (``12;gpu``); None until the scheduler took the job."""
+        if self.record.job_id is None:
+            return None
+        return f"{self.record.job_id};{self.record.cluster}" if self.record.cluster else self.record.job_id
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def key(self) -> str:
+        return self.record.key
+
+    @property
+    def history(self) -> list[tuple[float, str, str]]:
+        """Every change of state that was seen: time (s since the epoch), state, the scheduler's words."""
+        self._refresh()
+        return [(when, state, words) for when, state, words in self.record.task.history]
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """What the job used, as far as is known: ``elapsed`` and ``cpu`` in s, ``max_rss`` in MB (the largest of an array)."""
+        self._refresh()
+        task = self.record.task
+        if task.status.finished and "max_rss" not in task.usage and self.monitor.scheduler.accounting and self.record.job_id:
+            others = [record for record in self.monitor.records.values() if record.finished and "max_rss" not in record.task.usage]
+            self.monitor.account(others)
+        return dict(self.record.task.usage)
+
+    @property
+    def tasks(self) -> dict[int, Task] | None:
+        """The elements of an array, by index; None for any other job."""
+        self._refresh()
+        return None if self.record.tasks is None else dict(self.record.tasks)
+
+    @property
+    def stale_since(self) -> float | None:
+        """Since when (s since the epoch) the cluster did not answer; None where the state is as new as it may be."""
+        return None if self.record.finished else self.monitor.stale_since
+
+    def ready(self) -> bool:
+        """Return whether the job has ended, well or badly."""
+        return self.status.finished
+
+    def successful(self) -> bool:
+        """Return whether the job completed. Raises AssertionError while it has not ended, as multiprocessing does."""
+        if not self.ready():
+            raise AssertionError(f"job {self.name!r} has not ended")
+        return self.record.status == Status.COMPLETED
+
+    def _refresh(self, force: bool = False) -> None:
+        if not self.record.finished:
+            self.monitor.refresh(force)
+        if self.record.finished and self.record.spec.get("epilogue") and not self.record.epilogue:
+            _run_epilogue(self.store, self.record)
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job has ended, for ``timeout`` seconds at most; return whether it has."""
+        return not wait([self], timeout)[1]
+
+    def get(self, timeout: float | None = None) -> Status:
+        """Wait for the end of the job and return its state, which is COMPLETED.
+
+        Raises :class:`WaitTimeoutError`, and :class:`JobFailedError` with cause, logs and job id for a job that did not complete.
+        """
+        if not self.wait(timeout):
+            raise WaitTimeoutError(f"job {self.name!r} ({self.job_id}) has not ended after {timeout:g} s; it goes on")
+        if self.record.status != Status.COMPLETED:
+            raise JobFailedError(self.explain(), self)
+        return self.record.status
+
+    def __await__(self) -> Generator[Any, None, AsyncResult]:
+        """Wait without blocking the event loop; ``await result`` is the result itself."""
+        return self._wait_async().__await__()
+
+    async def _wait_async(self) -> AsyncResult:
+        import asyncio
+
+        while not await asyncio.to_thread(self.ready):
+            await asyncio.sleep(max(0.01, self.monitor.wait_time()))
+        return self
+
+    # -- doing ------------------------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Ask the scheduler to end the job; one that has ended stays what it was. Raises :class:`CommandError`."""
+        cancel([self])
+
+    def resubmit(self) -> AsyncResult:
+        """Submit the job again as it was, and return the new handle; the old record stays in the store.
+
+        Raises :class:`SubmissionError` where the job has not ended or the scheduler refuses it.
+        """
+        if not self.ready():
+            raise SubmissionError(f"job {self.name!r} ({self.job_id}) is {self.record.status}; cancel it first")
+        return submit_prepared(self.store, [renewed(self.record)], lambda old: old.finished)[0]
+
+    def dump(self, path: str | os.PathLike[str]) -> None:
+        """Write the record to a file of JSON, with the place of its store."""
+        text = json.dumps({"clusterjob": 1, "store": self.store.url, "record": json.loads(self.record.to_json())}, indent=1)
+        target = Path(path)
+        part = target.with_name(f"{target.name}.part{os.getpid()}")
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+        part.replace(target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AsyncResult:
+        """Return the handle that :meth:`dump` wrote; where its store has the record still, the newer state counts."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            record = Record.from_json(json.dumps(data["record"]))
+            store = open_store(data["store"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} is not a dumped result: {type(error).__name__}: {error}") from error
+        return cls(store.by_tokens([record.token]).get(record.token, record), store)
+
+    # -- logs -------------------------------------------------------------------------------------------------------
+
+    def log_path(self, stream: str = "stdout", index: int | None = None) -> str:
+        """Return the absolute path of the job's ``stdout`` or ``stderr`` on its host; ``index`` is that of an array's element."""
+        record, general = self.record, self.monitor.scheduler.backend.general
+        path = record.spec["resources"].get(stream)
+        if not path:
+            suffix = f".{index}" if index is not None else ""
+            return f"{record.runs}/{record.token}{suffix}.{'out' if stream == 'stdout' else 'err'}"
+        values = {"{id}": record.job_id or "", "{task}": str(index if index is not None else ""), "{name}": record.name}
+        for pattern, _, value in (item.partition(":") for item in general["patterns"].split()):
+            path = path.replace(pattern, values.get(value, value))
+        return os.path.join(record.workdir, path)
+
+    def stdout(self, index: int | None = None) -> str:
+        """Return what the job has written to its standard output so far; empty where there is no file yet."""
+        return self._log("stdout", index)
+
+    def stderr(self, index: int | None = None) -> str:
+        """Return what the job has written to its standard error so far; empty where there is no file yet."""
+        return self._log("stderr", index)
+
+    def _log(self, stream: str, index: int | None) -> str:
+        import shlex
+
+        indices = [index] if index is not None or self.record.tasks is None else list(self.record.tasks)
+        files = " ".join(shlex.quote(self.log_path(stream, item)) for item in indices)
+        done = self.monitor.scheduler.transport.run(f"for f in {files}; do [ ! -e \"$f\" ] || cat \"$f\"; done")
+        if done.exit_code != 0:
+            raise CommandError(f"the {stream} of {self.name!r} cannot be read", exit_code=done.exit_code, stderr=done.stderr)
+        return done.stdout
+
+    def explain(self) -> str:
+        """Say in a few lines what became of the job: cause, code, job id, and the end of its logs."""
+        record, task = self.record, self.record.task
+        parts = [f"job {record.name!r} ({self.job_id or 'not submitted'}) is {task.status}"]
+        if task.reason:
+            parts.append(f"reason: {task.reason}")
+        if task.exit_code is not None:
+            parts.append(f"exit code {task.exit_code}")
+        if task.signal is not None:
+            parts.append(f"signal {task.signal}")
+        if task.words:
+            parts.append(f"the scheduler says {task.words!r}")
+        lines = [", ".join(parts)]
+        index = self._bad_index()
+        for stream in ("stdout", "stderr"):
+            path = self.log_path(stream, index)
+            try:
+                text = self._log(stream, index).rstrip()
+            except CommandError as error:
+                text = str(error)
+            lines.append(f"  {stream}: {path}" + ("" if text else " (empty)"))
+            lines += [f"    {line}" for line in text.splitlines()[-_TAIL:]]
+        return "\n".join(lines)
+
+    def _bad_index(self) -> int | None:
+        for index, task in (self.record.tasks or {}).items():
+            if task.status > Status.COMPLETED:
+                return index
+        return next(iter(self.record.tasks), None) if self.record.tasks else None
+
+    def __repr__(self) -> str:
+        task = self.record.task
+        why = f" ({task.reason})" if task.reason else ""
+        return f"<AsyncResult {self.name!r} {self.job_id or '-'} {task.status}{why}>"
+
+
+def _run_epilogue(store: SqliteStore, record: Record) -> None:
+    """Run an epilogue unless somebody has begun it already; what goes wrong is kept in the record, and does not change the state."""
+    if not store.begin_epilogue(record):
+        record.epilogue = record.epilogue or "started"
+        return
+    try:
+        run_local(record, "epilogue")
+        record.epilogue = "done"
+    except SubmissionError as error:
+        record.epilogue = str(error)
+    store.write([record])
+
+
+def renewed(record: Record) -> Record:
+    """Return a fresh record for another submission of the same job."""
+    token = uuid.uuid4().hex[:16]
+    fresh = Record(
+        key=record.key, token=token, name=record.name, backend=record.backend, host=record.host, workdir=record.workdir,
+        runs=f"{os.path.dirname(record.runs)}/{token}", spec=record.spec, created=time.time(),
+        tasks=None if record.tasks is None else {index: Task() for index in record.tasks},
+    )  # fmt: skip
+    return fresh
+
+
+def submit_prepared(store: SqliteStore, records: Sequence[Record], again: Any) -> list[AsyncResult]:
+    """Submit records of any number of clusters and return a handle for each, in order.
+
+    Raises :class:`SubmissionError` where jobs were refused, with the handles of the others in its ``results``.
+    """
+    from clusterjob.submission import owner
+
+    groups: dict[str, list[int]] = {}
+    for position, record in enumerate(records):
+        record.owner = owner()
+        groups.setdefault(json.dumps(record.spec["backend"], sort_keys=True), []).append(position)
+    results: list[AsyncResult | None] = [None] * len(records)
+    errors = []
+    for positions in groups.values():
+        members = [records[position] for position in positions]
+        monitor = monitor_for(store, members[0].spec["backend"])
+        winners, refused = submit_records(store, monitor.scheduler, members, again)
+        gone = {record.token for record, _ in refused}
+        for position, winner in zip(positions, winners, strict=True):
+            if winner.token not in gone:
+                results[position] = AsyncResult(winner, store)
+        monitor.hurry()
+        if refused:
+            errors.append((monitor.scheduler, refused))
+    if errors:
+        accepted = [result for result in results if result is not None]
+        raise refusal(errors[0][0], [item for _, refused in errors for item in refused], accepted)
+    return [result for result in results if result is not None]
+
+
+def cancel(results: Iterable[AsyncResult]) -> None:
+    """Cancel jobs: one command a cluster. Ones that have ended stay what they were. Raises :class:`CommandError`."""
+    groups: dict[int, tuple[Monitor, list[AsyncResult]]] = {}
+    for result in results:
+        groups.setdefault(id(result.monitor), (result.monitor, []))[1].append(result)
+    for monitor, members in groups.values():
+        monitor.refresh(force=True)  # one that ended unseen is no job to cancel
+        monitor.cancel([result.record for result in members])
+
+
+def wait(results: Iterable[AsyncResult], timeout: float | None = None) -> tuple[list[AsyncResult], list[AsyncResult]]:
+    """Wait until all jobs have ended, for ``timeout`` seconds at most; return the ones that have and the ones that have not."""
+    everyone = list(results)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for _ in _rounds(everyone, deadline):
+        pass
+    return [result for result in everyone if result.record.finished], [result for result in everyone if not result.record.finished]
+
+
+def as_completed(results: Iterable[AsyncResult], timeout: float | None = None) -> Iterator[AsyncResult]:
+    """Yield each result when its job has ended. Raises :class:`WaitTimeoutError` after ``timeout`` seconds with jobs left."""
+    everyone = list(dict.fromkeys(results))
+    deadline = None if timeout is None else time.monotonic() + timeout
+    left = everyone
+    for ended in _rounds(everyone, deadline):
+        yield from ended
+        done = set(ended)
+        left = [result for result in left if result not in done]
+    if left:
+        raise WaitTimeoutError(f"{len(left)} of {len(everyone)} jobs have not ended after {timeout:g} s; they go on")
+
+
+def _rounds(results: Sequence[AsyncResult], deadline: float | None) -> Iterator[list[AsyncResult]]:
+    """Yield the results that have ended since the last round, until none is left or the deadline is past."""
+    left = list(results)
+    while left:
+        for monitor in {id(result.monitor): result.monitor for result in left}.values():
+            monitor.refresh()
+        ended = [result for result in left if result.record.finished]
+        for result in ended:
+            result._refresh()
+        if ended:
+            left = [result for result in left if not result.record.finished]
+            yield ended
+        if not left:
+            return
+        pause = min(result.monitor.wait_time() for result in left)
+        if deadline is not None:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return
+            pause = min(pause, remaining)
+        time.sleep(max(0.005, pause))
+
+
+def open_phase(record: Record) -> bool:
+    """Whether a submission is not finished yet: it has no job id."""
+    return record.phase is not Phase.SUBMITTED

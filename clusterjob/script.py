@@ -1,0 +1,353 @@
+"""The job script: a body of shell with resources and settings, rendered and submitted."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from clusterjob import units
+from clusterjob.backend import Backend, load_backend
+from clusterjob.errors import RenderError, SettingsError, SubmissionError
+from clusterjob.monitor import scheduler_for
+from clusterjob.render import parse_array, render_text
+from clusterjob.result import AsyncResult, submit_prepared
+from clusterjob.result import wait as wait_for
+from clusterjob.settings import ATTRIBUTES, COMMON, Profile, check_resource, read_profile
+from clusterjob.status import Status
+from clusterjob.store import Record, Task, open_store
+from clusterjob.store.sqlite import SqliteStore
+from clusterjob.submission import RUNS, exit_names, render_record
+
+if TYPE_CHECKING:
+    from clusterjob.plan import Plan
+
+_OWN = (*ATTRIBUTES, "aux_scripts", "inputs", "verbatim", "body")
+_KEY_VERSION = 1  # changes when equal jobs would get other keys
+
+
+class JobScript:
+    """A job: what to run, with which resources, where.
+
+    ``body`` is a script in any language (a shebang is honoured, else ``shell`` runs it) and a Jinja template: the attributes of a
+    profile, ``params`` and the resources are its variables. Setting an attribute, ``job.T = 20``, sets a parameter. Every keyword that is
+    no attribute is a resource: the common ones (see ``docs/resources.md``) mean the same to every scheduler, any other is passed to it
+    as its own option.
+
+    Values come from the arguments, else from :meth:`read_defaults`; :meth:`read_settings` puts a profile's over them.
+    Raises :class:`SettingsError` for values that cannot be.
+    """
+
+    cache_folder: ClassVar[str | os.PathLike[str] | None] = None
+    _defaults: ClassVar[Profile | None] = None
+    _folders: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        body: str,
+        jobname: str | None = None,
+        *,
+        aux_scripts: Mapping[str, str] | None = None,
+        inputs: Iterable[str | os.PathLike[str]] = (),
+        params: Mapping[str, Any] | None = None,
+        verbatim: bool = False,
+        **settings: Any,
+    ) -> None:
+        if "outputs" in settings:
+            raise SettingsError("'outputs' is not known yet: results stay in the workdir, where result.record.workdir says")
+        own = self.__dict__
+        own["body"], own["verbatim"] = body, verbatim
+        own["aux_scripts"] = dict(aux_scripts or {})
+        own["inputs"] = [os.fspath(path) for path in inputs]
+        own["params"] = dict(params or {})
+        own["attributes"], own["resources"], own["_profiles"] = {}, {}, ()
+        if self._defaults is not None:
+            self._apply(self._defaults)
+        for name, value in settings.items():
+            setattr(self, name, value) if name in ATTRIBUTES else self._set_resource(name, value)
+        if jobname is not None:
+            self._set_resource("jobname", jobname)
+
+    # -- settings ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def read_defaults(cls, path: str | os.PathLike[str] | None = None) -> None:
+        """Take the defaults of all job scripts made from now on from a profile; without an argument there are none again."""
+        cls._defaults = None
+        if path is not None:
+            profile = read_profile(os.fspath(path))
+            cls._check_profile(profile)
+            cls._defaults = profile
+
+    def read_settings(self, path: str | os.PathLike[str]) -> None:
+        """Put the attributes, resources and backend overrides of a profile over those of this job."""
+        profile = read_profile(os.fspath(path))
+        self._check_profile(profile)
+        self._apply(profile)
+
+    @classmethod
+    def register_backend(cls, folder: str | os.PathLike[str]) -> None:
+        """Make the backend in a folder known by the folder's name. Raises :class:`SettingsError` where it is none."""
+        path = Path(folder).expanduser().absolute()
+        load_backend(str(path))
+        cls._folders = (str(path.parent), *(known for known in cls._folders if known != str(path.parent)))
+
+    @classmethod
+    def _check_profile(cls, profile: Profile) -> None:
+        name = profile.attributes.get("backend", "local")
+        load_backend(name, dict(profile.overrides), [profile.path.parent / "backends", *map(Path, cls._folders)], profile.path)
+
+    def _apply(self, profile: Profile) -> None:
+        self.__dict__["attributes"] = {**self.attributes, **profile.attributes}
+        self.__dict__["resources"] = {**self.resources, **profile.resources}
+        # another backend's overrides mean nothing to this one
+        before = () if "backend" in profile.attributes else self._profiles
+        self.__dict__["_profiles"] = (*before, profile)
+
+    def _set_resource(self, name: str, value: Any) -> None:
+        self.resources[name] = check_resource(name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ATTRIBUTES:
+            self.attributes[name] = value
+        elif name in COMMON:
+            self._set_resource(name, value)
+        elif name in self.__dict__:
+            self.__dict__[name] = value
+        else:
+            self.params[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            for values in (self.__dict__.get("params", {}), self.__dict__.get("attributes", {})):
+                if name in values:
+                    return values[name]
+            if name in COMMON:
+                return self.resources.get(name)
+            if name in ATTRIBUTES:
+                return None
+        raise AttributeError(f"job script has no attribute {name!r}")
+
+    @property
+    def backend_reference(self) -> dict[str, Any]:
+        """The backend, its overrides and its host, as plain values that a record can keep."""
+        beside = [str(profile.path.parent / "backends") for profile in self._profiles]
+        overrides: dict[str, dict[str, str]] = {}
+        for profile in self._profiles:
+            for section, entries in profile.overrides.items():
+                overrides.setdefault(section, {}).update(entries)
+        reference: dict[str, Any] = {"name": self.backend or "local", "host": self.remote or ""}
+        if beside or self._folders:
+            reference["beside"] = [*dict.fromkeys(beside), *self._folders]
+        if overrides:
+            reference["overrides"] = overrides
+            reference["source"] = str(self._profiles[-1].path)
+        return reference
+
+    def get_backend(self) -> Backend:
+        """Return the backend, with the overrides of the profiles."""
+        return scheduler_for(self.backend_reference).backend
+
+    # -- rendering --------------------------------------------------------------------------------------------------
+
+    def variables(self) -> dict[str, Any]:
+        """Return the names that the body, the prologue, the epilogue and the auxiliary scripts may use, with their values."""
+        given = self.resources
+        return {
+            **dict.fromkeys(COMMON), **dict.fromkeys(ATTRIBUTES, ""), "backend": "local", "shell": "/bin/bash",
+            **given, "time": None if given.get("time") is None else units.clock(given["time"]),
+            **self.attributes, **self.params,
+        }  # fmt: skip
+
+    def render_body(self) -> str:
+        """Return the body with its variables filled in. Raises :class:`RenderError`."""
+        return self._render(self.body, "the body")
+
+    def _render(self, text: str, where: str, variables: Mapping[str, Any] | None = None) -> str:
+        if self.verbatim:
+            return text
+        return render_text(text, self.variables() if variables is None else variables, f"{where} of job {self.label!r}")
+
+    @property
+    def label(self) -> str:
+        return self.resources.get("jobname") or "job"
+
+    def render_script(self) -> str:
+        """Return the script as it would be submitted, but for the token, which is made then. This is what ``str(job)`` is."""
+        record = self.prepare(cache_id=None, after=(), dry=True)
+        return render_record(scheduler_for(record.spec["backend"]), record)
+
+    def __str__(self) -> str:
+        return self.render_script()
+
+    def __repr__(self) -> str:
+        return f"<JobScript {self.label!r} backend={self.backend or 'local'!r}>"
+
+    def write(self, filename: str | os.PathLike[str]) -> None:
+        """Write the rendered script to a local file, executable for its owner."""
+        path = Path(filename)
+        path.write_text(self.render_script(), encoding="utf-8")
+        path.chmod(0o700)
+
+    # -- submitting -------------------------------------------------------------------------------------------------
+
+    def submit(
+        self, block: bool = False, cache_id: str | None = None, force: bool = False, retry: bool = True,
+        after: Iterable[AsyncResult] = (), dry_run: bool = False,
+    ) -> Any:  # fmt: skip
+        """Submit the job, unless it was submitted before, and return its :class:`AsyncResult`; with ``block`` its final Status.
+
+        The same job (``cache_id`` where given, else what computes the result and where) is the same result: one that completed, or is on
+        its way, is not submitted again; one that failed or was cancelled is, with ``retry``; with ``force`` also one that completed. ``after``
+        are jobs that must complete first. ``dry_run`` returns a :class:`Plan` instead. Raises :class:`SubmissionError`, :class:`SettingsError`,
+        :class:`RenderError`, :class:`StoreError`.
+        """
+        found = submit([self], cache_ids=[cache_id], force=force, retry=retry, after=after, dry_run=dry_run)
+        if dry_run:
+            return found
+        result = found[0]
+        if block:
+            wait_for([result])
+            return result.status
+        return result
+
+    def prepare(self, cache_id: str | None, after: Iterable[AsyncResult], dry: bool = False, batch: str = "dry-run") -> Record:
+        """Return the record of a submission of this job, not stored anywhere yet."""
+        reference = self.backend_reference
+        scheduler = scheduler_for(reference)
+        resources = {name: value for name, value in self.resources.items() if value is not None}
+        self._check_jobname(scheduler.backend, resources.setdefault("jobname", "job"))
+        workdir = scheduler.transport.resolve(os.path.join(self.rootdir or "", self.workdir or ""))
+        variables = self.variables() | {"workdir": workdir, "jobname": resources["jobname"]}
+        spec: dict[str, Any] = {
+            "body": self._render(self.body, "the body", variables),
+            "resources": resources,
+            "shell": self.shell or "/bin/bash",
+            "backend": reference,
+            "cwd": os.getcwd(),
+        }
+        extra = {name: value for name, value in self.attributes.items() if name not in ATTRIBUTES and isinstance(value, (str, int, float))}
+        optional = {
+            "aux": {_inside(name, "auxiliary script"): self._render(text, f"auxiliary script {name!r}", variables)
+                    for name, text in self.aux_scripts.items()},
+            "inputs": [_input(path) for path in self.inputs],
+            "after": [_parent(result, reference) for result in after],
+            "prologue": self._render(self.prologue or "", "the prologue", variables),
+            "epilogue": self._render(self.epilogue or "", "the epilogue", variables),
+            "filename": _inside(self.filename, "filename") if self.filename else "",
+            "attributes": extra,
+            "cache_id": cache_id,
+        }  # fmt: skip
+        spec |= {name: value for name, value in optional.items() if value}
+        token = "TOKEN" if dry else secrets.token_hex(8)
+        array = resources.get("array")
+        return Record(
+            key=job_key(spec, scheduler.backend.name, self.remote or "", workdir), token=token, name=resources["jobname"],
+            backend=scheduler.backend.name, host=self.remote or "", workdir=workdir, runs=f"{workdir}/{RUNS}/{batch}", spec=spec,
+            created=time.time(), tasks={index: Task() for index in parse_array(array)} if array else None,
+        )  # fmt: skip
+
+    def _check_jobname(self, backend: Backend, name: str) -> None:
+        import re
+
+        if not re.fullmatch(backend.general["jobname"], name):
+            raise SettingsError(
+                f"jobname {name!r} is not allowed by backend {backend.name!r}; expected what {backend.general['jobname']!r} matches"
+            )
+
+
+def job_key(spec: Mapping[str, Any], backend: str, host: str, workdir: str) -> str:
+    """Return the hash that makes two submissions the same: ``cache_id``, else what computes the result, and where.
+
+    Resources are not part of it but for the array: more time for a finished job does not run it again.
+    """
+    if spec.get("cache_id"):
+        content: Any = ["cache_id", spec["cache_id"]]
+    else:
+        content = [
+            _KEY_VERSION, host, backend, workdir, spec["body"], spec["shell"], spec.get("aux", {}),
+            [item[:2] for item in spec.get("inputs", ())], spec["resources"].get("array"),
+        ]  # fmt: skip
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _inside(name: str, what: str) -> str:
+    """Check that a file name stays in the workdir."""
+    path = os.path.normpath(name)
+    if os.path.isabs(path) or path.startswith("..") or path in ("", ".") or any(ord(character) < 32 for character in name):
+        raise SettingsError(f"{what} {name!r} is not a file below the workdir: expected a relative path without '..' and control characters")
+    return path
+
+
+def _input(path: str) -> list[str]:
+    source = os.path.abspath(os.path.expanduser(path))
+    if not os.path.isfile(source):
+        raise SettingsError(f"input {path!r}: there is no such file in {os.getcwd()}")
+    relative = os.path.basename(source) if os.path.isabs(path) or path.startswith("~") else path
+    if "\\" in relative:
+        raise SettingsError(f"input {path!r}: a name with a backslash cannot be checked on the other side; rename the file")
+    stat = os.stat(source)
+    return [_inside(relative, "input"), _digest(source, stat.st_mtime_ns, stat.st_size, stat.st_ino), source]
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(source: str, mtime: int, size: int, inode: int) -> str:
+    digest = hashlib.sha256()
+    with open(source, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _parent(result: AsyncResult, reference: Mapping[str, Any]) -> dict[str, Any]:
+    record = result.record
+    if record.spec["backend"] != reference:
+        raise SubmissionError(f"a job can only come after jobs of the same scheduler; {record.name!r} is with {record.backend!r}")
+    if not record.job_id:
+        raise SubmissionError(f"job {record.name!r} has no job id yet ({record.task.words or record.phase.value}); submit its successors later")
+    return {"name": record.name, "job_id": record.job_id, "records": [f"{record.runs}/{name}.exit" for name in exit_names(record)]}
+
+
+def current_store() -> SqliteStore:
+    """Return the store that submissions go to: ``JobScript.cache_folder``, else what :func:`open_store` finds."""
+    return open_store(JobScript.cache_folder)
+
+
+def submit(
+    jobs: Sequence[JobScript], *, cache_ids: Sequence[str | None] | None = None, force: bool = False, retry: bool = True,
+    after: Iterable[AsyncResult] = (), dry_run: bool = False,
+) -> Any:  # fmt: skip
+    """Submit a batch in a constant number of round trips; return the results in order, or with ``dry_run`` a :class:`Plan`.
+
+    The arguments are those of :meth:`JobScript.submit`. Raises :class:`SubmissionError` where the scheduler refused some; its ``results``
+    are the handles of the others.
+    """
+    store = current_store()
+    batch = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    parents = list(after)
+    ids = list(cache_ids) if cache_ids is not None else [None] * len(jobs)
+    records = [job.prepare(cache_id, parents, batch=batch) for job, cache_id in zip(jobs, ids, strict=True)]
+    if dry_run:
+        from clusterjob.plan import make_plan
+
+        return make_plan(store, records, force=force, retry=retry)
+    for record in records:
+        if "\0" in record.spec["body"]:
+            raise RenderError(f"the body of job {record.name!r} contains a NUL character, which no shell can read")
+    return submit_prepared(store, records, functools.partial(_replace_earlier, force, retry))
+
+
+def _replace_earlier(force: bool, retry: bool, old: Record) -> bool:
+    """Say whether the record that holds a key makes room for a new submission."""
+    if force and not old.finished:
+        raise SubmissionError(f"job {old.name!r} ({old.job_id}) has not ended: cancel it before it is submitted again with force")
+    return force or (retry and old.status > Status.COMPLETED)
+
+
+__all__ = ["JobScript", "Plan", "current_store", "job_key", "submit"]

@@ -1,0 +1,113 @@
+"""What is remembered on disk of one submission: plain JSON values, nothing that needs code to be read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from clusterjob.status import Reason, Status
+
+
+class Phase(str, Enum):
+    """How far a submission has come; only a record that is SUBMITTED has a job id."""
+
+    SUBMITTING = "submitting"  # claimed; whether the scheduler has it is known from receipts or by asking for the token
+    DEFERRED = "deferred"  # the scheduler said "not now": offered again later, with the same token
+    SUBMITTED = "submitted"
+
+
+@dataclass(slots=True)
+class Task:
+    """The state of one job, or of one element of an array."""
+
+    status: Status = Status.PENDING
+    reason: Reason | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    words: str = ""  # the scheduler's own, or ours where it has none
+    started: float | None = None  # s since the epoch, on the job's host
+    ended: float | None = None
+    host: str = ""
+    usage: dict[str, float] = field(default_factory=dict)  # elapsed, cpu: s; max_rss: MB
+    missing_since: float | None = None  # no good listing has shown it since then
+    history: list[list[Any]] = field(default_factory=list)  # [time, status name, words]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that differ from the defaults."""
+        return {name: value for name in _TASK_FIELDS if (value := getattr(self, name)) not in (None, "", {}, [])}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Task:
+        task = cls(**{name: value for name, value in data.items() if name in _TASK_FIELDS})
+        task.status = Status(task.status)
+        task.reason = Reason(task.reason) if task.reason else None
+        return task
+
+
+_TASK_FIELDS = tuple(item.name for item in fields(Task))
+
+
+@dataclass(eq=False)
+class Record:
+    """One submission of one job script. ``spec`` is what was asked for, and enough to show, compare and submit it again."""
+
+    key: str
+    token: str
+    name: str
+    backend: str
+    workdir: str
+    runs: str  # absolute folder of the batch
+    host: str = ""  # as the user wrote it; "" is this machine
+    phase: Phase = Phase.SUBMITTING
+    job_id: str | None = None
+    cluster: str | None = None
+    spec: dict[str, Any] = field(default_factory=dict)
+    created: float = 0.0  # s since the epoch, here
+    submitted: list[float] = field(default_factory=list)  # first and last second of the submission on the scheduler's host
+    retry_at: float | None = None
+    cancel_requested: float | None = None
+    owner: str = ""  # host:pid of the process that submits
+    epilogue: str = ""  # "", "started", "done", or what went wrong
+    task: Task = field(default_factory=Task)
+    tasks: dict[int, Task] | None = None  # of an array
+
+    def all_tasks(self) -> dict[int | None, Task]:
+        """Return the elements of an array by their index, or the one task of any other job."""
+        return {None: self.task} if self.tasks is None else dict(self.tasks)
+
+    @property
+    def status(self) -> Status:
+        return self.task.status
+
+    @property
+    def finished(self) -> bool:
+        return self.task.status >= 0
+
+    def to_json(self) -> str:
+        """Return the record as JSON text."""
+        data: dict[str, Any] = {name: value for name in _PLAIN if (value := getattr(self, name)) not in (None, "", [])}
+        data["phase"] = self.phase.value
+        data["task"] = self.task.to_json()
+        if self.tasks is not None:
+            data["tasks"] = {str(index): task.to_json() for index, task in self.tasks.items()}
+        return json.dumps(data, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Read a record. Raises ValueError, KeyError or TypeError for text that is none."""
+        data = json.loads(text)
+        record = cls(**{name: data[name] for name in _PLAIN if name in data}, phase=Phase(data["phase"]))
+        record.task = Task.from_json(data["task"])
+        if "tasks" in data:
+            record.tasks = {int(index): Task.from_json(task) for index, task in data["tasks"].items()}
+        return record
+
+    def update_from(self, other: Record) -> None:
+        """Take over the values of a newer reading of the same record."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(other, item.name))
+
+
+_PLAIN = tuple(item.name for item in fields(Record) if item.name not in ("phase", "task", "tasks"))
