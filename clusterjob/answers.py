@@ -116,8 +116,13 @@ def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _named(output: Output, block: Mapping[str, str]) -> dict[str, str]:
-    """Rename a block's keys to ours; ``state`` is put together from the block's own keys, absent ones empty."""
-    row = {name: block[key] for name, key in output.fields.items() if key in block}
+    """Rename a block's keys to ours (``key * factor`` for an amount of memory in odd units); ``state`` is put together from the block's own keys, absent ones empty."""
+    row = {}
+    for name, key in output.fields.items():
+        key, _, factor = (part.strip() for part in key.partition("*"))
+        if key in block:
+            value = units.megabytes_of(block[key]) if factor else None
+            row[name] = block[key] if value is None else f"{value * float(factor)}M"
     row["state"] = re.sub(r"\{(\w[\w.]*)\}", lambda match: block.get(match[1], row.get(match[1], "")), output.state)
     return row
 

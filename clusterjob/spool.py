@@ -1,0 +1,543 @@
+"""A small batch scheduler for one machine, in one file of the standard library (Python 3.8 and later).
+
+It queues jobs, runs as many at once as cores and memory allow, enforces time and memory, kills whole process trees, knows arrays and
+dependencies, and needs no daemon: each running job has a shepherd process of its own, and whoever submits, cancels or ends a job starts the
+next ones. So there is nothing to stop when it is idle, and nothing that takes the queue down with it.
+
+    spool.py submit SCRIPT         print the job id; options stand in the script, in lines '#CLUSTERJOB --time=60 --cores=2'
+    spool.py active                all unfinished jobs, and those that ended in the last minutes
+    spool.py finished ID,...       what became of jobs
+    spool.py cancel ID[_INDEX] ...
+    spool.py version
+
+The queue is a SQLite file in $CLUSTERJOB_SPOOL, else $XDG_STATE_HOME/clusterjob/spool-HOST. $CLUSTERJOB_SPOOL_CORES and
+$CLUSTERJOB_SPOOL_MEM (MB) bound what is used of the machine.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import resource
+import shlex
+import signal
+import socket
+import sqlite3
+import sys
+import time
+
+GRACE = 2.0  # s between TERM and KILL
+RECENT = 600.0  # s for which 'active' lists jobs that ended
+KEEP = 30 * 86400.0  # s after which ended jobs are forgotten
+_UNSTARTED = 30.0  # s after which a job that was taken for a start, and has no shepherd, is queued again
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE, name TEXT, script TEXT, workdir TEXT, cores INTEGER, mem INTEGER, time INTEGER,
+    stdout TEXT, stderr TEXT, after TEXT, throttle INTEGER, submitted REAL, environment TEXT
+);
+CREATE TABLE IF NOT EXISTS tasks (
+    job INTEGER, idx INTEGER, state TEXT DEFAULT 'PENDING', why TEXT DEFAULT '', code INTEGER, signal INTEGER, started REAL, ended REAL,
+    shepherd TEXT, cpu REAL, max_rss REAL, cancelled INTEGER DEFAULT 0, PRIMARY KEY (job, idx)
+);
+CREATE INDEX IF NOT EXISTS by_state ON tasks (state, job, idx);
+"""
+_OPTIONS = ("token", "job-name", "cores", "mem", "time", "array", "throttle", "output", "error", "after")
+
+
+class SpoolError(Exception):
+    """What is printed to the user; the exit code is 1."""
+
+
+def folder():
+    """Return the folder of the queue."""
+    named = os.environ.get("CLUSTERJOB_SPOOL")
+    if named:
+        return os.path.abspath(named)
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(state, "clusterjob", "spool-" + socket.gethostname())
+
+
+def connect():
+    """Open the queue, and make it where there is none."""
+    place = folder()
+    try:
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        path = os.path.join(place, "spool.sqlite")
+        if not os.path.exists(path):
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        database = sqlite3.connect(path, timeout=60, isolation_level=None)
+        database.row_factory = sqlite3.Row
+        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+            database.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "PRAGMA user_version = 1; COMMIT;")
+    except (OSError, sqlite3.Error) as error:
+        raise SpoolError("the queue in %s cannot be used: %s" % (place, error))
+    return database
+
+
+def cores():
+    """Return how many cores jobs may use at once."""
+    named = os.environ.get("CLUSTERJOB_SPOOL_CORES", "")
+    if named.isdigit() and int(named):
+        return int(named)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory():
+    """Return how many MB jobs may ask for at once."""
+    named = os.environ.get("CLUSTERJOB_SPOOL_MEM", "")
+    if named.isdigit() and int(named):
+        return int(named)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20)
+
+
+# -- submitting ---------------------------------------------------------------------------------------------------------
+
+
+def read_options(text):
+    """Return the options that stand in a script's '#CLUSTERJOB' lines, before its first command."""
+    options = {}
+    for line in text.splitlines():
+        if line.startswith("#CLUSTERJOB "):
+            for word in shlex.split(line[len("#CLUSTERJOB ") :]):
+                name, _, value = word.lstrip("-").partition("=")
+                if name not in _OPTIONS or not word.startswith("--"):
+                    raise SpoolError("unknown option %r; there are --%s" % (word, ", --".join(_OPTIONS)))
+                options[name] = value
+        elif line.strip() and not line.startswith("#"):
+            break
+    return options
+
+
+def indices(spec):
+    """Return the indices of an array, [-1] for a job that is none."""
+    if not spec:
+        return [-1]
+    found = []
+    for part in spec.split(","):
+        match = re.match(r"(\d+)(?:-(\d+)(?::(\d+))?)?$", part)
+        if not match:
+            raise SpoolError("%r is not an array" % spec)
+        first, last, step = match.groups()
+        found += range(int(first), int(last or first) + 1, max(1, int(step or 1)))
+    return sorted(set(found))
+
+
+def submit(script):
+    """Queue a script and return its job id; the same token is the same job."""
+    try:
+        with open(script, encoding="utf-8", errors="surrogateescape") as file:
+            options = read_options(file.read())
+    except OSError as error:
+        raise SpoolError("%s: %s" % (script, error.strerror))
+    wanted = {name: int(options.get(name) or default) for name, default in (("cores", 1), ("mem", 0), ("time", 0), ("throttle", 0))}
+    for name, unit, most in (("cores", "cores", cores()), ("mem", "MB", memory())):
+        if wanted[name] > most:
+            raise SpoolError("the job asks for %d %s, and this machine has %d" % (wanted[name], unit, most))
+    after = [int(word) for word in re.findall(r"\d+", options.get("after", ""))]
+    database = connect()
+    database.execute("BEGIN IMMEDIATE")
+    token = options.get("token") or None
+    known = database.execute("SELECT id FROM jobs WHERE token = ?", (token,)).fetchone()
+    if known:
+        database.execute("COMMIT")
+        return known["id"]
+    cursor = database.execute(
+        "INSERT INTO jobs (token, name, script, workdir, cores, mem, time, stdout, stderr, after, throttle, submitted, environment) "
+        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (token, options.get("job-name", ""), os.path.abspath(script), os.getcwd(), wanted["cores"], wanted["mem"], wanted["time"],
+         options.get("output", "/dev/null"), options.get("error") or options.get("output", "/dev/null"), json.dumps(after),
+         wanted["throttle"], time.time(), json.dumps(dict(os.environ))),
+    )  # fmt: skip
+    job = cursor.lastrowid
+    database.executemany("INSERT INTO tasks (job, idx) VALUES (?, ?)", [(job, index) for index in indices(options.get("array"))])
+    database.execute("COMMIT")
+    run_next(database)
+    return job
+
+
+# -- starting -----------------------------------------------------------------------------------------------------------
+
+
+def run_next(database):
+    """Start the jobs that fit. Closes the database: what follows forks."""
+    database.execute("BEGIN IMMEDIATE")
+    reap(database)
+    starts = choose(database)
+    database.execute("COMMIT")
+    database.close()
+    for job, index in starts:
+        spawn(job, index)
+
+
+def choose(database):
+    """Take queued jobs in their order as long as they fit; the first that does not fit keeps the ones behind it waiting."""
+    busy = database.execute(
+        "SELECT coalesce(sum(cores), 0) AS cores, coalesce(sum(mem), 0) AS mem FROM tasks JOIN jobs ON job = id WHERE state = 'RUNNING'"
+    ).fetchone()
+    free_cores, free_memory = cores() - busy["cores"], memory() - busy["mem"]
+    starts = []
+    seen = {}
+    for row in database.execute("SELECT * FROM tasks JOIN jobs ON job = id WHERE state = 'PENDING' ORDER BY job, idx").fetchall():
+        if row["job"] not in seen:
+            seen[row["job"]] = [parents(database, json.loads(row["after"])), running(database, row["job"]) if row["throttle"] else 0]
+        waits, active = seen[row["job"]]
+        if waits == "never":
+            mark(database, row, state="CANCELLED", why="DependencyNeverSatisfied", ended=time.time())
+        elif waits:
+            mark(database, row, why="Dependency")
+        elif row["throttle"] and active >= row["throttle"]:
+            continue
+        elif row["cores"] > free_cores or row["mem"] > free_memory:
+            mark(database, row, why="Resources")
+            break
+        else:
+            free_cores -= row["cores"]
+            free_memory -= row["mem"]
+            seen[row["job"]][1] += 1
+            mark(database, row, state="RUNNING", why="", started=time.time())
+            starts.append((row["job"], row["idx"]))
+    return starts
+
+
+def mark(database, row, **values):
+    """Set columns of a task."""
+    names = ", ".join(name + " = ?" for name in values)
+    database.execute("UPDATE tasks SET %s WHERE job = ? AND idx = ?" % names, (*values.values(), row["job"], row["idx"]))
+
+
+def parents(database, after):
+    """Return '' where all these jobs completed, 'never' where that cannot be any more, else 'wait'."""
+    states = set()
+    for job in after:
+        rows = database.execute("SELECT DISTINCT state FROM tasks WHERE job = ?", (job,)).fetchall()
+        states |= {row["state"] for row in rows} or {"UNKNOWN"}
+    if states <= {"COMPLETED"}:
+        return ""
+    return "wait" if states <= {"COMPLETED", "PENDING", "RUNNING"} else "never"
+
+
+def running(database, job):
+    """Return how many elements of an array run."""
+    return database.execute("SELECT count(*) FROM tasks WHERE job = ? AND state = 'RUNNING'", (job,)).fetchone()[0]
+
+
+def reap(database):
+    """Settle the jobs whose shepherd is gone: the machine was started again, or somebody killed it."""
+    for row in database.execute("SELECT * FROM tasks WHERE state = 'RUNNING'").fetchall():
+        if row["shepherd"] is None:
+            if time.time() - row["started"] > _UNSTARTED:
+                mark(database, row, state="PENDING", started=None)
+        elif not alive(row["shepherd"]):
+            kill_leftovers(row["job"], row["idx"])
+            mark(database, row, state="NODE_FAIL", why="its shepherd is gone: killed, or the machine was started again", ended=time.time())
+    if not hash(time.time()) % 50:
+        database.execute("DELETE FROM tasks WHERE ended < ?", (time.time() - KEEP,))
+        database.execute("DELETE FROM jobs WHERE submitted < ? AND id NOT IN (SELECT job FROM tasks)", (time.time() - KEEP,))
+
+
+def identity(pid):
+    """Name a process so that no other is ever taken for it: its id, when it started, and since which boot."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            fields = file.read().rpartition(")")[2].split()
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else "%d:%s:%s" % (pid, fields[19], boot)
+
+
+def alive(name):
+    """Whether the process of that name runs; without /proc the id alone must do."""
+    pid = int(name.split(":")[0])
+    if os.path.isdir("/proc/self"):
+        return identity(pid) == name
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+# -- the shepherd of one job --------------------------------------------------------------------------------------------
+
+
+def spawn(job, index):
+    """Start a shepherd that belongs to nobody: it survives whoever submitted the job."""
+    if os.fork():
+        os.wait()
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        os.closerange(3, 1024)
+        os.chdir("/")
+        Shepherd(job, index).run()
+    finally:
+        os._exit(0)
+
+
+class Shepherd:
+    """Runs one job, or one element of an array, watches over it, and writes down its end."""
+
+    def __init__(self, job, index):
+        self.job, self.index = job, index
+        self.ending = None  # the state that is being brought about by killing
+        self.kill_at = None
+        self.peak = 0.0
+        self.signals = {signal.SIGCHLD, signal.SIGTERM}
+
+    def run(self):
+        """Run the job to its end, then start the next ones."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what the job leaves behind becomes ours
+        database = connect()
+        self.row = database.execute("SELECT * FROM jobs WHERE id = ?", (self.job,)).fetchone()
+        self.write(database, shepherd=identity(os.getpid()) or "%d::" % os.getpid())
+        cancelled = database.execute("SELECT cancelled FROM tasks WHERE job = ? AND idx = ?", (self.job, self.index)).fetchone()[0]
+        database.close()
+        if cancelled:
+            self.finish("CANCELLED")
+            return
+        self.started = time.monotonic()
+        self.child = os.fork()
+        if not self.child:
+            self.become_job()
+        status = self.watch()
+        self.kill_all(time.monotonic() + GRACE)
+        code, number = (os.WEXITSTATUS(status), None) if os.WIFEXITED(status) else (None, os.WTERMSIG(status))
+        self.finish(self.ending or ("COMPLETED" if code == 0 else "FAILED"), code=code, signal=number)
+
+    def become_job(self):
+        """In the child: turn into the job's script."""
+        try:
+            os.setsid()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)
+            os.chdir(self.row["workdir"])
+            suffix = str(self.index) if self.index >= 0 else ""
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            null = os.open(os.devnull, os.O_RDONLY)
+            out = os.open(self.row["stdout"].replace("%a", suffix), flags, 0o600)
+            err = out if self.row["stderr"] == self.row["stdout"] else os.open(self.row["stderr"].replace("%a", suffix), flags, 0o600)
+            for number, target in enumerate((null, out, err)):
+                os.dup2(target, number)
+            os.closerange(3, 1024)
+            environment = json.loads(self.row["environment"])
+            environment.update(
+                SPOOL_JOB_ID=str(self.job), SPOOL_JOB_NAME=self.row["name"], SPOOL_TASK=suffix, SPOOL_HOST=socket.gethostname(),
+                SPOOL_MARK="%d_%d" % (self.job, self.index),
+            )  # fmt: skip
+            os.execve("/bin/sh", ["/bin/sh", self.row["script"]], environment)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.write(2, ("the job could not be started: %s\n" % error).encode())
+        os._exit(127)
+
+    def watch(self):
+        """Wait for the job's end, and bring it about when its time or memory is used up or it was cancelled."""
+        limit, memory_limit = self.row["time"], self.row["mem"]
+        pause = 0.05
+        while True:
+            found = signal.sigtimedwait(self.signals, pause)
+            if found is not None and found.si_signo == signal.SIGTERM:
+                self.end("CANCELLED")
+            status = self.collect()
+            if status is not None:
+                return status
+            used = self.resident()
+            self.peak = max(self.peak, used)
+            if memory_limit and used > memory_limit and not self.ending:
+                self.ending, self.kill_at = "OUT_OF_MEMORY", 0.0
+            if limit and time.monotonic() - self.started > limit and not self.ending:
+                self.end("TIMEOUT")
+            if self.kill_at is not None and time.monotonic() >= self.kill_at:
+                self.signal_all(signal.SIGKILL)
+            pause = 0.1 if self.kill_at is not None or memory_limit else min(0.5, pause * 1.5)
+            if limit:
+                pause = max(0.01, min(pause, limit - (time.monotonic() - self.started))) if not self.ending else pause
+
+    def end(self, state):
+        """Ask all of the job's processes to end."""
+        if not self.ending:
+            self.ending, self.kill_at = state, time.monotonic() + GRACE
+            self.signal_all(signal.SIGCONT)
+            self.signal_all(signal.SIGTERM)
+
+    def collect(self):
+        """Take in ended children; return the job's wait status once it is among them."""
+        result = None
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                if pid == self.child:
+                    result = status
+        return result
+
+    def kill_all(self, deadline):
+        """End what the job left running: TERM, and KILL at the deadline."""
+        self.signal_all(signal.SIGTERM)
+        while descendants(os.getpid()):
+            if time.monotonic() > deadline or self.ending == "OUT_OF_MEMORY":
+                self.signal_all(signal.SIGKILL)
+            self.collect()
+            time.sleep(0.02)
+
+    def signal_all(self, number):
+        """Signal every process of the job, wherever it moved to."""
+        members = descendants(os.getpid())
+        for pid in members or []:
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+        if members is None:
+            with contextlib.suppress(OSError):
+                os.killpg(self.child, number)
+
+    def resident(self):
+        """Return the MB of memory that the job's processes hold."""
+        pages = 0
+        for pid in descendants(os.getpid()) or []:
+            with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/%d/statm" % pid) as file:
+                fields = file.read().split()
+                pages += int(fields[1]) - int(fields[2])  # without what is shared
+        return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+    def finish(self, state, **values):
+        """Write down the end, and start what fits now."""
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        database = connect()
+        database.execute("BEGIN IMMEDIATE")
+        peak = max(self.peak, used.ru_maxrss / 1024)
+        self.write(database, state=state, ended=time.time(), cpu=used.ru_utime + used.ru_stime, max_rss=peak, **values)
+        database.execute("COMMIT")
+        run_next(database)
+
+    def write(self, database, **values):
+        mark(database, {"job": self.job, "idx": self.index}, **values)
+
+
+def descendants(root):
+    """Return the ids of all processes below one, or None where there is no /proc to tell."""
+    children = {}
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return None
+    for name in names:
+        if name.isdigit():
+            with contextlib.suppress(OSError, IndexError), open("/proc/%s/stat" % name) as file:
+                fields = file.read().rpartition(")")[2].split()
+                if fields[0] != "Z":
+                    children.setdefault(int(fields[1]), []).append(int(name))
+    found = []
+    level = [root]
+    while level:
+        level = [child for parent in level for child in children.get(parent, ())]
+        found += level
+    return found
+
+
+def kill_leftovers(job, index):
+    """Kill the processes of a job whose shepherd is gone; they carry its mark in their environment."""
+    wanted = b"SPOOL_MARK=%d_%d\0" % (job, index)
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc"):
+            with contextlib.suppress(OSError), open("/proc/%s/environ" % name, "rb") as file:
+                if name.isdigit() and wanted in file.read() + b"\0":
+                    os.kill(int(name), signal.SIGKILL)
+
+
+# -- asking and cancelling ----------------------------------------------------------------------------------------------
+
+
+def refresh(database):
+    """Settle dead shepherds' jobs, and start what fits, before anything is told. Returns an open database."""
+    run_next(database)
+    return connect()
+
+
+def active():
+    """Print the unfinished jobs, and those that ended lately."""
+    database = refresh(connect())
+    show(database.execute(
+        "SELECT * FROM tasks JOIN jobs ON job = id WHERE state IN ('PENDING', 'RUNNING') OR ended > ? ORDER BY job, idx", (time.time() - RECENT,)
+    ))  # fmt: skip
+
+
+def finished(words):
+    """Print what became of jobs."""
+    database = refresh(connect())
+    for job in re.findall(r"\d+", " ".join(words)):
+        show(database.execute("SELECT * FROM tasks JOIN jobs ON job = id WHERE job = ? ORDER BY idx", (int(job),)))
+
+
+def show(rows):
+    """Print one line a task: id|state|exit code|signal|submitted|started|ended|cpu|max rss|token|why."""
+    for row in rows:
+        name = "%d" % row["job"] if row["idx"] < 0 else "%d_%d" % (row["job"], row["idx"])
+        values = [row["code"], row["signal"]] + [None if row[key] is None else round(row[key], 3) for key in ("submitted", "started", "ended", "cpu")]
+        megabytes = "" if row["max_rss"] is None else "%.1fM" % row["max_rss"]
+        words = [name, row["state"], *("" if value is None else str(value) for value in values), megabytes, row["token"] or "", row["why"] or ""]
+        print("|".join(words))
+
+
+def cancel(words):
+    """Cancel jobs or elements of arrays; what has ended stays as it is."""
+    database = connect()
+    database.execute("BEGIN IMMEDIATE")
+    unknown = []
+    for word in words:
+        match = re.match(r"(\d+)(?:_(\d+))?$", word)
+        rows = []
+        if match:
+            job, index = match.groups()
+            rows = database.execute(
+                "SELECT * FROM tasks WHERE job = ? AND (? IS NULL OR idx = ?)", (int(job), index, int(index or -1))
+            ).fetchall()
+        if not rows:
+            unknown.append(word)
+        for row in rows:
+            if row["state"] == "PENDING":
+                mark(database, row, state="CANCELLED", ended=time.time())
+            elif row["state"] == "RUNNING":
+                mark(database, row, cancelled=1)
+                if row["shepherd"] and alive(row["shepherd"]):
+                    os.kill(int(row["shepherd"].split(":")[0]), signal.SIGTERM)
+    database.execute("COMMIT")
+    run_next(database)
+    if unknown:
+        raise SpoolError("unknown job id: " + " ".join(unknown))
+
+
+def main(arguments):
+    """Run one command; return the exit code."""
+    command, words = (arguments[0], arguments[1:]) if arguments else ("help", [])
+    try:
+        if command == "submit" and len(words) == 1:
+            print(submit(words[0]))
+        elif command == "active" and not words:
+            active()
+        elif command == "finished" and words:
+            finished(words)
+        elif command == "cancel" and words:
+            cancel(words)
+        elif command == "version":
+            print("clusterjob spool 1 (%d cores, %d MB)" % (cores(), memory()))
+        else:
+            print(__doc__.strip(), file=sys.stderr)
+            return 2
+    except (SpoolError, sqlite3.Error, ValueError) as error:
+        print("spool: %s" % error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
