@@ -7,6 +7,7 @@ answers questions about it. Rendering is :mod:`clusterjob.render`'s, running com
 from __future__ import annotations
 
 import fnmatch
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ EXITED = "EXITED"  # in [States]: the job ended by itself, and its exit code say
 
 _GENERAL = {
     "title": "", "template": "submit.sh.j2", "extension": "sh", "extends": "", "option": "--{key}={value}", "flag": "--{key}",
-    "underscore": "_", "quoting": "refuse", "job_variables": "", "forward": "", "jobname": r"[^\n]+", "array_task": "", "patterns": "",
+    "underscore": "_", "quoting": "refuse", "job_variables": "", "forward": "", "jobname": r"[^\n]+", "workdir": r"[^\0]*", "array_task": "", "patterns": "",
     "array_lists": "yes", "task_id": "{id}_{task}", "clusters": "", "after": "native", "scan": "",
 }  # fmt: skip
 _COMMANDS = ("submit", "active", "finished", "cancel", "find", "version")
@@ -136,6 +137,17 @@ def list_backends(beside: Iterable[Path] = ()) -> dict[str, Path]:
                 if (path / "backend.ini").is_file():
                     found.setdefault(path.name, path)
     return dict(sorted(found.items()))
+
+
+@functools.cache
+def job_variable_patterns() -> str:
+    """Return the patterns, ``SLURM_*`` and the like, of the variables that any installed scheduler sets in a job, and what to keep."""
+    found: dict[str, None] = {}
+    for path in sorted(installed_backends().glob("*/backend.ini")):
+        for word in read_ini(path).get("Backend", {}).get("job_variables", "").split():
+            if word.endswith("*") or word.startswith("!"):
+                found[word] = None
+    return " ".join(found)
 
 
 def find_backend(name: str, beside: Iterable[Path] = ()) -> Path:
@@ -324,8 +336,9 @@ def _build(path: Path, sections: Sections, origin: object) -> Backend:
     general = {**_GENERAL, **sections.get("Backend", {})}
     if general["quoting"] not in ("refuse", "double", "posix"):
         raise reader.error(f"{general['quoting']!r} is not a way to quote; expected refuse, double or posix", "Backend", "quoting")
-    reader.sections.setdefault("Backend", {}).setdefault("jobname", general["jobname"])
-    reader.pattern("Backend", "jobname")
+    for key in ("jobname", "workdir", "scan"):
+        reader.sections.setdefault("Backend", {}).setdefault(key, general[key])
+        reader.pattern("Backend", key)
     errors = {key: pattern for key in sections.get("Errors", {}) if (pattern := reader.pattern("Errors", key))}
     return Backend(
         name=path.name,

@@ -7,6 +7,7 @@ backend's ``poll_interval``, and never more often: a loop over ten thousand hand
 from __future__ import annotations
 
 import json
+import logging
 import random
 import threading
 import time
@@ -24,6 +25,7 @@ from clusterjob.store.sqlite import SqliteStore
 from clusterjob.transport import Transport, open_transport
 from clusterjob.verdict import Evidence, judge
 
+_log = logging.getLogger(__name__)
 _SLACK = 120.0  # s by which the clocks of the scheduler and its login node may differ
 _GROWTH = 1.5
 
@@ -36,7 +38,7 @@ class Monitor:
         self.records: weakref.WeakValueDictionary[str, Record] = weakref.WeakValueDictionary()
         self.resume: Callable[[SqliteStore, Scheduler, Sequence[Record]], object] | None = None
         self.stale_since: float | None = None  # the last good answer was then; None: the last answer was good
-        self.error = ""
+        self._error = ""
         self.polls = 0
         self._last = 0.0
         self._due = 0.0
@@ -102,6 +104,17 @@ class Monitor:
                 if record.token in stored:
                     record.update_from(stored[record.token])
 
+    @property
+    def error(self) -> str:
+        """What the scheduler's commands complained about last; empty where all is well."""
+        return self._error
+
+    @error.setter
+    def error(self, words: str) -> None:
+        if words and words != self._error and self.scheduler.accounting:
+            _log.warning("%s: %s", self.scheduler.backend.title, words)
+        self._error = words
+
     def _note_staleness(self, listing: Listing) -> None:
         now = self.clock()
         if listing.asked:
@@ -135,6 +148,8 @@ class Monitor:
 
     def _settle(self, open_tasks: Sequence[tuple[Record, int | None, Task, Answer | None]], listing: Listing, changed: list[Record]) -> None:
         findings = self._ask_ended([(record, index) for record, index, _, _ in open_tasks])
+        if findings.history.error:
+            self.error = findings.history.error
         for record, index, task, answer in open_tasks:
             own, history, readable = _found(findings, record, index)
             evidence = Evidence(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusterjob.answers import Answer, ExitRecord, Reading, read_exit_record, read_output
-from clusterjob.backend import Backend
+from clusterjob.backend import Backend, job_variable_patterns
 from clusterjob.errors import CommandError
 from clusterjob.transport import Completed, Transport
 
@@ -106,7 +106,7 @@ class Scheduler:
         command = self._fill("submit", script='"$cj_script"')
         workers = max(1, min(int(self._limit("submit_parallel")), len(tickets)))
         lines = [
-            _scrub(self.backend.general["job_variables"]),
+            _scrub(self.backend),
             "cj_tmp=$(mktemp -d) || exit 96; trap 'rm -rf \"$cj_tmp\"' EXIT; cj_us=$(printf '\\037'); cj_rs=$(printf '\\036'); cj_began=$(date +%s)",
             # cj_text FILE: its text in one line, without a process
             'cj_text() { cj_line= cj_all=; while IFS= read -r cj_line || [ -n "$cj_line" ]; do cj_all=$cj_all$cj_line$cj_us; done <"$1"; }',
@@ -162,7 +162,7 @@ class Scheduler:
         self.commands += 1
         files = " ".join(shlex.quote(f"{folder}/receipts") for _, folder in runs)
         answer = self._run(
-            f"export LC_ALL=C\n{_scrub(self.backend.general['job_variables'])}\nprintf '\\n%s\\n' {mark}:receipts; cat {files} /dev/null 2>/dev/null\n"
+            f"export LC_ALL=C\n{_scrub(self.backend)}\nprintf '\\n%s\\n' {mark}:receipts; cat {files} /dev/null 2>/dev/null\n"
             f"printf '\\n%s\\n' {mark}:find; {command}\ncj_code=$?; printf '\\n%s\\n%s\\n' {mark}:done $cj_code"
         )
         parts = _split(answer.stdout, mark)
@@ -320,13 +320,14 @@ def _split(text: str, mark: str) -> dict[str, str]:
 
 
 def _prelude(backend: Backend) -> str:
-    return f"export LC_ALL=C\n{_scrub(backend.general['job_variables'])}\n"
+    return f"export LC_ALL=C\n{_scrub(backend)}\n"
 
 
-def _scrub(patterns: str) -> str:
-    """Return shell lines that unset the variables of a surrounding job, so that it does not shape the new one."""
-    take = [word for word in patterns.split() if not word.startswith("!")]
-    keep = [word[1:] for word in patterns.split() if word.startswith("!")]
+def _scrub(backend: Backend) -> str:
+    """Return shell lines that unset the variables of a surrounding job, of whatever scheduler, so that it does not shape the new one."""
+    patterns = f"{backend.general['job_variables']} {job_variable_patterns()}".split()
+    take = [word for word in dict.fromkeys(patterns) if not word.startswith("!")]
+    keep = [word[1:] for word in dict.fromkeys(patterns) if word.startswith("!")]
     cases = f"{'|'.join(keep)}) ;; " if keep else ""
     return (
         "for cj_v in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\1/p'); do "

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -222,8 +223,8 @@ class JobScript:
         reference = self.backend_reference
         scheduler = scheduler_for(reference)
         resources = {name: value for name, value in self.resources.items() if value is not None}
-        self._check_jobname(scheduler.backend, resources.setdefault("jobname", "job"))
         workdir = scheduler.transport.resolve(os.path.join(self.rootdir or "", self.workdir or ""))
+        _check_names(scheduler.backend, jobname=resources.setdefault("jobname", "job"), workdir=workdir)
         variables = self.variables() | {"workdir": workdir, "jobname": resources["jobname"]}
         spec: dict[str, Any] = {
             "body": self._render(self.body, "the body", variables),
@@ -253,13 +254,12 @@ class JobScript:
             created=time.time(), tasks={index: Task() for index in parse_array(array)} if array else None,
         )  # fmt: skip
 
-    def _check_jobname(self, backend: Backend, name: str) -> None:
-        import re
 
-        if not re.fullmatch(backend.general["jobname"], name):
-            raise SettingsError(
-                f"jobname {name!r} is not allowed by backend {backend.name!r}; expected what {backend.general['jobname']!r} matches"
-            )
+def _check_names(backend: Backend, **names: str) -> None:
+    """Refuse names that the scheduler cannot take; its backend says which it can."""
+    for what, name in names.items():
+        if not re.fullmatch(backend.general[what], name):
+            raise SettingsError(f"{what} {name!r} is not allowed by backend {backend.name!r}; expected what {backend.general[what]!r} matches")
 
 
 def job_key(spec: Mapping[str, Any], backend: str, host: str, workdir: str) -> str:

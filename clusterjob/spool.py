@@ -151,6 +151,9 @@ def submit(script):
     )  # fmt: skip
     job = cursor.lastrowid
     database.executemany("INSERT INTO tasks (job, idx) VALUES (?, ?)", [(job, index) for index in indices(options.get("array"))])
+    if not job % 100:
+        database.execute("DELETE FROM tasks WHERE ended < ?", (time.time() - KEEP,))
+        database.execute("DELETE FROM jobs WHERE submitted < ? AND id NOT IN (SELECT job FROM tasks)", (time.time() - KEEP,))
     database.execute("COMMIT")
     run_next(database)
     return job
@@ -231,9 +234,6 @@ def reap(database):
         elif not alive(row["shepherd"]):
             kill_leftovers(row["job"], row["idx"])
             mark(database, row, state="NODE_FAIL", why="its shepherd is gone: killed, or the machine was started again", ended=time.time())
-    if not hash(time.time()) % 50:
-        database.execute("DELETE FROM tasks WHERE ended < ?", (time.time() - KEEP,))
-        database.execute("DELETE FROM jobs WHERE submitted < ? AND id NOT IN (SELECT job FROM tasks)", (time.time() - KEEP,))
 
 
 def identity(pid):

@@ -9,6 +9,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -203,7 +204,7 @@ class SqliteStore:
                 f"the store {self.path} cannot be made: {error.strerror}. Name another folder with JobScript.cache_folder or $CLUSTERJOB_STORE"
             ) from error
         connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")  # a claim is on disk before anything is submitted
         self._prepare(connection)
         self._connection, self._pid = connection, os.getpid()
@@ -235,6 +236,20 @@ class SqliteStore:
             f"the store {self.path} is damaged or no store ({words}). Nothing was changed. Move it away to begin a new one, or restore it "
             "from a backup; the jobs' own records are in the .clusterjob-runs folders of their working directories"
         )
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file to write-ahead logging, once; SQLite does not wait for other openers by itself here."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _row(record: Record) -> tuple[object, ...]:

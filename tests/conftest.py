@@ -1,0 +1,87 @@
+"""Fixtures for all tests: a store and a working directory of their own, and the real schedulers of tests/lab."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LAB_SCRIPT = Path(__file__).parent / "lab" / "lab.sh"
+LAB = Path(os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab")
+NETNS = Path("/run/netns/clusterjob-lab")
+CLONE_NEWNET = 0x40000000
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Run every test in a folder of its own, without the settings of whoever runs it."""
+    from clusterjob import monitor, store
+    from clusterjob.script import JobScript
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("CLUSTERJOB_STORE", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(JobScript, "cache_folder", None)
+    monkeypatch.setattr(JobScript, "_defaults", None)
+    monkeypatch.setattr(JobScript, "_folders", ())
+    yield tmp_path
+    for opened in store._open.values():
+        opened.close()
+    store._open.clear()
+    monitor._monitors.clear()
+    monitor._schedulers.clear()
+
+
+@pytest.fixture(scope="session")
+def spool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("spool")
+
+
+@pytest.fixture
+def spool(spool_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An embedded scheduler that nobody else uses, of four cores whatever the machine has."""
+    monkeypatch.setenv("CLUSTERJOB_SPOOL", str(spool_folder))
+    monkeypatch.setenv("CLUSTERJOB_SPOOL_CORES", "4")
+    return spool_folder
+
+
+@pytest.fixture(scope="session")
+def lab() -> Path:
+    """The folder of the running lab; this process and its children move into the lab's network namespace."""
+    reason = _lab_missing()
+    if reason:
+        if os.environ.get("CLUSTERJOB_REQUIRE_LAB"):
+            pytest.fail(f"the real schedulers are required here: {reason}")
+        pytest.skip(f"no real schedulers: {reason}")
+    subprocess.run([str(LAB_SCRIPT), "up"], check=True, timeout=180, capture_output=True)
+    _enter(NETNS)
+    return LAB
+
+
+def _lab_missing() -> str:
+    if os.geteuid() != 0:
+        return "starting them needs root (make test as root on Debian installs and starts them)"
+    missing = [name for name in ("slurmctld", "slurmdbd", "munged", "mariadbd", "sge_qmaster", "ip") if not shutil.which(name)]
+    if missing:
+        return f"{', '.join(missing)} not installed (tests/lab/lab.sh install, on Debian)"
+    return ""
+
+
+def _enter(namespace: Path) -> None:
+    descriptor = os.open(namespace, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
+    finally:
+        os.close(descriptor)
+
+
+def pytest_report_header() -> str:
+    return f"host: {socket.gethostname()}, cores: {os.cpu_count()}, lab: {_lab_missing() or LAB}"

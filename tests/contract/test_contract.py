@@ -1,0 +1,504 @@
+"""What every backend promises, tried on every live scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterjob import AsyncResult, JobScript, Reason, Status, as_completed, cancel, submit, wait
+from clusterjob.errors import JobFailedError, ResourcesNotSupportedError, SettingsError, SubmissionError, WaitTimeoutError
+
+from .conftest import Flavour
+
+WEIRD = ["with space", "quo'te\"s", "a;b&c", "$(touch pwned)`touch pwned`", "ünï-çødé", "-dash", "new\nline", "100%t", "back\\slash", "#hash *?["]
+
+
+@pytest.fixture(autouse=True)
+def _overtime_first(overtime: Callable[[], AsyncResult]) -> None:
+    """Have the slow job on its way before anything else."""
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_completes(cluster: Flavour) -> None:
+    result = cluster.finish("echo out; echo err >&2; for i in $(seq 20000); do :; done; sleep 1", time="5m")
+    assert result.get() == Status.COMPLETED
+    assert (result.exit_code, result.signal, result.reason) == (0, None, None)
+    assert result.stdout() == "out\n"
+    assert result.stderr() == "err\n"
+    assert result.successful()
+    assert result.usage["elapsed"] >= 1
+    assert result.usage["cpu"] >= 0
+    states = [state for _, state, _ in result.history]
+    assert states[0] == "PENDING"
+    assert states[-1] == "COMPLETED"
+    assert states.index("PENDING") < len(states) - 1
+    times = [when for when, _, _ in result.history]
+    assert times == sorted(times)
+
+
+def test_usage_has_max_rss_where_it_is_known(cluster: Flavour) -> None:
+    result = cluster.finish("#!/usr/bin/env python3\nimport time\nx = b'x' * 60_000_000\ntime.sleep(5)", mem=500 if cluster.family == "slurm" else None)
+    if cluster.name == "noacct":
+        assert "max_rss" not in result.usage
+    else:
+        until(lambda: "max_rss" in result.usage)
+        assert 50 < result.usage["max_rss"] < 200
+
+
+def test_exit_code(cluster: Flavour) -> None:
+    result = cluster.finish("echo about to fail\nexit 3")
+    assert (result.status, result.reason, result.exit_code) == (Status.FAILED, Reason.EXIT, 3)
+    with pytest.raises(JobFailedError) as caught:
+        result.get()
+    for piece in (result.name, str(result.job_id), "exit code 3", "about to fail", result.log_path("stderr")):
+        assert piece in str(caught.value)
+    assert not result.successful()
+
+
+def test_command_not_found_is_127(cluster: Flavour) -> None:
+    assert cluster.finish("#!/no/such/interpreter\n").exit_code in (126, 127)
+
+
+def test_signal(cluster: Flavour) -> None:
+    result = cluster.finish("kill -SEGV $$")
+    assert (result.status, result.reason, result.signal) == (Status.FAILED, Reason.SIGNAL, 11)
+
+
+def test_killed_body(cluster: Flavour) -> None:
+    result = cluster.finish("kill -KILL $$")
+    assert (result.status, result.reason, result.signal) == (Status.FAILED, Reason.SIGNAL, 9)
+
+
+def test_out_of_memory(cluster: Flavour) -> None:
+    if cluster.name == "sge":
+        pytest.skip("Grid Engine's h_vmem makes allocations fail inside the job, and nothing tells that from any other failure")
+    hog = "#!/usr/bin/env python3\nimport time\nblocks = []\nfor i in range(100):\n    blocks.append(b'x' * 10_000_000); time.sleep(0.02)\ntime.sleep(3)\n"
+    result = cluster.finish(hog, mem=60)
+    assert (result.status, result.reason) == (Status.FAILED, Reason.OUT_OF_MEMORY)
+
+
+def test_cancel_running_kills_every_process(cluster: Flavour) -> None:
+    result = cluster.run("sleep 1234 & echo $! > child.pid\nsetsid sleep 1235 & echo $! > far.pid\nwait")
+    until(lambda: Path("far.pid").exists() and Path("far.pid").read_text().strip())
+    until(lambda: result.status == Status.RUNNING)
+    result.cancel()
+    assert result.wait(60)
+    assert (result.status, result.reason) == (Status.CANCELLED, Reason.CANCELLED)
+    for name in ("child.pid", "far.pid"):
+        until(lambda name=name: not _alive(int(Path(name).read_text())))  # type: ignore[misc]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_cancel_pending(cluster: Flavour) -> None:
+    blocker = cluster.run("sleep 600")
+    until(lambda: blocker.status == Status.RUNNING)
+    result = _after(cluster, "touch ran", blocker)
+    assert result.status == Status.PENDING
+    cancel([result])
+    assert result.wait(60)
+    assert (result.status, result.reason) == (Status.CANCELLED, Reason.CANCELLED)
+    assert not Path("ran").exists()
+    blocker.cancel()
+
+
+def _after(cluster: Flavour, body: str, *parents: AsyncResult) -> AsyncResult:
+    result: AsyncResult = cluster.job(body).submit(after=parents)
+    return result
+
+
+def test_cancel_of_a_finished_job_changes_nothing(cluster: Flavour) -> None:
+    result = cluster.finish("true")
+    before = result.history
+    result.cancel()
+    assert result.status == Status.COMPLETED
+    assert result.history == before
+
+
+def test_cancel_of_a_job_that_ended_unseen(cluster: Flavour) -> None:
+    result = cluster.run("true")
+    time.sleep(4)
+    result.cancel()
+    assert result.wait(30)
+    assert result.status == Status.COMPLETED
+
+
+def test_node_failure(cluster: Flavour) -> None:
+    options: dict[str, Any] = {"no_requeue": True, "nodelist": "node2"} if cluster.family == "slurm" else {}
+    result = cluster.run("echo started; sleep 600", **options)
+    until(lambda: result.status == Status.RUNNING and "started" in result.stdout())
+    undo = _break_node(cluster, result)
+    try:
+        assert result.wait(90), result.explain()
+        assert (result.status, result.reason) == (Status.FAILED, Reason.NODE_FAILURE), result.explain()
+    finally:
+        undo()
+
+
+def _break_node(cluster: Flavour, result: AsyncResult) -> Callable[[], Any]:
+    if cluster.family == "slurm":
+        subprocess.run(["scontrol", "update", "nodename=node2", "state=down", "reason=test"], check=True)
+        return lambda: subprocess.run(["scontrol", "update", "nodename=node2", "state=resume"], check=False, capture_output=True)
+    if cluster.name == "sge":
+        _kill_parents("sge_shepherd", f"sge_shepherd-{result.job_id}")
+    else:
+        import sqlite3
+
+        with sqlite3.connect(f"{os.environ['CLUSTERJOB_SPOOL']}/spool.sqlite") as database:
+            (shepherd,) = database.execute("SELECT shepherd FROM tasks WHERE job = ?", (int(result.job_id or 0),)).fetchone()
+        database.close()
+        os.kill(int(shepherd.split(":")[0]), signal.SIGKILL)
+    return lambda: None
+
+
+def _kill_parents(program: str, name: str) -> None:
+    killed = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words and words[0].decode(errors="replace").startswith(name):
+            os.kill(int(folder.name), signal.SIGKILL)
+            killed += 1
+    assert killed, f"no {program} of the job"
+
+
+def test_array(cluster: Flavour) -> None:
+    result = cluster.finish("echo task $CLUSTERJOB_ARRAY_INDEX; exit $((CLUSTERJOB_ARRAY_INDEX == 3))", array="1-4%2")
+    tasks = result.tasks
+    assert tasks is not None
+    assert {index: task.status for index, task in tasks.items()} == {
+        1: Status.COMPLETED, 2: Status.COMPLETED, 3: Status.FAILED, 4: Status.COMPLETED
+    }  # fmt: skip
+    assert (result.status, result.reason, result.exit_code) == (Status.FAILED, Reason.EXIT, 1)
+    assert result.stdout(2) == "task 2\n"
+    assert result.stdout() == "task 1\ntask 2\ntask 3\ntask 4\n"
+
+
+def test_after_a_job_that_completes(cluster: Flavour) -> None:
+    first = cluster.run("sleep 1; echo first > order")
+    second = _after(cluster, "echo second >> order", first)
+    assert second.wait(60)
+    assert second.status == Status.COMPLETED, second.explain()
+    assert Path("order").read_text() == "first\nsecond\n"
+
+
+def test_after_a_job_that_fails(cluster: Flavour) -> None:
+    first = cluster.run("sleep 1; exit 1")
+    second = _after(cluster, "touch ran", first)
+    assert second.wait(60)
+    assert (second.status, second.reason) == (Status.FAILED, Reason.DEPENDENCY), second.explain()
+    assert not Path("ran").exists()
+
+
+def test_variables(cluster: Flavour) -> None:
+    names = ["ID", "NAME", "WORKDIR", "SUBMIT_HOST", "NODELIST", "ARRAY_INDEX"]
+    result = cluster.finish("\n".join(f'printf "%s\\n" "$CLUSTERJOB_{name}"' for name in names), jobname="variables")
+    number, name, workdir, submit_host, nodes, index = result.stdout().split("\n")[:6]
+    assert (number, name, workdir, index) == (result.job_id, "variables", os.getcwd(), "")
+    assert submit_host
+    assert nodes
+
+
+@pytest.mark.parametrize("name", WEIRD)
+def test_weird_working_directories(cluster: Flavour, name: str) -> None:
+    os.makedirs(name)
+    Path("in put.txt").write_text("given\n")
+    job = cluster.job("pwd; cat 'in put.txt'; echo err >&2", workdir=name, inputs=["in put.txt"])
+    if cluster.family == "slurm" and ("%" in name or "\\" in name):
+        with pytest.raises(SettingsError, match="workdir"):
+            job.submit()
+        return
+    result = job.submit()
+    assert result.wait(60)
+    assert result.status == Status.COMPLETED, result.explain()
+    assert result.stdout() == f"{os.getcwd()}/{name}\ngiven\n"
+    assert result.stderr() == "err\n"
+    assert not list(Path().rglob("pwned"))
+
+
+@pytest.mark.parametrize("name", ["two words", "semi;colon", "$(touch pwned)", "`touch pwned`", "quo'te", 'dou"ble', "new\nline", "--help", "ünï"])
+def test_weird_job_names_are_quoted_or_refused(cluster: Flavour, name: str) -> None:
+    try:
+        result = cluster.finish('printf "%s" "$CLUSTERJOB_NAME"', jobname=name)
+    except SettingsError as error:
+        assert repr(name) in str(error)
+        assert "\n" in name or cluster.name == "sge"
+        return
+    assert result.status == Status.COMPLETED
+    assert result.stdout() == name
+    assert not list(Path().rglob("pwned"))
+
+
+@pytest.mark.parametrize("value", ["a;touch pwned", "$(touch pwned)", "x\ntouch pwned"])
+def test_weird_resources_are_never_executed(cluster: Flavour, value: str) -> None:
+    try:
+        result = cluster.job("true", account=value).submit()
+        result.wait(30)
+    except (SettingsError, SubmissionError):
+        pass
+    assert not list(Path().rglob("pwned"))
+
+
+def test_bodies_run_as_they_would_alone(cluster: Flavour) -> None:
+    body = r"""#!/bin/bash
+set -eu -o pipefail
+trap 'echo "bye $?"' EXIT
+trap 'echo interrupted' INT
+a=(x "y z" 'ü {{ "{{" }}')
+echo ${#a[@]} "${a[1]}" 100%s "a'b" $((7 % 4)) {1..3}
+echo "one two" | awk '{print $2}'
+kill -INT $$
+cat <<'EOF'
+$(not run) `nor this` \n
+EOF
+exec bash -c 'echo replaced; exit 7'
+"""
+    result = cluster.finish(body)
+    assert result.stdout() == "3 y z 100%s a'b 3 1 2 3\ntwo\ninterrupted\n$(not run) `nor this` \\n\nreplaced\n"
+    assert result.exit_code == 7
+
+
+def test_other_languages(cluster: Flavour) -> None:
+    result = cluster.finish("#!/usr/bin/env -S python3 -X dev\nimport sys\nprint(sys.flags.dev_mode, sys.argv[1:], {%s: 1})\n" % "'k'")
+    assert result.stdout() == "True [] {'k': 1}\n"
+
+
+def test_verbatim(cluster: Flavour) -> None:
+    result = cluster.finish("echo '{{ not_jinja }}' '{% if %}' #$ -N other\n#SBATCH --mem=99999G\n#$ -l nonsense=1\n", verbatim=True)
+    assert result.stdout() == "{{ not_jinja }} {% if %}\n"
+
+
+def test_auxiliary_scripts(cluster: Flavour) -> None:
+    result = cluster.finish("./helper.sh; python3 sub/calc.py", aux_scripts={"helper.sh": "#!/bin/sh\necho T={{ T }}\n", "sub/calc.py": "print(6 * {{ T }})"},
+                            params={"T": 7}, workdir="aux")  # fmt: skip
+    assert result.stdout() == "T=7\n42\n"
+
+
+def test_scripts_and_inputs_are_frozen(cluster: Flavour) -> None:
+    Path("data.txt").write_text("then\n")
+    blocker = cluster.run("sleep 3")
+    result = _after_job(cluster.job("cat data.txt; ./tool", workdir="w", inputs=["data.txt"], aux_scripts={"tool": "echo tool"}), blocker)
+    Path("data.txt").write_text("now\n")
+    with pytest.raises(Exception, match="has not finished"):
+        cluster.job("cat data.txt", workdir="w", inputs=["data.txt"]).submit()
+    assert result.wait(60)
+    assert result.stdout() == "then\ntool\n"
+
+
+def _after_job(job: JobScript, *parents: AsyncResult) -> AsyncResult:
+    result: AsyncResult = job.submit(after=parents)
+    return result
+
+
+def test_an_input_changed_in_place_is_noticed(cluster: Flavour) -> None:
+    Path("data.txt").write_text("then\n")
+    blocker = cluster.run("sleep 2")
+    result = _after_job(cluster.job("cat data.txt", inputs=["data.txt"]), blocker)
+    Path("data.txt").write_text("now\n")
+    assert result.wait(60)
+    assert (result.status, result.reason) == (Status.FAILED, Reason.SUBMISSION)
+    assert "changed after the submission" in result.stderr()
+
+
+def test_the_same_job_again(cluster: Flavour) -> None:
+    jobs = [cluster.job("echo {{ n }} >> ledger", params={"n": n}) for n in range(3)]
+    first = cluster.batch(jobs)
+    wait(first, 60)
+    before = first[0].monitor.scheduler.commands
+    again = submit(jobs[::-1])
+    assert [result.job_id for result in again] == [result.job_id for result in first][::-1]
+    assert [result.status for result in again] == [Status.COMPLETED] * 3
+    assert first[0].monitor.scheduler.commands == before
+    assert sorted(Path("ledger").read_text().split()) == ["0", "1", "2"]
+    forced = jobs[0].submit(force=True)
+    assert forced.wait(60)
+    assert forced.job_id != first[0].job_id
+    assert Path("ledger").read_text().split().count("0") == 2
+
+
+def test_failed_jobs_are_retried(cluster: Flavour) -> None:
+    job = cluster.job("echo run >> ledger; test -e ok")
+    first = job.submit()
+    first.wait(60)
+    assert first.status == Status.FAILED
+    assert job.submit(retry=False).job_id == first.job_id
+    Path("ok").touch()
+    second = job.submit()
+    assert second.wait(60)
+    assert second.status == Status.COMPLETED
+    assert second.job_id != first.job_id
+    assert second.resubmit().wait(60)
+    assert Path("ledger").read_text().count("run") == 3
+
+
+def test_two_processes_at_once_make_one_job(cluster: Flavour) -> None:
+    code = (
+        "import sys, time, clusterjob as c\n"
+        f"job = c.JobScript('echo run >> ledger', 'race'); job.read_settings({str(cluster.profile)!r})\n"
+        "time.sleep(max(0, float(sys.argv[1]) - time.time()))\n"
+        "r = job.submit(); r.wait(60); print(r.record.token, r.status)\n"
+    )
+    start = str(time.time() + 1.0)
+    racers = [subprocess.Popen([sys.executable, "-c", code, start], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    answers = {racer.communicate(timeout=90)[0].strip() for racer in racers}
+    assert len(answers) == 1
+    assert "COMPLETED" in answers.pop()
+    assert Path("ledger").read_text() == "run\n"
+
+
+def test_a_fresh_process_picks_up_where_the_last_one_left_off(cluster: Flavour) -> None:
+    code = f"import clusterjob as c; j = c.JobScript('sleep 2; echo done', 'survivor'); j.read_settings({str(cluster.profile)!r}); print(j.submit().job_id)"
+    number = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    result = cluster.job("sleep 2; echo done", jobname="survivor").submit()
+    assert result.job_id == number
+    assert result.wait(60)
+    assert result.stdout() == "done\n"
+
+
+def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> None:
+    few = cluster.batch([cluster.job(f"echo {number}") for number in range(2)])
+    scheduler = few[0].monitor.scheduler
+    wait(few, 60)
+    counts = []
+    for size in (2, 12):
+        before = scheduler.trips
+        results = cluster.batch([cluster.job(f"sleep 5; echo {size}-{number}") for number in range(size)])
+        counts.append(scheduler.trips - before)
+        until(lambda results=results: all(result.status <= Status.RUNNING for result in results))  # type: ignore[misc]
+        before, polls = scheduler.commands, results[0].monitor.polls
+        results[0].monitor.refresh(force=True)
+        asked = results[0].monitor.polls - polls
+        assert scheduler.commands - before <= 2 * asked
+        assert wait(results, 60)[1] == []
+    assert counts == [1, 1]
+
+
+def test_refused_by_the_scheduler(cluster: Flavour) -> None:
+    refused: dict[str, Any] = {"local": {"ppn": 99}, "slurm": {"queue": "nowhere"}, "sge": {"queue": "nowhere.q"}}[cluster.family]
+    words = {"local": "99 cores", "slurm": "invalid partition", "sge": "nowhere.q"}[cluster.family]
+    with pytest.raises(SubmissionError, match=words):
+        cluster.job("true", jobname="refused", **refused).submit()
+    good = cluster.job("true", jobname="good")
+    with pytest.raises(SubmissionError, match="'refused'") as caught:
+        submit([cluster.job("true # 2", jobname="refused", **refused), good])
+    assert [result.name for result in caught.value.results] == ["good"]  # type: ignore[attr-defined]
+    assert good.submit().wait(60)
+    assert [record.name for record in good.submit().store.select()] == ["good"]
+
+
+def test_a_surrounding_job_does_not_leak(cluster: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPU_BIND", "leak1")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "7")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "999999999")
+    monkeypatch.setenv("SGE_TASK_ID", "77")
+    monkeypatch.setenv("PBS_JOBID", "leak2")
+    monkeypatch.setenv("SPOOL_TASK", "77")
+    monkeypatch.setenv("CLUSTERJOB_ARRAY_INDEX", "77")
+    monkeypatch.setenv("KEPT", "kept")
+    result = cluster.finish('env | grep -E "leak1|leak2|=77$|=7$|999999999|^KEPT"')
+    assert result.status == Status.COMPLETED, result.explain()
+    lines = set(result.stdout().split())
+    assert "KEPT=kept" in lines
+    mine = {"local": "SPOOL_", "slurm": "SLURM_", "sge": "SGE_"}[cluster.family]
+    assert not [line for line in lines if line.startswith((mine, "CLUSTERJOB_", "PBS_"))]
+
+
+def test_prologue_and_epilogue_run_once(cluster: Flavour) -> None:
+    job = cluster.job("cat w/fetched 2>/dev/null || cat fetched", prologue="mkdir -p w; echo {{ T }} > w/fetched; echo pro >> log",
+                      epilogue="echo epi {{ T }} >> log", params={"T": 5}, workdir="w")  # fmt: skip
+    result = job.submit()
+    assert result.wait(60)
+    assert result.stdout() == "5\n"
+    assert job.submit().status == Status.COMPLETED
+    code = "import clusterjob.script as c; s = c.current_store(); print([c.AsyncResult(record, s).status for record in s.select()])"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert Path("log").read_text() == "pro\nepi 5\n"
+
+
+def test_stdout_and_stderr_where_the_user_wants_them(cluster: Flavour) -> None:
+    result = cluster.finish("echo here; echo there >&2", stdout="my out.txt" if cluster.family != "sge" else "my.out", stderr="my.err")
+    assert result.stdout() == "here\n"
+    assert result.stderr() == "there\n"
+    assert Path("my.err").read_text() == "there\n"
+
+
+def test_waiting(cluster: Flavour) -> None:
+    results = cluster.batch([cluster.job(f"sleep {seconds}") for seconds in (0, 6)])
+    with pytest.raises(WaitTimeoutError):
+        results[1].get(timeout=0.2)
+    assert not results[1].ready()
+    with pytest.raises(AssertionError):
+        results[1].successful()
+    order = list(as_completed(results[::-1], timeout=90))
+    assert [result.record.token for result in order] == [result.record.token for result in results]
+
+    async def both() -> list[AsyncResult]:
+        return list(await asyncio.gather(*results))
+
+    assert [result.status for result in asyncio.run(both())] == [Status.COMPLETED] * 2
+
+
+def test_a_duplicate_submitted_by_hand_ends_at_once(cluster: Flavour) -> None:
+    result = cluster.finish("echo run >> ledger")
+    scheduler = result.monitor.scheduler
+    script = next(Path(result.record.runs).glob(f"{result.record.token}.{scheduler.backend.general['extension']}"))
+    environment = {name: value for name, value in os.environ.items()}
+    for name in scheduler.backend.general["job_variables"].split():
+        environment.pop(name, None)
+    variable = {"local": "SPOOL_JOB_ID", "slurm": "SLURM_JOB_ID", "sge": "JOB_ID"}[cluster.family]
+    done = subprocess.run(["/bin/sh", str(script)], env=environment | {variable: "987654"}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"ran as {result.job_id}" in done.stderr
+    assert Path("ledger").read_text() == "run\n"
+
+
+def test_unsupported_resources_are_refused(cluster: Flavour) -> None:
+    if cluster.family != "slurm":
+        with pytest.raises(ResourcesNotSupportedError, match="gpus"):
+            cluster.job("true", gpus=1).submit()
+    else:
+        assert "--gpus-per-node=1" in str(cluster.job("true", gpus=1))
+
+
+def test_processes_and_threads(cluster: Flavour) -> None:
+    result = cluster.finish("echo ${SLURM_CPUS_PER_TASK:-${NSLOTS:-2}}", ppn=1, threads=2)
+    assert result.stdout() == "2\n"
+
+
+def test_the_record_is_json(cluster: Flavour) -> None:
+    result = cluster.finish("true")
+    data = json.loads(result.record.to_json())
+    assert data["job_id"] == result.record.job_id
+    result.dump("dumped.json")
+    assert AsyncResult.load("dumped.json").status == Status.COMPLETED
+
+
+def test_time_limit(cluster: Flavour, overtime: Callable[[], AsyncResult]) -> None:
+    result = overtime()
+    assert result.wait(150), result.explain()
+    assert (result.status, result.reason) == (Status.FAILED, Reason.TIMEOUT), result.explain()
+    if cluster.name != "sge":  # Grid Engine sends KILL at once
+        assert result.stdout() == "warned\n"
