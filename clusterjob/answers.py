@@ -128,21 +128,20 @@ def _named(output: Output, block: Mapping[str, str]) -> dict[str, str]:
 
 
 def _answer(output: Output, row: Mapping[str, str]) -> Answer | None:
-    match = re.match(r"(\d+)(?:\[(\d*)\]|[._](\d+))?", row.get("id", ""))
-    if not match:
-        return None if not row.get("id") else Answer(row["id"], state=row.get("state", ""), token=row.get("token"))
-    task = row.get("task", match[2] or match[3] or "")
-    if task and not task.isdigit():
-        task = ""
+    if not row.get("id"):
+        return None
+    # 12, 12.server, 12[].server, 12[3].server; anything else is an id as it stands
+    match = re.fullmatch(r"(\d+)(?:\[(\d*)\])?(?:\..*)?", row.get("id", ""))
+    task = row.get("task") or (match[2] if match else "") or ""
     answer = Answer(
-        id=match[1] if match[0] == row["id"] or "." in row["id"] or "[" in row["id"] else row["id"],
-        task=int(task) if task else None,
-        state=row.get("state", "").strip(),
+        id=match[1] if match else row["id"],
+        task=int(task) if task.isdigit() else None,
+        state=re.sub(r"\s*\|\s*", "|", row.get("state", "")).strip(),
         why=row.get("why", "").strip(),
         submitted=_epoch(row.get("submitted")),
         started=_epoch(row.get("started")),
         ended=_epoch(row.get("ended")),
-        token=(re.search(r"\w+$", row["token"].strip()) or [None])[0] if row.get("token") else None,
+        token=_token(output, row.get("token")),
         cluster=row.get("cluster"),
         step=bool(row.get("step")),
     )
@@ -155,6 +154,13 @@ def _answer(output: Output, row: Mapping[str, str]) -> Answer | None:
         if value is not None:
             answer.usage[name] = value
     return answer
+
+
+def _token(output: Output, text: str | None) -> str | None:
+    if not text or output.token is None:
+        return text or None
+    match = output.token.search(text)
+    return match[1] if match else None
 
 
 def exit_and_signal(row: Mapping[str, str]) -> tuple[int | None, int | None]:

@@ -133,7 +133,7 @@ class Monitor:
             for index, task in record.all_tasks().items():
                 if task.status.finished:
                     continue
-                answer = _own(record, listing.answers.get((record.job_id or "", index)))
+                answer = _own(record, listing.answers.get(_place(record, index)))
                 known = backend.classify(answer.state) if answer else None
                 if answer is not None and (known is None or known[0] in (Status.PENDING, Status.RUNNING)):
                     evidence = Evidence(self.clock(), answer, listing.complete)
@@ -197,6 +197,11 @@ class Monitor:
             self.hurry()
 
 
+def _place(record: Record, index: int | None) -> tuple[str, int | None]:
+    """Return the key of a task in a listing; PBS writes the id of an array as ``12[]``."""
+    return (record.job_id or "").removesuffix("[]"), index
+
+
 def _own(record: Record, answer: Answer | None) -> Answer | None:
     """Return the answer where it is about this submission: job ids come back after a scheduler was installed anew."""
     if answer is None or answer.token:
@@ -209,7 +214,7 @@ def _own(record: Record, answer: Answer | None) -> Answer | None:
 def _found(findings: Findings, record: Record, index: int | None) -> tuple[ExitRecord | None, Answer | None, bool]:
     name = record.token if index is None else f"{record.token}.{index}"
     own = findings.records.get(name)
-    history = _own(record, findings.history.answers.get((record.job_id or "", index)))
+    history = _own(record, findings.history.answers.get(_place(record, index)))
     return own, history, record.runs not in findings.unreadable
 
 

@@ -160,7 +160,7 @@ def derived(resources: Mapping[str, Any]) -> dict[str, Any]:
     mem = resources.get("mem")
     return {
         "cores": ppn * threads, "slots": nodes * ppn * threads, "tasks": nodes * ppn,
-        "mem_per_core": None if mem is None else -(-mem // (ppn * threads)),
+        "mem_total": None if mem is None else mem * nodes, "mem_per_core": None if mem is None else -(-mem // (ppn * threads)),
     }  # fmt: skip
 
 

@@ -147,10 +147,12 @@ class Scheduler:
     def _identify(self, receipt: Receipt) -> Receipt:
         if receipt.exit_code != 0:
             return receipt
-        answers = read_output(self.backend.outputs["submit"], receipt.stdout).answers
-        if not answers:
-            return receipt
-        return Receipt(receipt.token, 0, receipt.stdout, receipt.stderr, answers[-1].id, answers[-1].cluster)
+        pattern = self.backend.outputs["submit"].pattern
+        for line in reversed(receipt.stdout.splitlines()):  # banners come first
+            if pattern is not None and (match := pattern.search(line)):
+                words = match.groupdict()
+                return Receipt(receipt.token, 0, receipt.stdout, receipt.stderr, words["id"], words.get("cluster"))
+        return receipt
 
     def find(self, tokens: Iterable[str], runs: Iterable[tuple[str, str]]) -> dict[str, Receipt]:
         """Look for submissions whose answer was lost: in the receipts of the batches, then in the scheduler's own list, by token.

@@ -1,0 +1,150 @@
+"""Commands that look: list, status, show, logs, backends, check."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from clusterjob.backend import list_backends, load_backend
+from clusterjob.cli.common import as_json, describe, exit_code, find_jobs, print_json, print_table
+from clusterjob.result import AsyncResult
+from clusterjob.script import current_store
+from clusterjob.status import Status
+
+
+@click.command("list")
+@click.option("-s", "--state", "states", multiple=True, type=click.Choice([state.name.lower() for state in Status]), help="Only jobs in this state.")
+@click.option("--all", "earlier", is_flag=True, help="Also earlier submissions of jobs that were submitted again.")
+@as_json
+def list_jobs(states: Sequence[str], earlier: bool, as_json: bool) -> None:
+    """List the jobs in the store, without asking any cluster."""
+    store = current_store()
+    wanted = [Status[state.upper()] for state in states] or None
+    results = [AsyncResult(record, store) for record in store.select(statuses=wanted, earlier=earlier)]
+    if as_json:
+        print_json([describe(result) for result in results])
+    elif results:
+        print_table(results)
+    else:
+        click.echo(f"no jobs in {store.path}")
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, metavar="[JOB...]")
+@as_json
+def status(jobs: Sequence[str], as_json: bool) -> None:
+    """Ask what became of jobs; without any, of all that had not ended, and sum up the rest.
+
+    With jobs named, the exit code is 0 where all completed, 1 where one failed or was cancelled, 3 where one has not ended.
+    """
+    store = current_store()
+    if jobs:
+        results = find_jobs(jobs)
+    else:
+        results = [AsyncResult(record, store) for record in store.select(statuses=[Status.PENDING, Status.RUNNING])]
+    for monitor in {id(result.monitor): result.monitor for result in results}.values():
+        monitor.refresh()
+    for result in results:
+        result._refresh()
+    if as_json:
+        print_json([describe(result) for result in results])
+    elif results:
+        print_table(results)
+    for error in dict.fromkeys(result.monitor.error for result in results if result.stale_since):
+        click.echo(f"could not ask: {error}", err=True)
+    if jobs:
+        sys.exit(exit_code(results))
+    if not as_json:
+        counts = {state: len(store.select(statuses=[state])) for state in Status}
+        click.echo(", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count) or f"no jobs in {store.path}")
+
+
+@click.command()
+@click.argument("job")
+@click.option("--script", is_flag=True, help="Print the script that was submitted.")
+@as_json
+def show(job: str, script: bool, as_json: bool) -> None:
+    """Show all that is known of a job: state, cause, times, usage, history, the end of its logs."""
+    results = find_jobs([job])
+    for result in results:
+        result._refresh()
+    if script:
+        from clusterjob.submission import render_record
+
+        for result in results:
+            click.echo(render_record(result.monitor.scheduler, result.record), nl=False)
+    elif as_json:
+        print_json([{**describe(result), "history": result.history, "spec": result.record.spec} for result in results])
+    else:
+        click.echo("\n\n".join(_page(result) for result in results))
+
+
+def _page(result: AsyncResult) -> str:
+    data: dict[str, Any] = describe(result)
+    for name in ("submitted", "started", "ended", "stale_since"):
+        data[name] = "" if data[name] is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(data[name]))
+    data["usage"] = ", ".join(f"{name} {value:.1f} {'MB' if name == 'max_rss' else 's'}" for name, value in result.usage.items())
+    data["resources"] = ", ".join(f"{name}={value}" for name, value in result.record.spec["resources"].items())
+    if result.record.epilogue not in ("", "done"):
+        data["epilogue"] = result.record.epilogue
+    lines = [f"{name.replace('_', ' '):12} {value}" for name, value in data.items() if value not in (None, "")]
+    lines.append("history")
+    lines += [f"  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))}  {state:10} {words}".rstrip() for when, state, words in result.history]
+    return "\n".join([*lines, *result.explain().split("\n")[1:]])
+
+
+@click.command()
+@click.argument("job")
+@click.option("-e", "--stderr", "errors", is_flag=True, help="Standard error, in place of standard output.")
+@click.option("-a", "--index", type=int, help="One element of an array.")
+def logs(job: str, errors: bool, index: int | None) -> None:
+    """Print what a job has written so far."""
+    for result in find_jobs([job]):
+        click.echo(result.stderr(index) if errors else result.stdout(index), nl=False)
+
+
+@click.command()
+@click.argument("name", required=False)
+@as_json
+def backends(name: str | None, as_json: bool) -> None:
+    """List the backends, or show one: its commands, directives, states."""
+    if name is None:
+        found = [{"name": key, "title": load_backend(str(path)).title, "path": str(path)} for key, path in list_backends().items()]
+        if as_json:
+            print_json(found)
+        for item in found if not as_json else ():
+            click.echo(f"{item['name']:10} {item['title']:26} {item['path']}")
+        return
+    backend = load_backend(name)
+    if as_json:
+        print_json({"name": backend.name, "path": str(backend.path), "sections": backend.sections})
+        return
+    click.echo(f"{backend.name}: {backend.title}\n{backend.path / 'backend.ini'}")
+    for section, entries in backend.sections.items():
+        click.echo(f"\n[{section}]")
+        for key, value in entries.items():
+            if value or section == "Directives":
+                click.echo(f"{key} = {value}")
+
+
+@click.command()
+@click.argument("profile", type=click.Path(exists=True, dir_okay=False))
+@click.option("--record", metavar="FILE", help="Write the conversation with the scheduler to FILE, as a fixture for tests.")
+@click.option("--time-limit/--no-time-limit", default=False, help="Also let a job run into its limit (a minute and more on Slurm).")
+@as_json
+def check(profile: str, record: str | None, time_limit: bool, as_json: bool) -> None:
+    """Run a few small jobs under PROFILE and say what works: submit, output, exit code, running, cancel."""
+    from clusterjob.conformance import run_checks
+
+    checks = []
+    for item in run_checks(profile, record, time_limit):
+        checks.append(item)
+        if not as_json:
+            click.echo(f"{'ok  ' if item.ok else 'FAIL'} {item.name:28} {item.detail}")
+    if as_json:
+        print_json([item.__dict__ for item in checks])
+    sys.exit(0 if all(item.ok for item in checks) else 1)

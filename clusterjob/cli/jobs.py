@@ -1,0 +1,94 @@
+"""Commands that do something: submit, plan, render, cancel, wait, resubmit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from clusterjob.cli.common import as_json, describe, exit_code, find_jobs, make_job, print_json, print_table, script_options
+from clusterjob.result import cancel as cancel_jobs
+from clusterjob.result import wait as wait_for
+from clusterjob.units import parse_time
+
+
+@click.command()
+@script_options
+@click.option("--wait", is_flag=True, help="Wait for the end of the job, and exit with its state.")
+@click.option("--force", is_flag=True, help="Submit again what has completed already.")
+@click.option("--no-retry", is_flag=True, help="Leave a job that failed as it is.")
+@click.option("--cache-id", help="What makes two submissions the same, in place of their contents.")
+@click.option("--after", multiple=True, metavar="JOB", help="A job that must complete first; may be repeated.")
+@as_json
+def submit(wait: bool, force: bool, no_retry: bool, cache_id: str | None, after: Sequence[str], as_json: bool, **options: Any) -> None:
+    """Submit SCRIPT, unless it was submitted before; print the job id."""
+    job = make_job(**options)
+    result = job.submit(force=force, retry=not no_retry, cache_id=cache_id, after=find_jobs(after))
+    if wait:
+        wait_for([result])
+    if as_json:
+        print_json(describe(result))
+    else:
+        click.echo(result.job_id or f"{result.key[:10]} (waits: {result.words})")
+    if wait:
+        if not as_json:
+            click.echo(result.explain(), err=True)
+        sys.exit(exit_code([result]))
+
+
+@click.command()
+@script_options
+def render(**options: Any) -> None:
+    """Print SCRIPT as it would be submitted."""
+    click.echo(str(make_job(**options)), nl=False)
+
+
+@click.command()
+@script_options
+@click.option("--force", is_flag=True, help="As in submit.")
+@click.option("--no-retry", is_flag=True, help="As in submit.")
+@click.option("--cache-id", help="As in submit.")
+@as_json
+def plan(force: bool, no_retry: bool, cache_id: str | None, as_json: bool, **options: Any) -> None:
+    """Say what submitting SCRIPT would do, and why it is not the job it was before."""
+    steps = make_job(**options).submit(force=force, retry=not no_retry, cache_id=cache_id, dry_run=True)
+    if as_json:
+        print_json([step.to_json() for step in steps])
+    else:
+        click.echo(str(steps))
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+def cancel(jobs: Sequence[str]) -> None:
+    """Cancel jobs; what has ended stays what it was."""
+    results = find_jobs(jobs)
+    cancel_jobs(results)
+    for result in results:
+        ended = result.record.finished
+        click.echo(f"{result.job_id or result.key[:10]} {result.name}: {'has ended: ' + result.record.status.name if ended else 'is being cancelled'}")
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@click.option("--timeout", metavar="TIME", help="Give up after this long: 30s, 5m, 2h.")
+@as_json
+def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
+    """Wait until jobs have ended. Exit code 0: all completed; 1: one did not; 3: the timeout came first."""
+    results = find_jobs(jobs)
+    wait_for(results, None if timeout is None else parse_time(timeout))
+    if as_json:
+        print_json([describe(result) for result in results])
+    else:
+        print_table(results)
+    sys.exit(exit_code(results))
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+def resubmit(jobs: Sequence[str]) -> None:
+    """Submit jobs that have ended once more, as they were; print the new job ids."""
+    for result in find_jobs(jobs):
+        click.echo(result.resubmit().job_id)

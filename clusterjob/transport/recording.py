@@ -1,0 +1,62 @@
+"""A transport that writes down a conversation, and one that plays it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from clusterjob.errors import TransportError
+from clusterjob.transport.base import Completed, Transport, Upload
+
+
+class RecordingTransport:
+    """Passes everything on to another transport, and keeps what was asked and answered."""
+
+    def __init__(self, inner: Transport) -> None:
+        self.inner, self.host = inner, inner.host
+        self.turns: list[dict[str, object]] = []
+
+    def run(self, script: str, timeout: float | None = None) -> Completed:
+        done = self.inner.run(script, timeout)
+        self.turns.append({"script": script, "exit_code": done.exit_code, "stdout": done.stdout, "stderr": done.stderr})
+        return done
+
+    def put(self, files: Sequence[Upload]) -> None:
+        self.inner.put(files)
+
+    def resolve(self, path: str) -> str:
+        return self.inner.resolve(path)
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation as JSON."""
+        Path(path).write_text(json.dumps(self.turns, indent=1), encoding="utf-8")
+
+
+class ReplayTransport:
+    """Answers as a recorded conversation did, turn by turn; nothing is run."""
+
+    host = ""
+
+    def __init__(self, path: str | Path) -> None:
+        self.turns = json.loads(Path(path).read_text(encoding="utf-8"))
+        self.asked: list[str] = []
+
+    def run(self, script: str, timeout: float | None = None) -> Completed:
+        if not self.turns:
+            raise TransportError("the recorded conversation is over", command=script)
+        turn = self.turns.pop(0)
+        self.asked.append(script)
+        return Completed(turn["exit_code"], turn["stdout"], turn["stderr"])
+
+    def put(self, files: Sequence[Upload]) -> None:
+        """Take files and forget them."""
+
+    def resolve(self, path: str) -> str:
+        return str(Path(path).expanduser().absolute())
+
+    def close(self) -> None:
+        """Nothing is open."""
