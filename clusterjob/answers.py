@@ -116,7 +116,10 @@ def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _named(output: Output, block: Mapping[str, str]) -> dict[str, str]:
-    """Rename a block's keys to ours (``key * factor`` for an amount of memory in odd units); ``state`` is put together from the block's own keys, absent ones empty."""
+    """Rename a block's keys to ours (``key * factor`` for an amount of memory in odd units).
+
+    ``state`` is put together from the block's own keys, absent ones empty.
+    """
     row = {}
     for name, key in output.fields.items():
         key, _, factor = (part.strip() for part in key.partition("*"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clusterjob.errors import ClusterJobError
 from clusterjob.result import AsyncResult
@@ -59,7 +60,8 @@ def _job(profile: str, body: str, name: str, limit: str = "5m") -> JobScript:
     return job
 
 
-def _try(name: str, action: Callable[[], object]) -> Iterator[Check]:  # a generator that returns what the action did, or None
+def _try(name: str, action: Callable[[], Any]) -> Generator[Check, None, Any]:
+    """Yield the check that an action is, and return what it returned; None where it failed."""
     try:
         done = action()
     except ClusterJobError as error:
@@ -93,9 +95,14 @@ def _check_cancel(job: JobScript) -> Iterator[Check]:
     while result.status == Status.PENDING and time.monotonic() < deadline:
         time.sleep(max(0.05, result.monitor.wait_time()))
     yield Check("running seen", result.status == Status.RUNNING, f"{result.status}, {result.words}")
-    if (yield from _try("cancel", lambda: result.cancel() or "asked")) is not None:
+    if (yield from _try("cancel", lambda: _asked(result))) is not None:
         result.wait(_PATIENCE)
         yield Check("cancelled seen", result.status == Status.CANCELLED, f"{result.status}, {result.words}")
+
+
+def _asked(result: AsyncResult) -> str:
+    result.cancel()
+    return "asked"
 
 
 def _check_limit(job: JobScript) -> Iterator[Check]:

@@ -67,9 +67,7 @@ class RenderError(ClusterJobError):
 class CommandError(ClusterJobError):
     """A command failed: what was run, its exit code, and what came back on both streams."""
 
-    def __init__(
-        self, what: str, *, command: str = "", exit_code: int | None = None, stdout: str = "", stderr: str = "", hint: str = ""
-    ) -> None:
+    def __init__(self, what: str, *, command: str = "", exit_code: int | None = None, stdout: str = "", stderr: str = "", hint: str = "") -> None:
         self.command, self.exit_code, self.stdout, self.stderr = command, exit_code, stdout, stderr
         lines = [what]
         if command:

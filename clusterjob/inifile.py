@@ -29,9 +29,7 @@ def read_ini(path: Path) -> Sections:
     except configparser.DuplicateSectionError as error:
         raise SettingsError(f"line {error.lineno}: the section stands twice; merge them", file=path, section=error.section) from None
     except configparser.DuplicateOptionError as error:
-        raise SettingsError(
-            f"line {error.lineno}: the key stands twice; keep one", file=path, section=error.section, key=error.option
-        ) from None
+        raise SettingsError(f"line {error.lineno}: the key stands twice; keep one", file=path, section=error.section, key=error.option) from None
     except configparser.MissingSectionHeaderError as error:
         raise SettingsError(f"line {error.lineno}: {error.line.strip()!r} stands before any [Section]", file=path) from None
     except configparser.ParsingError as error:

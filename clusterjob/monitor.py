@@ -279,4 +279,3 @@ def monitor_for(store: SqliteStore, reference: dict[str, Any]) -> Monitor:
         if monitor is None:
             monitor = _monitors[place] = Monitor(store, scheduler)
         return monitor
-

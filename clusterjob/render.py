@@ -164,9 +164,7 @@ def derived(resources: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def directives(
-    backend: Backend, resources: Mapping[str, Any], after: Sequence[str] = (), attributes: Mapping[str, Any] | None = None
-) -> list[str]:
+def directives(backend: Backend, resources: Mapping[str, Any], after: Sequence[str] = (), attributes: Mapping[str, Any] | None = None) -> list[str]:
     """Translate resources to the scheduler's options, one string each, in the order of the backend's file.
 
     Common resources go through [Directives]; all others are passed on as the scheduler's own options.
@@ -251,7 +249,7 @@ def _option(backend: Backend, name: str, value: Any) -> str:
     if value is False:
         return ""
     text = str(value)
-    if _CONTROL.search(text) or _CONTROL.search(name) or " " in name.strip() and not name.startswith("-"):
+    if _CONTROL.search(text) or _CONTROL.search(name) or (" " in name.strip() and not name.startswith("-")):
         raise SettingsError(f"resource {name!r} = {text!r} cannot stand in a directive: it has a line break or another control character")
     if name.startswith("-"):
         separator = "=" if name.startswith("--") and "=" in backend.general["option"] else " "

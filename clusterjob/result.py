@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from clusterjob.errors import CommandError, JobFailedError, StoreError, SubmissionError, WaitTimeoutError
 from clusterjob.monitor import Monitor, monitor_for
 from clusterjob.status import Reason, Status
-from clusterjob.store import Phase, Record, Task, open_store
+from clusterjob.store import Record, Task, open_store
 from clusterjob.store.sqlite import SqliteStore
-from clusterjob.submission import refusal, resume, run_local, submit_records
+from clusterjob.submission import owner, refusal, resume, run_local, submit_records
 
 if TYPE_CHECKING:
-    import asyncio
+    pass
 
 _TAIL = 10  # lines of a log shown in an error
 
@@ -214,7 +214,7 @@ class AsyncResult:
 
         indices = [index] if index is not None or self.record.tasks is None else list(self.record.tasks)
         files = " ".join(shlex.quote(self.log_path(stream, item)) for item in indices)
-        done = self.monitor.scheduler.transport.run(f"for f in {files}; do [ ! -e \"$f\" ] || cat \"$f\"; done")
+        done = self.monitor.scheduler.transport.run(f'for f in {files}; do [ ! -e "$f" ] || cat "$f"; done')
         if done.exit_code != 0:
             raise CommandError(f"the {stream} of {self.name!r} cannot be read", exit_code=done.exit_code, stderr=done.stderr)
         return done.stdout
@@ -271,12 +271,11 @@ def _run_epilogue(store: SqliteStore, record: Record) -> None:
 def renewed(record: Record) -> Record:
     """Return a fresh record for another submission of the same job."""
     token = uuid.uuid4().hex[:16]
-    fresh = Record(
+    return Record(
         key=record.key, token=token, name=record.name, backend=record.backend, host=record.host, workdir=record.workdir,
         runs=f"{os.path.dirname(record.runs)}/{token}", spec=record.spec, created=time.time(),
         tasks=None if record.tasks is None else {index: Task() for index in record.tasks},
     )  # fmt: skip
-    return fresh
 
 
 def submit_prepared(store: SqliteStore, records: Sequence[Record], again: Any) -> list[AsyncResult]:
@@ -284,8 +283,6 @@ def submit_prepared(store: SqliteStore, records: Sequence[Record], again: Any) -
 
     Raises :class:`SubmissionError` where jobs were refused, with the handles of the others in its ``results``.
     """
-    from clusterjob.submission import owner
-
     groups: dict[str, list[int]] = {}
     for position, record in enumerate(records):
         record.owner = owner()
@@ -362,8 +359,3 @@ def _rounds(results: Sequence[AsyncResult], deadline: float | None) -> Iterator[
                 return
             pause = min(pause, remaining)
         time.sleep(max(0.005, pause))
-
-
-def open_phase(record: Record) -> bool:
-    """Whether a submission is not finished yet: it has no job id."""
-    return record.phase is not Phase.SUBMITTED

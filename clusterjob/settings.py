@@ -77,7 +77,7 @@ def check_resource(name: str, value: Any) -> Any:
 
     Resources that are not common ones stay as they are; the words true and false become flags. Raises :class:`SettingsError`.
     """
-    if not isinstance(name, str) or not name or any(character.isspace() for character in name.strip("-")) and not name.startswith("-"):
+    if not isinstance(name, str) or not name or (any(character.isspace() for character in name.strip("-")) and not name.startswith("-")):
         raise SettingsError(f"{name!r} is not the name of a resource")
     check_spelling(name, COMMON)
     if value is None or (isinstance(value, str) and not value.strip()):

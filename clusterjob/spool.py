@@ -14,6 +14,8 @@ The queue is a SQLite file in $CLUSTERJOB_SPOOL, else $XDG_STATE_HOME/clusterjob
 $CLUSTERJOB_SPOOL_MEM (MB) bound what is used of the machine.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import json
@@ -26,6 +28,7 @@ import socket
 import sqlite3
 import sys
 import time
+from typing import Any, Iterable
 
 GRACE = 2.0  # s between TERM and KILL
 RECENT = 600.0  # s for which 'active' lists jobs that ended
@@ -49,7 +52,7 @@ class SpoolError(Exception):
     """What is printed to the user; the exit code is 1."""
 
 
-def folder():
+def folder() -> str:
     """Return the folder of the queue."""
     named = os.environ.get("CLUSTERJOB_SPOOL")
     if named:
@@ -58,7 +61,7 @@ def folder():
     return os.path.join(state, "clusterjob", "spool-" + socket.gethostname())
 
 
-def connect():
+def connect() -> sqlite3.Connection:
     """Open the queue, and make it where there is none."""
     place = folder()
     try:
@@ -75,7 +78,7 @@ def connect():
     return database
 
 
-def cores():
+def cores() -> int:
     """Return how many cores jobs may use at once."""
     named = os.environ.get("CLUSTERJOB_SPOOL_CORES", "")
     if named.isdigit() and int(named):
@@ -83,7 +86,7 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory():
+def memory() -> int:
     """Return how many MB jobs may ask for at once."""
     named = os.environ.get("CLUSTERJOB_SPOOL_MEM", "")
     if named.isdigit() and int(named):
@@ -94,9 +97,9 @@ def memory():
 # -- submitting ---------------------------------------------------------------------------------------------------------
 
 
-def read_options(text):
+def read_options(text: str) -> dict[str, str]:
     """Return the options that stand in a script's '#CLUSTERJOB' lines, before its first command."""
-    options = {}
+    options: dict[str, str] = {}
     for line in text.splitlines():
         if line.startswith("#CLUSTERJOB "):
             for word in shlex.split(line[len("#CLUSTERJOB ") :]):
@@ -109,11 +112,11 @@ def read_options(text):
     return options
 
 
-def indices(spec):
+def indices(spec: str | None) -> list[int]:
     """Return the indices of an array, [-1] for a job that is none."""
     if not spec:
         return [-1]
-    found = []
+    found: list[int] = []
     for part in spec.split(","):
         match = re.match(r"(\d+)(?:-(\d+)(?::(\d+))?)?$", part)
         if not match:
@@ -123,7 +126,7 @@ def indices(spec):
     return sorted(set(found))
 
 
-def submit(script):
+def submit(script: str) -> int:
     """Queue a script and return its job id; the same token is the same job."""
     try:
         with open(script, encoding="utf-8", errors="surrogateescape") as file:
@@ -141,7 +144,7 @@ def submit(script):
     known = database.execute("SELECT id FROM jobs WHERE token = ?", (token,)).fetchone()
     if known:
         database.execute("COMMIT")
-        return known["id"]
+        return int(known["id"])
     cursor = database.execute(
         "INSERT INTO jobs (token, name, script, workdir, cores, mem, time, stdout, stderr, after, throttle, submitted, environment) "
         "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -149,7 +152,7 @@ def submit(script):
          options.get("output", "/dev/null"), options.get("error") or options.get("output", "/dev/null"), json.dumps(after),
          wanted["throttle"], time.time(), json.dumps(dict(os.environ))),
     )  # fmt: skip
-    job = cursor.lastrowid
+    job = int(cursor.lastrowid or 0)
     database.executemany("INSERT INTO tasks (job, idx) VALUES (?, ?)", [(job, index) for index in indices(options.get("array"))])
     if not job % 100:
         database.execute("DELETE FROM tasks WHERE ended < ?", (time.time() - KEEP,))
@@ -162,7 +165,7 @@ def submit(script):
 # -- starting -----------------------------------------------------------------------------------------------------------
 
 
-def run_next(database):
+def run_next(database: sqlite3.Connection) -> None:
     """Start the jobs that fit. Closes the database: what follows forks."""
     database.execute("BEGIN IMMEDIATE")
     reap(database)
@@ -173,14 +176,14 @@ def run_next(database):
         spawn(job, index)
 
 
-def choose(database):
+def choose(database: sqlite3.Connection) -> list[tuple[int, int]]:
     """Take queued jobs in their order as long as they fit; the first that does not fit keeps the ones behind it waiting."""
     busy = database.execute(
         "SELECT coalesce(sum(cores), 0) AS cores, coalesce(sum(mem), 0) AS mem FROM tasks JOIN jobs ON job = id WHERE state = 'RUNNING'"
     ).fetchone()
     free_cores, free_memory = cores() - busy["cores"], memory() - busy["mem"]
-    starts = []
-    seen = {}
+    starts: list[tuple[int, int]] = []
+    seen: dict[int, list[Any]] = {}
     for row in database.execute("SELECT * FROM tasks JOIN jobs ON job = id WHERE state = 'PENDING' ORDER BY job, idx").fetchall():
         if row["job"] not in seen:
             seen[row["job"]] = [parents(database, json.loads(row["after"])), running(database, row["job"]) if row["throttle"] else 0]
@@ -203,15 +206,15 @@ def choose(database):
     return starts
 
 
-def mark(database, row, **values):
+def mark(database: sqlite3.Connection, row: Any, **values: Any) -> None:
     """Set columns of a task."""
     names = ", ".join(name + " = ?" for name in values)
     database.execute("UPDATE tasks SET %s WHERE job = ? AND idx = ?" % names, (*values.values(), row["job"], row["idx"]))
 
 
-def parents(database, after):
+def parents(database: sqlite3.Connection, after: list[int]) -> str:
     """Return '' where all these jobs completed, 'never' where that cannot be any more, else 'wait'."""
-    states = set()
+    states: set[str] = set()
     for job in after:
         rows = database.execute("SELECT DISTINCT state FROM tasks WHERE job = ?", (job,)).fetchall()
         states |= {row["state"] for row in rows} or {"UNKNOWN"}
@@ -220,12 +223,12 @@ def parents(database, after):
     return "wait" if states <= {"COMPLETED", "PENDING", "RUNNING"} else "never"
 
 
-def running(database, job):
+def running(database: sqlite3.Connection, job: int) -> int:
     """Return how many elements of an array run."""
-    return database.execute("SELECT count(*) FROM tasks WHERE job = ? AND state = 'RUNNING'", (job,)).fetchone()[0]
+    return database.execute("SELECT count(*) FROM tasks WHERE job = ? AND state = 'RUNNING'", (job,)).fetchone()[0]  # type: ignore[no-any-return]
 
 
-def reap(database):
+def reap(database: sqlite3.Connection) -> None:
     """Settle the jobs whose shepherd is gone: the machine was started again, or somebody killed it."""
     for row in database.execute("SELECT * FROM tasks WHERE state = 'RUNNING'").fetchall():
         if row["shepherd"] is None:
@@ -236,7 +239,7 @@ def reap(database):
             mark(database, row, state="NODE_FAIL", why="its shepherd is gone: killed, or the machine was started again", ended=time.time())
 
 
-def identity(pid):
+def identity(pid: int) -> str | None:
     """Name a process so that no other is ever taken for it: its id, when it started, and since which boot."""
     try:
         with open("/proc/%d/stat" % pid) as file:
@@ -248,7 +251,7 @@ def identity(pid):
     return None if fields[0] == "Z" else "%d:%s:%s" % (pid, fields[19], boot)
 
 
-def alive(name):
+def alive(name: str) -> bool:
     """Whether the process of that name runs; without /proc the id alone must do."""
     pid = int(name.split(":")[0])
     if os.path.isdir("/proc/self"):
@@ -263,7 +266,7 @@ def alive(name):
 # -- the shepherd of one job --------------------------------------------------------------------------------------------
 
 
-def spawn(job, index):
+def spawn(job: int, index: int) -> None:
     """Start a shepherd that belongs to nobody: it survives whoever submitted the job."""
     if os.fork():
         os.wait()
@@ -285,14 +288,14 @@ def spawn(job, index):
 class Shepherd:
     """Runs one job, or one element of an array, watches over it, and writes down its end."""
 
-    def __init__(self, job, index):
+    def __init__(self, job: int, index: int) -> None:
         self.job, self.index = job, index
-        self.ending = None  # the state that is being brought about by killing
-        self.kill_at = None
+        self.ending: str | None = None  # the state that is being brought about by killing
+        self.kill_at: float | None = None
         self.peak = 0.0
         self.signals = {signal.SIGCHLD, signal.SIGTERM}
 
-    def run(self):
+    def run(self) -> None:
         """Run the job to its end, then start the next ones."""
         signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
         with contextlib.suppress(OSError, AttributeError):
@@ -314,7 +317,7 @@ class Shepherd:
         code, number = (os.WEXITSTATUS(status), None) if os.WIFEXITED(status) else (None, os.WTERMSIG(status))
         self.finish(self.ending or ("COMPLETED" if code == 0 else "FAILED"), code=code, signal=number)
 
-    def become_job(self):
+    def become_job(self) -> None:
         """In the child: turn into the job's script."""
         try:
             os.setsid()
@@ -339,7 +342,7 @@ class Shepherd:
                 os.write(2, ("the job could not be started: %s\n" % error).encode())
         os._exit(127)
 
-    def watch(self):
+    def watch(self) -> int:
         """Wait for the job's end, and bring it about when its time or memory is used up or it was cancelled."""
         limit, memory_limit = self.row["time"], self.row["mem"]
         pause = 0.05
@@ -362,14 +365,14 @@ class Shepherd:
             if limit:
                 pause = max(0.01, min(pause, limit - (time.monotonic() - self.started))) if not self.ending else pause
 
-    def end(self, state):
+    def end(self, state: str) -> None:
         """Ask all of the job's processes to end."""
         if not self.ending:
             self.ending, self.kill_at = state, time.monotonic() + GRACE
             self.signal_all(signal.SIGCONT)
             self.signal_all(signal.SIGTERM)
 
-    def collect(self):
+    def collect(self) -> int | None:
         """Take in ended children; return the job's wait status once it is among them."""
         result = None
         with contextlib.suppress(ChildProcessError):
@@ -381,7 +384,7 @@ class Shepherd:
                     result = status
         return result
 
-    def kill_all(self, deadline):
+    def kill_all(self, deadline: float) -> None:
         """End what the job left running: TERM, and KILL at the deadline."""
         self.signal_all(signal.SIGTERM)
         while descendants(os.getpid()):
@@ -390,7 +393,7 @@ class Shepherd:
             self.collect()
             time.sleep(0.02)
 
-    def signal_all(self, number):
+    def signal_all(self, number: int) -> None:
         """Signal every process of the job, wherever it moved to."""
         members = descendants(os.getpid())
         for pid in members or []:
@@ -400,7 +403,7 @@ class Shepherd:
             with contextlib.suppress(OSError):
                 os.killpg(self.child, number)
 
-    def resident(self):
+    def resident(self) -> float:
         """Return the MB of memory that the job's processes hold."""
         pages = 0
         for pid in descendants(os.getpid()) or []:
@@ -409,7 +412,7 @@ class Shepherd:
                 pages += int(fields[1]) - int(fields[2])  # without what is shared
         return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
-    def finish(self, state, **values):
+    def finish(self, state: str, **values: Any) -> None:
         """Write down the end, and start what fits now."""
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         database = connect()
@@ -419,13 +422,13 @@ class Shepherd:
         database.execute("COMMIT")
         run_next(database)
 
-    def write(self, database, **values):
+    def write(self, database: sqlite3.Connection, **values: Any) -> None:
         mark(database, {"job": self.job, "idx": self.index}, **values)
 
 
-def descendants(root):
+def descendants(root: int) -> list[int] | None:
     """Return the ids of all processes below one, or None where there is no /proc to tell."""
-    children = {}
+    children: dict[int, list[int]] = {}
     try:
         names = os.listdir("/proc")
     except OSError:
@@ -436,7 +439,7 @@ def descendants(root):
                 fields = file.read().rpartition(")")[2].split()
                 if fields[0] != "Z":
                     children.setdefault(int(fields[1]), []).append(int(name))
-    found = []
+    found: list[int] = []
     level = [root]
     while level:
         level = [child for parent in level for child in children.get(parent, ())]
@@ -444,7 +447,7 @@ def descendants(root):
     return found
 
 
-def kill_leftovers(job, index):
+def kill_leftovers(job: int, index: int) -> None:
     """Kill the processes of a job whose shepherd is gone; they carry its mark in their environment."""
     wanted = b"SPOOL_MARK=%d_%d\0" % (job, index)
     with contextlib.suppress(OSError):
@@ -457,13 +460,13 @@ def kill_leftovers(job, index):
 # -- asking and cancelling ----------------------------------------------------------------------------------------------
 
 
-def refresh(database):
+def refresh(database: sqlite3.Connection) -> sqlite3.Connection:
     """Settle dead shepherds' jobs, and start what fits, before anything is told. Returns an open database."""
     run_next(database)
     return connect()
 
 
-def active():
+def active() -> None:
     """Print the unfinished jobs, and those that ended lately."""
     database = refresh(connect())
     show(database.execute(
@@ -471,14 +474,14 @@ def active():
     ))  # fmt: skip
 
 
-def finished(words):
+def finished(words: list[str]) -> None:
     """Print what became of jobs."""
     database = refresh(connect())
     for job in re.findall(r"\d+", " ".join(words)):
         show(database.execute("SELECT * FROM tasks JOIN jobs ON job = id WHERE job = ? ORDER BY idx", (int(job),)))
 
 
-def show(rows):
+def show(rows: Iterable[sqlite3.Row]) -> None:
     """Print one line a task: id|state|exit code|signal|submitted|started|ended|cpu|max rss|token|why."""
     for row in rows:
         name = "%d" % row["job"] if row["idx"] < 0 else "%d_%d" % (row["job"], row["idx"])
@@ -488,7 +491,7 @@ def show(rows):
         print("|".join(words))
 
 
-def cancel(words):
+def cancel(words: list[str]) -> None:
     """Cancel jobs or elements of arrays; what has ended stays as it is."""
     database = connect()
     database.execute("BEGIN IMMEDIATE")
@@ -498,9 +501,7 @@ def cancel(words):
         rows = []
         if match:
             job, index = match.groups()
-            rows = database.execute(
-                "SELECT * FROM tasks WHERE job = ? AND (? IS NULL OR idx = ?)", (int(job), index, int(index or -1))
-            ).fetchall()
+            rows = database.execute("SELECT * FROM tasks WHERE job = ? AND (? IS NULL OR idx = ?)", (int(job), index, int(index or -1))).fetchall()
         if not rows:
             unknown.append(word)
         for row in rows:
@@ -516,7 +517,7 @@ def cancel(words):
         raise SpoolError("unknown job id: " + " ".join(unknown))
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     """Run one command; return the exit code."""
     command, words = (arguments[0], arguments[1:]) if arguments else ("help", [])
     try:

@@ -72,9 +72,7 @@ def uploads(scheduler: Scheduler, record: Record, again: bool = False) -> list[U
     """Return the files of a job: its script, its auxiliary scripts, and the inputs that are not in place already."""
     own = bool(record.spec.get("filename"))
     files = [Upload(script_path(scheduler, record), render_record(scheduler, record), executable=True, replace=own or again)]
-    files += [
-        Upload(os.path.join(record.workdir, name), text, executable=True, replace=True) for name, text in record.spec.get("aux", {}).items()
-    ]
+    files += [Upload(os.path.join(record.workdir, name), text, executable=True, replace=True) for name, text in record.spec.get("aux", {}).items()]
     for path, _, source in record.spec.get("inputs", ()):
         target = os.path.join(record.workdir, path)
         if scheduler.transport.host or os.path.realpath(source) != os.path.realpath(target):
@@ -198,7 +196,7 @@ def run_local(record: Record, which: str) -> None:
 
 def _check_frozen(store: SqliteStore, records: Sequence[Record]) -> None:
     """Refuse to change a file under a job that has not finished: scripts and inputs are those of the submission."""
-    wanted = {}
+    wanted: dict[tuple[str, str], tuple[str, Record]] = {}
     for record in records:
         for path, digest in _files(record):
             other = wanted.setdefault((record.host, path), (digest, record))

@@ -42,7 +42,7 @@ def _parse_time(value: int | float | str) -> float | None:
         if days is not None:  # D-HH[:MM[:SS]]
             hours, minutes, seconds = (*numbers, 0, 0)[:3]
             return int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
-        return sum(number * 60**power for power, number in enumerate(reversed(numbers)))  # [HH:]MM:SS
+        return float(sum(number * 60**power for power, number in enumerate(reversed(numbers))))  # [HH:]MM:SS
     pieces = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
     if pieces and re.fullmatch(r"(\d+(\.\d+)?\s*[a-z]+\s*)+", text) and all(unit in _SECONDS for _, unit in pieces):
         return sum(float(number) * _SECONDS[unit] for number, unit in pieces)

@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from clusterjob.cli.common import as_json, describe, exit_code, find_jobs, make_job, print_json, print_table, script_options
+from clusterjob.cli.common import (
+    as_json,
+    describe,
+    exit_code,
+    find_jobs,
+    make_job,
+    print_json,
+    print_table,
+    script_options,
+)
 from clusterjob.result import cancel as cancel_jobs
 from clusterjob.result import wait as wait_for
 from clusterjob.units import parse_time
@@ -68,7 +77,9 @@ def cancel(jobs: Sequence[str]) -> None:
     cancel_jobs(results)
     for result in results:
         ended = result.record.finished
-        click.echo(f"{result.job_id or result.key[:10]} {result.name}: {'has ended: ' + result.record.status.name if ended else 'is being cancelled'}")
+        click.echo(
+            f"{result.job_id or result.key[:10]} {result.name}: {'has ended: ' + result.record.status.name if ended else 'is being cancelled'}"
+        )
 
 
 @click.command()

@@ -75,7 +75,7 @@ class Record:
 
     def all_tasks(self) -> dict[int | None, Task]:
         """Return the elements of an array by their index, or the one task of any other job."""
-        return {None: self.task} if self.tasks is None else dict(self.tasks)
+        return {None: self.task} if self.tasks is None else {**self.tasks}
 
     @property
     def status(self) -> Status:

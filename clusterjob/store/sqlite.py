@@ -76,9 +76,7 @@ class SqliteStore:
         rows = [(record.job_id, record.status, record.to_json(), record.token, record.status) for record in records]
         if rows:
             with self._transaction() as connection:
-                connection.executemany(
-                    "UPDATE records SET job_id = ?, status = ?, data = ? WHERE token = ? AND (status < 0 OR status = ?)", rows
-                )
+                connection.executemany("UPDATE records SET job_id = ?, status = ?, data = ? WHERE token = ? AND (status < 0 OR status = ?)", rows)
 
     def discard(self, records: Iterable[Record]) -> None:
         """Delete records of submissions that never were; the one before of the same key counts again."""
@@ -165,9 +163,7 @@ class SqliteStore:
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
-            for key, token, data in connection.execute(
-                f"SELECT key, token, data FROM records WHERE current = 1 AND key IN ({marks})", part
-            ):
+            for key, token, data in connection.execute(f"SELECT key, token, data FROM records WHERE current = 1 AND key IN ({marks})", part):
                 found[key] = self._read(token, data)
         return found
 

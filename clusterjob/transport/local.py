@@ -25,9 +25,7 @@ class LocalTransport:
     def run(self, script: str, timeout: float | None = None) -> Completed:
         """Run a shell script; it and all its children are killed when ``timeout`` seconds are over."""
         try:
-            process = subprocess.Popen(
-                _RUNNER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-            )
+            process = subprocess.Popen(_RUNNER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         except OSError as error:
             raise TransportError(f"no shell could be started: {error}") from error
         try:
