@@ -27,6 +27,7 @@ _KEYWORDS = ("if|elif|else|endif|for|endfor|set|endset|macro|endmacro|call|endca
 _SYNTAX = re.compile(r"\{\{|\{%|\{=#")
 _NO_BLOCK = re.compile(r"\{%(?![-+]?\s*(?:" + _KEYWORDS + r")\b)")
 _SAFE = re.compile(r"[\w@%+=:,./^*~-]*", re.ASCII)
+_PLAIN = re.compile(r"([^{}]*)\{\{ (\w+) \}\}")  # a directive that needs no Jinja
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -46,13 +47,17 @@ def _environment(comments: bool = False) -> jinja2.Environment:
     return environment
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
+def _compiled(text: str, comments: bool) -> jinja2.Template:
+    source = text if comments or "{% raw" in text else _NO_BLOCK.sub("{{ '{%' }}", text)
+    return _environment(comments).from_string(source)
+
+
 def _compile(text: str, where: str, comments: bool = False) -> jinja2.Template:
     import jinja2
 
-    source = text if comments or "{% raw" in text else _NO_BLOCK.sub("{{ '{%' }}", text)
     try:
-        return _environment(comments).from_string(source)
+        return _compiled(text, comments)
     except jinja2.TemplateSyntaxError as error:
         raise RenderError(
             f"{where}, line {error.lineno}: {error.message}. Bodies are Jinja templates; pass verbatim=True for one that is not"
@@ -106,32 +111,29 @@ def render_script(backend: Backend, resources: Mapping[str, Any], script: Script
     Raises :class:`ResourcesNotSupportedError` for a common resource the backend has no directive for, :class:`SettingsError` for
     values that cannot stand in a directive, :class:`RenderError` for templates that cannot be rendered.
     """
-    template, wrapper = _templates(backend)
     body, interpreter = split_shebang(script.body, script.shell)
     hidden = bool(backend.general["scan"] and re.search(backend.general["scan"], body, re.MULTILINE))
     if hidden:
         body = "|" + body.replace("\n", "\n|")
-    inner = wrapper.render(
+    return _template(backend).render(
+        directives=directives(backend, resources, script.after, script.attributes),
         token=script.token, runs=script.runs, workdir=script.workdir, time=resources.get("time"), jobname=resources.get("jobname"),
         variables=_variables(backend), guards=script.guards, inputs=script.inputs,
         forward=backend.general["forward"], hidden=hidden, body=body.removesuffix("\n"), interpreter=interpreter,
     )  # fmt: skip
-    return template.render(
-        directives=directives(backend, resources, script.after, script.attributes), token=script.token, wrapper=inner, workdir=script.workdir,
-        runs=script.runs,
-    )  # fmt: skip
 
 
-_template_cache: dict[int, tuple[Backend, jinja2.Template, jinja2.Template]] = {}
+_template_cache: dict[int, tuple[Backend, jinja2.Template]] = {}
 
 
-def _templates(backend: Backend) -> tuple[jinja2.Template, jinja2.Template]:
+def _template(backend: Backend) -> jinja2.Template:
+    """Return the backend's template with everything but the directives put in the place of ``{{ wrapper }}``."""
     found = _template_cache.get(id(backend))
     if found is None or found[0] is not backend:
         wrapper = (Path(__file__).parent / "job.sh.j2").read_text(encoding="utf-8")
-        template = _compile(backend.template, f"the template {backend.general['template']}", True)
-        found = _template_cache[id(backend)] = (backend, template, _compile(wrapper, "job.sh.j2", True))
-    return found[1], found[2]
+        text = backend.template.replace("{{ wrapper }}", wrapper)
+        found = _template_cache[id(backend)] = (backend, _compile(text, f"the template {backend.general['template']}", True))
+    return found[1]
 
 
 def split_shebang(body: str, shell: str) -> tuple[str, tuple[str, ...]]:
@@ -184,17 +186,34 @@ def directives(backend: Backend, resources: Mapping[str, Any], after: Sequence[s
     for directive in backend.directives:
         wanted = {name: given.get(name) for name in directive.resources}
         if directive.template and any(value is not None for value in wanted.values()):
-            lines.append(_directive(backend, directive.template, wanted, extra, given, attributes or {}))
+            lines.append(_directive(backend, directive.template, wanted, extra, attributes or {}))
     lines += [line for name, value in given.items() if name not in known if (line := _option(backend, name, value))]
     return [line for line in lines if line.strip()]
 
 
 def _directive(
-    backend: Backend, template: str, wanted: Mapping[str, Any], extra: Mapping[str, Any], given: Mapping[str, Any],
-    attributes: Mapping[str, Any],
+    backend: Backend, template: str, wanted: Mapping[str, Any], extra: Mapping[str, Any], attributes: Mapping[str, Any]
 ) -> str:  # fmt: skip
     """Render one directive; everything filled in is quoted for the place it stands in."""
     quote = _quoter(backend.general["quoting"])
+    if (match := _PLAIN.fullmatch(template)) and isinstance(value := wanted.get(match[2]), str) and match[2] != "array":
+        return match[1] + quote(value)
+    key = (id(backend), template, *wanted.values(), *attributes.items()) if "after" not in wanted else None
+    if key is not None and (known := _directive_cache.get(key)) is not None and known[0] is backend and known[1] == extra:
+        return known[2]
+    text = _render_directive(backend, template, wanted, extra, attributes, quote)
+    if key is not None and len(_directive_cache) < 10_000:
+        _directive_cache[key] = (backend, extra, text)
+    return text
+
+
+_directive_cache: dict[Any, tuple[Backend, Mapping[str, Any], str]] = {}
+
+
+def _render_directive(
+    backend: Backend, template: str, wanted: Mapping[str, Any], extra: Mapping[str, Any], attributes: Mapping[str, Any],
+    quote: Callable[[str], str],
+) -> str:  # fmt: skip
     context: dict[str, Any] = {**dict.fromkeys(COMMON_RESOURCES), "array_max": None, **attributes, **extra}
     context |= {name: Quoted(value, quote) if isinstance(value, str) else value for name, value in wanted.items()}
     if "array" in wanted and isinstance(wanted["array"], str):
@@ -229,6 +248,7 @@ def _finalizing(text: str, where: str) -> jinja2.Template:
         raise RenderError(f"{where}: {error.message}") from None
 
 
+@functools.cache
 def _quoter(style: str) -> Callable[[str], str]:
     def quote(text: str) -> str:
         if _SAFE.fullmatch(text):

@@ -29,9 +29,9 @@ class AsyncResult:
     The interface is that of :class:`multiprocessing.pool.AsyncResult`, and more.
     """
 
-    def __init__(self, record: Record, store: SqliteStore) -> None:
+    def __init__(self, record: Record, store: SqliteStore, monitor: Monitor | None = None) -> None:
         self.store = store
-        self.monitor: Monitor = monitor_for(store, record.spec["backend"])
+        self.monitor = monitor or monitor_for(store, record.spec["backend"])
         self.monitor.resume = resume
         self.record = self.monitor.track(record)
 
@@ -121,7 +121,7 @@ class AsyncResult:
     def _refresh(self, force: bool = False) -> None:
         if not self.record.finished:
             self.monitor.refresh(force)
-        if self.record.finished and self.record.spec.get("epilogue") and not self.record.epilogue:
+        if self.record.epilogue == "due" and self.record.finished:
             _run_epilogue(self.store, self.record)
 
     # -- waiting ----------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class AsyncResult:
 
     def dump(self, path: str | os.PathLike[str]) -> None:
         """Write the record to a file of JSON, with the place of its store."""
-        text = json.dumps({"clusterjob": 1, "store": self.store.url, "record": json.loads(self.record.to_json())}, indent=1)
+        text = json.dumps({"clusterjob": 1, "store": self.store.url, "record": json.loads(self.record.to_json()), "spec": self.record.spec}, indent=1)
         target = Path(path)
         part = target.with_name(f"{target.name}.part{os.getpid()}")
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
@@ -181,7 +181,7 @@ class AsyncResult:
         """Return the handle that :meth:`dump` wrote; where its store has the record still, the newer state counts."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-            record = Record.from_json(json.dumps(data["record"]))
+            record = Record.from_json(json.dumps(data["record"]), json.dumps(data["spec"]))
             store = open_store(data["store"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} is not a dumped result: {type(error).__name__}: {error}") from error
@@ -258,7 +258,7 @@ class AsyncResult:
 def _run_epilogue(store: SqliteStore, record: Record) -> None:
     """Run an epilogue unless somebody has begun it already; what goes wrong is kept in the record, and does not change the state."""
     if not store.begin_epilogue(record):
-        record.epilogue = record.epilogue or "started"
+        record.epilogue = "started"
         return
     try:
         run_local(record, "epilogue")
@@ -273,7 +273,8 @@ def renewed(record: Record) -> Record:
     token = uuid.uuid4().hex[:16]
     return Record(
         key=record.key, token=token, name=record.name, backend=record.backend, host=record.host, workdir=record.workdir,
-        runs=f"{os.path.dirname(record.runs)}/{token}", spec=record.spec, created=time.time(),
+        runs=f"{os.path.dirname(record.runs)}/{token}", spec_json=record.spec_json, created=time.time(),
+        epilogue="due" if record.epilogue else "",
         tasks=None if record.tasks is None else {index: Task() for index in record.tasks},
     )  # fmt: skip
 
@@ -283,10 +284,11 @@ def submit_prepared(store: SqliteStore, records: Sequence[Record], again: Any) -
 
     Raises :class:`SubmissionError` where jobs were refused, with the handles of the others in its ``results``.
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[int, list[int]] = {}  # by the scheduler, whose reference equal jobs share
+    me = owner()
     for position, record in enumerate(records):
-        record.owner = owner()
-        groups.setdefault(json.dumps(record.spec["backend"], sort_keys=True), []).append(position)
+        record.owner = me
+        groups.setdefault(id(record.spec["backend"]), []).append(position)
     results: list[AsyncResult | None] = [None] * len(records)
     errors = []
     for positions in groups.values():
@@ -296,7 +298,7 @@ def submit_prepared(store: SqliteStore, records: Sequence[Record], again: Any) -
         gone = {record.token for record, _ in refused}
         for position, winner in zip(positions, winners, strict=True):
             if winner.token not in gone:
-                results[position] = AsyncResult(winner, store)
+                results[position] = AsyncResult(winner, store, monitor)
         monitor.hurry()
         if refused:
             errors.append((monitor.scheduler, refused))

@@ -104,23 +104,26 @@ class Scheduler:
 
     def _submit_script(self, tickets: Sequence[Ticket], mark: str) -> str:
         command = self._fill("submit", script='"$cj_script"')
+        if re.search(r"[|&;<>()\n]", command):  # a simple command is redirected after the fork
+            command = f"{{ {command}\n    }}"
         workers = max(1, min(int(self._limit("submit_parallel")), len(tickets)))
         lines = [
             _scrub(self.backend),
             "cj_tmp=$(mktemp -d) || exit 96; trap 'rm -rf \"$cj_tmp\"' EXIT; cj_us=$(printf '\\037'); cj_rs=$(printf '\\036'); cj_began=$(date +%s)",
-            # cj_text FILE: its text in one line, without a process
-            'cj_text() { cj_line= cj_all=; while IFS= read -r cj_line || [ -n "$cj_line" ]; do cj_all=$cj_all$cj_line$cj_us; done <"$1"; }',
+            # cj_text: what is to be read in one line, without a process
+            'cj_text() { cj_all=; while IFS= read -r cj_line || [ -n "$cj_line" ]; do cj_all=$cj_all$cj_line$cj_us; done; }',
             "cj_submit() {",
             '    cj_token=$1 cj_script=$2; case $cj_known in *"$cj_nl=$cj_token "*) return;; esac',
             f'    if [ $cj_same -ge {_GIVE_UP} ]; then printf "=%s - %s%s\\n" "$cj_token" "$cj_rs" "$cj_last" >&3; return; fi',
-            f"    {{ {command}\n    }} >$cj_tmp/$cj_me.out 2>$cj_tmp/$cj_me.err; cj_code=$?",
-            "    cj_text $cj_tmp/$cj_me.out; cj_out=$cj_all; cj_text $cj_tmp/$cj_me.err",
+            f"    {command} >$cj_tmp/$cj_me.out 2>$cj_tmp/$cj_me.err; cj_code=$?",
+            "    cj_text <$cj_tmp/$cj_me.out; cj_out=$cj_all",
             # the receipt is on disk before anything else happens
-            '    if [ $cj_code -eq 0 ]; then printf "=%s 0 %s%s\\n" "$cj_token" "$cj_out" "$cj_rs" >>"$cj_runs/receipts"; cj_same=0',
-            '    elif [ "$cj_all" = "$cj_last" ]; then cj_same=$((cj_same + 1)); else cj_same=1 cj_last=$cj_all; fi',
+            '    if [ $cj_code -eq 0 ]; then printf "=%s 0 %s%s\\n" "$cj_token" "$cj_out" "$cj_rs" >&4; cj_same=0; return; fi',
+            "    cj_text <$cj_tmp/$cj_me.err",
+            '    if [ "$cj_all" = "$cj_last" ]; then cj_same=$((cj_same + 1)); else cj_same=1 cj_last=$cj_all; fi',
             '    printf "=%s %s %s%s%s\\n" "$cj_token" $cj_code "$cj_out" "$cj_rs" "$cj_all" >&3',
             "}",
-            'cj_in() { cj_runs=$2; cd "$1" && (umask 077; : >>"$2/receipts") || exit 97; cj_known=; '
+            'cj_in() { cj_runs=$2; cd "$1" && (umask 077; : >>"$2/receipts") || exit 97; exec 4>>"$2/receipts"; cj_known=; '
             '[ ! -s "$2/receipts" ] || cj_known=$cj_nl$(cat "$2/receipts"); }',
             "cj_nl='\n'",
         ]

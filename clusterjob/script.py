@@ -22,7 +22,7 @@ from clusterjob.result import AsyncResult, submit_prepared
 from clusterjob.result import wait as wait_for
 from clusterjob.settings import ATTRIBUTES, COMMON, Profile, check_resource, read_profile
 from clusterjob.status import Status
-from clusterjob.store import Record, Task, open_store
+from clusterjob.store import Record, Task, encode_spec, open_store
 from clusterjob.store.sqlite import SqliteStore
 from clusterjob.submission import RUNS, exit_names, render_record
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from clusterjob.plan import Plan
 
 _OWN = (*ATTRIBUTES, "aux_scripts", "inputs", "verbatim", "body")
+_CANONICAL = json.JSONEncoder(sort_keys=True).encode
 _KEY_VERSION = 1  # changes when equal jobs would get other keys
 
 
@@ -137,19 +138,9 @@ class JobScript:
 
     @property
     def backend_reference(self) -> dict[str, Any]:
-        """The backend, its overrides and its host, as plain values that a record can keep."""
-        beside = [str(profile.path.parent / "backends") for profile in self._profiles]
-        overrides: dict[str, dict[str, str]] = {}
-        for profile in self._profiles:
-            for section, entries in profile.overrides.items():
-                overrides.setdefault(section, {}).update(entries)
-        reference: dict[str, Any] = {"name": self.backend or "local", "host": self.remote or ""}
-        if beside or self._folders:
-            reference["beside"] = [*dict.fromkeys(beside), *self._folders]
-        if overrides:
-            reference["overrides"] = overrides
-            reference["source"] = str(self._profiles[-1].path)
-        return reference
+        """The backend, its overrides and its host, as plain values that a record can keep; equal ones are one object."""
+        attributes = self.attributes
+        return _reference(attributes.get("backend") or "local", attributes.get("remote") or "", self._profiles, self._folders)
 
     def get_backend(self) -> Backend:
         """Return the backend, with the overrides of the profiles."""
@@ -223,15 +214,17 @@ class JobScript:
         reference = self.backend_reference
         scheduler = scheduler_for(reference)
         resources = {name: value for name, value in self.resources.items() if value is not None}
-        workdir = scheduler.transport.resolve(os.path.join(self.rootdir or "", self.workdir or ""))
+        settings = self.attributes
+        here = os.getcwd()
+        workdir = _resolved(os.path.join(settings.get("rootdir") or "", settings.get("workdir") or ""), here, scheduler)
         _check_names(scheduler.backend, jobname=resources.setdefault("jobname", "job"), workdir=workdir)
         variables = self.variables() | {"workdir": workdir, "jobname": resources["jobname"]}
         spec: dict[str, Any] = {
             "body": self._render(self.body, "the body", variables),
             "resources": resources,
-            "shell": self.shell or "/bin/bash",
+            "shell": settings.get("shell") or "/bin/bash",
             "backend": reference,
-            "cwd": os.getcwd(),
+            "cwd": here,
         }
         extra = {name: value for name, value in self.attributes.items() if name not in ATTRIBUTES and isinstance(value, (str, int, float))}
         optional = {
@@ -239,9 +232,9 @@ class JobScript:
                     for name, text in self.aux_scripts.items()},
             "inputs": [_input(path) for path in self.inputs],
             "after": [_parent(result, reference) for result in after],
-            "prologue": self._render(self.prologue or "", "the prologue", variables),
-            "epilogue": self._render(self.epilogue or "", "the epilogue", variables),
-            "filename": _inside(self.filename, "filename") if self.filename else "",
+            "prologue": self._render(settings.get("prologue") or "", "the prologue", variables),
+            "epilogue": self._render(settings.get("epilogue") or "", "the epilogue", variables),
+            "filename": _inside(settings["filename"], "filename") if settings.get("filename") else "",
             "attributes": extra,
             "cache_id": cache_id,
         }  # fmt: skip
@@ -249,8 +242,9 @@ class JobScript:
         token = "TOKEN" if dry else secrets.token_hex(8)
         array = resources.get("array")
         return Record(
-            key=job_key(spec, scheduler.backend.name, self.remote or "", workdir), token=token, name=resources["jobname"],
-            backend=scheduler.backend.name, host=self.remote or "", workdir=workdir, runs=f"{workdir}/{RUNS}/{batch}", spec=spec,
+            key=job_key(spec, scheduler.backend.name, reference["host"], workdir), token=token, name=resources["jobname"],
+            backend=scheduler.backend.name, host=reference["host"], workdir=workdir, runs=f"{workdir}/{RUNS}/{batch}",
+            spec_json=encode_spec(spec), _spec=spec, epilogue="due" if spec.get("epilogue") else "",
             created=time.time(), tasks={index: Task() for index in parse_array(array)} if array else None,
         )  # fmt: skip
 
@@ -260,6 +254,28 @@ def _check_names(backend: Backend, **names: str) -> None:
     for what, name in names.items():
         if not re.fullmatch(backend.general[what], name):
             raise SettingsError(f"{what} {name!r} is not allowed by backend {backend.name!r}; expected what {backend.general[what]!r} matches")
+
+
+@functools.lru_cache(maxsize=256)
+def _reference(name: str, host: str, profiles: tuple[Profile, ...], folders: tuple[str, ...]) -> dict[str, Any]:
+    beside = [str(profile.path.parent / "backends") for profile in profiles]
+    overrides: dict[str, dict[str, str]] = {}
+    for profile in profiles:
+        for section, entries in profile.overrides.items():
+            overrides.setdefault(section, {}).update(entries)
+    reference: dict[str, Any] = {"name": name, "host": host}
+    if beside or folders:
+        reference["beside"] = [*dict.fromkeys(beside), *folders]
+    if overrides:
+        reference["overrides"] = overrides
+        reference["source"] = str(profiles[-1].path)
+    return reference
+
+
+@functools.lru_cache(maxsize=256)
+def _resolved(path: str, here: str, scheduler: Any) -> str:
+    resolved: str = scheduler.transport.resolve(path)
+    return resolved
 
 
 def job_key(spec: Mapping[str, Any], backend: str, host: str, workdir: str) -> str:
@@ -274,7 +290,7 @@ def job_key(spec: Mapping[str, Any], backend: str, host: str, workdir: str) -> s
             _KEY_VERSION, host, backend, workdir, spec["body"], spec["shell"], spec.get("aux", {}),
             [item[:2] for item in spec.get("inputs", ())], spec["resources"].get("array"),
         ]  # fmt: skip
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_CANONICAL(content).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _inside(name: str, what: str) -> str:

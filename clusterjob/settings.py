@@ -20,7 +20,7 @@ _TEXTS = ("jobname", "queue", "account", "stdout", "stderr", "array")
 COMMON = ("jobname", "queue", "account", "time", "nodes", "ppn", "threads", "mem", "gpus", "stdout", "stderr", "array")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """One INI file, read and checked as far as that is possible without its backend."""
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from clusterjob.errors import StoreError
-from clusterjob.store.record import Phase, Record, Task
+from clusterjob.store.record import Phase, Record, Task, encode_spec
 from clusterjob.store.sqlite import SqliteStore
 
-__all__ = ["Phase", "Record", "SqliteStore", "Task", "open_store"]
+__all__ = ["Phase", "Record", "SqliteStore", "Task", "encode_spec", "open_store"]
 
 FOLDER = ".clusterjob"
 _open: dict[str, SqliteStore] = {}

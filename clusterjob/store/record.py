@@ -40,7 +40,7 @@ class Task:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Task:
-        task = cls(**{name: value for name, value in data.items() if name in _TASK_FIELDS})
+        task = cls(**data)
         task.status = Status(task.status)
         task.reason = Reason(task.reason) if task.reason else None
         return task
@@ -51,7 +51,7 @@ _TASK_FIELDS = tuple(item.name for item in fields(Task))
 
 @dataclass(eq=False)
 class Record:
-    """One submission of one job script. ``spec`` is what was asked for, and enough to show, compare and submit it again."""
+    """One submission of one job script. ``spec`` is what was asked for: enough to show, compare and submit it again."""
 
     key: str
     token: str
@@ -63,19 +63,20 @@ class Record:
     phase: Phase = Phase.SUBMITTING
     job_id: str | None = None
     cluster: str | None = None
-    spec: dict[str, Any] = field(default_factory=dict)
+    spec_json: str = "{}"
     created: float = 0.0  # s since the epoch, here
     submitted: list[float] = field(default_factory=list)  # first and last second of the submission on the scheduler's host
     retry_at: float | None = None
     cancel_requested: float | None = None
     owner: str = ""  # host:pid of the process that submits
-    epilogue: str = ""  # "", "started", "done", or what went wrong
+    epilogue: str = ""  # "" for none, else "due", "started", "done", or what went wrong
     task: Task = field(default_factory=Task)
     tasks: dict[int, Task] | None = None  # of an array
+    _spec: dict[str, Any] | None = None
 
     def all_tasks(self) -> dict[int | None, Task]:
         """Return the elements of an array by their index, or the one task of any other job."""
-        return {None: self.task} if self.tasks is None else {**self.tasks}
+        return {None: self.task} if self.tasks is None else {index: task for index, task in self.tasks.items()}  # noqa: C416  (wider keys)
 
     @property
     def status(self) -> Status:
@@ -85,29 +86,44 @@ class Record:
     def finished(self) -> bool:
         return self.task.status >= 0
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What was asked for; of a record that comes from a store it is read when it is first looked at."""
+        if self._spec is None:
+            self._spec = json.loads(self.spec_json)
+        return self._spec
+
     def to_json(self) -> str:
-        """Return the record as JSON text."""
+        """Return the state of the record as JSON text: all but ``spec``, which never changes and stands beside it."""
         data: dict[str, Any] = {name: value for name in _PLAIN if (value := getattr(self, name)) not in (None, "", [])}
         data["phase"] = self.phase.value
         data["task"] = self.task.to_json()
         if self.tasks is not None:
             data["tasks"] = {str(index): task.to_json() for index, task in self.tasks.items()}
-        return json.dumps(data, separators=(",", ":"))
+        return _ENCODE(data)
 
     @classmethod
-    def from_json(cls, text: str) -> Record:
+    def from_json(cls, text: str, spec_json: str) -> Record:
         """Read a record. Raises ValueError, KeyError or TypeError for text that is none."""
         data = json.loads(text)
-        record = cls(**{name: data[name] for name in _PLAIN if name in data}, phase=Phase(data["phase"]))
-        record.task = Task.from_json(data["task"])
-        if "tasks" in data:
-            record.tasks = {int(index): Task.from_json(task) for index, task in data["tasks"].items()}
+        task = Task.from_json(data.pop("task"))
+        tasks = data.pop("tasks", None)
+        record = cls(**data, task=task, spec_json=spec_json)
+        record.phase = Phase(record.phase)
+        if tasks is not None:
+            record.tasks = {int(index): Task.from_json(value) for index, value in tasks.items()}
         return record
 
     def update_from(self, other: Record) -> None:
-        """Take over the values of a newer reading of the same record."""
-        for item in fields(self):
-            setattr(self, item.name, getattr(other, item.name))
+        """Take over the state of a newer reading of the same record."""
+        for name in (*_PLAIN, "phase", "task", "tasks"):
+            setattr(self, name, getattr(other, name))
 
 
-_PLAIN = tuple(item.name for item in fields(Record) if item.name not in ("phase", "task", "tasks"))
+_PLAIN = tuple(item.name for item in fields(Record) if item.name not in ("phase", "task", "tasks", "spec_json", "_spec"))
+_ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def encode_spec(spec: dict[str, Any]) -> str:
+    """Return a ``spec`` as the JSON text that a record is made with."""
+    return _ENCODE(spec)

@@ -26,8 +26,9 @@ CREATE TABLE records (
     job_id TEXT,
     status INTEGER NOT NULL,
     created REAL NOT NULL,
-    data TEXT NOT NULL
-) WITHOUT ROWID;
+    data TEXT NOT NULL,
+    spec TEXT NOT NULL
+);
 CREATE UNIQUE INDEX one_a_key ON records (key, current);
 CREATE INDEX by_status ON records (status) WHERE current = 1;
 CREATE INDEX by_name ON records (name, created);
@@ -58,17 +59,20 @@ class SqliteStore:
         winners: list[Record] = []
         with self._transaction() as connection:
             held = self._by_keys(connection, [record.key for record in records])
+            replaced = []
             fresh: list[Record] = []
             taken: set[str] = set()  # keys claimed just now: the second job of that key in the batch is the first
             for record in records:
                 holder = held.get(record.key)
                 if holder is None or (record.key not in taken and again(holder)):
+                    if holder is not None:
+                        replaced.append((record.key,))
                     fresh.append(record)
                     taken.add(record.key)
                     held[record.key] = holder = record
                 winners.append(holder)
-            connection.executemany("UPDATE records SET current = NULL WHERE key = ? AND current = 1", [(record.key,) for record in fresh])
-            connection.executemany("INSERT INTO records VALUES (?,?,?,?,?,?,?,?)", map(_row, fresh))
+            connection.executemany("UPDATE records SET current = NULL WHERE key = ? AND current = 1", replaced)
+            connection.executemany("INSERT INTO records VALUES (?,?,?,?,?,?,?,?,?)", map(_row, fresh))
         return winners
 
     def write(self, records: Iterable[Record]) -> None:
@@ -91,8 +95,8 @@ class SqliteStore:
     def begin_epilogue(self, record: Record) -> bool:
         """Mark the epilogue of a record as started; False where somebody else, here or elsewhere, did so before."""
         with self._transaction() as connection:
-            row = connection.execute("SELECT data FROM records WHERE token = ?", (record.token,)).fetchone()
-            if row is None or (stored := self._read(record.token, row[0])).epilogue:
+            row = connection.execute("SELECT token, data, spec FROM records WHERE token = ?", (record.token,)).fetchone()
+            if row is None or (stored := self._read(*row)).epilogue != "due":
                 return False
             stored.epilogue = record.epilogue = "started"
             connection.execute("UPDATE records SET data = ? WHERE token = ?", (stored.to_json(), record.token))
@@ -111,8 +115,8 @@ class SqliteStore:
             for start in range(0, len(wanted), _CHUNK):
                 part = wanted[start : start + _CHUNK]
                 marks = ",".join("?" * len(part))
-                for token, data in connection.execute(f"SELECT token, data FROM records WHERE token IN ({marks})", part):
-                    found[token] = self._read(token, data)
+                for token, data, spec in connection.execute(f"SELECT token, data, spec FROM records WHERE token IN ({marks})", part):
+                    found[token] = self._read(token, data, spec)
         return found
 
     def select(self, *, statuses: Iterable[int] | None = None, name: str | None = None, earlier: bool = False) -> list[Record]:
@@ -155,21 +159,23 @@ class SqliteStore:
 
     def _select(self, condition: str, values: Sequence[object]) -> list[Record]:
         with self._transaction(write=False) as connection:
-            rows = connection.execute(f"SELECT token, data FROM records WHERE {condition}", values).fetchall()
-        return [self._read(token, data) for token, data in rows]
+            rows = connection.execute(f"SELECT token, data, spec FROM records WHERE {condition}", values).fetchall()
+        return [self._read(*row) for row in rows]
 
     def _by_keys(self, connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Record]:
         found = {}
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
-            for key, token, data in connection.execute(f"SELECT key, token, data FROM records WHERE current = 1 AND key IN ({marks})", part):
-                found[key] = self._read(token, data)
+            for key, token, data, spec in connection.execute(
+                f"SELECT key, token, data, spec FROM records WHERE current = 1 AND key IN ({marks})", part
+            ):
+                found[key] = self._read(token, data, spec)
         return found
 
-    def _read(self, token: str, data: str) -> Record:
+    def _read(self, token: str, data: str, spec: str) -> Record:
         try:
-            return Record.from_json(data)
+            return Record.from_json(data, spec)
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{self.path}: the record {token} is damaged ({type(error).__name__}: {error})") from error
 
@@ -249,4 +255,4 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _row(record: Record) -> tuple[object, ...]:
-    return (record.token, record.key, 1, record.name, record.job_id, int(record.status), record.created, record.to_json())
+    return (record.token, record.key, 1, record.name, record.job_id, int(record.status), record.created, record.to_json(), record.spec_json)
