@@ -174,7 +174,8 @@ def exit_and_signal(row: Mapping[str, str]) -> tuple[int | None, int | None]:
     raw = row.get("wait_status", "")
     if raw.isdigit():
         return (int(raw) >> 8, None) if int(raw) & 127 == 0 else (None, int(raw) & 127)
-    code = int(row["exit"]) if re.fullmatch(r"-?\d+", row.get("exit", "")) else None
+    number = re.match(r"-?\d+\b", row.get("exit", ""))  # Grid Engine adds words: "137   (Killed)"
+    code = int(number[0]) if number else None
     signal = int(row["signal"]) if row.get("signal", "").isdigit() else 0
     if signal:
         return code, signal

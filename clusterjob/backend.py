@@ -104,6 +104,12 @@ class Backend:
         pattern = self.errors.get(kind)
         return bool(pattern and pattern.search(text))
 
+    @functools.cached_property
+    def attributes(self) -> frozenset[str]:
+        """The names in directives that are neither resources nor derived from them: a profile gives them as attributes."""
+        names = {name for directive in self.directives for name in re.findall(r"{[{%]-?\s*(?:if\s+)?([a-z]\w*)", directive.template)}
+        return frozenset(names - {*COMMON_RESOURCES, "after", "for", "endif", "endfor", "else"})
+
     @property
     def template(self) -> str:
         """The text of the template that renders a job script."""
@@ -178,7 +184,7 @@ def load_backend(name: str, overrides: Sections | None = None, beside: Iterable[
     sections = _with_base(path, file, ())
     _check_sections(sections, file)
     if overrides:
-        _check_sections(overrides, source)
+        _check_sections(overrides, source, ["Attributes", "Resources"])
         if template := overrides.get("Backend", {}).get("template"):
             folder = Path(str(source)).parent if source else Path()
             overrides = {**overrides, "Backend": {**overrides["Backend"], "template": str((folder / template).resolve())}}
@@ -225,7 +231,7 @@ def _merge_directives(base: Mapping[str, str], over: Mapping[str, str]) -> dict[
     return {**kept, **over}
 
 
-def _check_sections(sections: Mapping[str, Mapping[str, str]], file: object) -> None:
+def _check_sections(sections: Mapping[str, Mapping[str, str]], file: object, extra: Iterable[str] = ()) -> None:
     known = [*_SECTIONS, *(f"Output:{name}" for name in _OUTPUTS)]
     closed: dict[str, Iterable[str]] = {
         "Backend": _GENERAL, "Commands": _COMMANDS, "Variables": VARIABLES, "Limits": _LIMITS, "Errors": _ERRORS,
@@ -233,7 +239,7 @@ def _check_sections(sections: Mapping[str, Mapping[str, str]], file: object) -> 
     }  # fmt: skip
     for section, entries in sections.items():
         if section not in known:
-            raise SettingsError(f"unknown section.{suggest(section, known)}", file=file, section=section)
+            raise SettingsError(f"unknown section.{suggest(section, [*known, *extra])}", file=file, section=section)
         for key in entries:
             if section in closed and key not in closed[section]:
                 raise SettingsError(f"unknown key.{suggest(key, closed[section])}", file=file, section=section, key=key)

@@ -85,6 +85,8 @@ def _render(template: jinja2.Template, variables: Mapping[str, Any], where: str)
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
         name = next(iter(re.findall(r"'([^']+)' is undefined", str(error))), "")
         hint = suggest(name, (key for key in variables if not key.startswith("_"))) if name else ""
+        if where.startswith("[Directives]"):
+            hint = f" Give it a value in [Attributes] of the profile: {name} = ..."
         raise RenderError(f"{where}, line {lines[-1] if lines else '?'}: {error}.{hint}") from None
     except Exception as error:  # whatever a filter or an expression of the user's raises
         raise RenderError(f"{where}: {type(error).__name__}: {error}") from error

@@ -284,11 +284,14 @@ def submit_prepared(store: SqliteStore, records: Sequence[Record], again: Any) -
 
     Raises :class:`SubmissionError` where jobs were refused, with the handles of the others in its ``results``.
     """
-    groups: dict[int, list[int]] = {}  # by the scheduler, whose reference equal jobs share
+    groups: dict[str, list[int]] = {}
+    identities: dict[int, str] = {}  # of references that many jobs share
     me = owner()
     for position, record in enumerate(records):
         record.owner = me
-        groups.setdefault(id(record.spec["backend"]), []).append(position)
+        reference = record.spec["backend"]
+        identity = identities.get(id(reference)) or identities.setdefault(id(reference), json.dumps(reference, sort_keys=True))
+        groups.setdefault(identity, []).append(position)
     results: list[AsyncResult | None] = [None] * len(records)
     errors = []
     for positions in groups.values():

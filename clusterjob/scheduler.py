@@ -105,7 +105,7 @@ class Scheduler:
     def _submit_script(self, tickets: Sequence[Ticket], mark: str) -> str:
         command = self._fill("submit", script='"$cj_script"')
         if re.search(r"[|&;<>()\n]", command):  # a simple command is redirected after the fork
-            command = f"{{ {command}\n    }}"
+            command = f"( {command}\n    )"
         workers = max(1, min(int(self._limit("submit_parallel")), len(tickets)))
         lines = [
             _scrub(self.backend),
@@ -173,12 +173,13 @@ class Scheduler:
         parts = _split(answer.stdout, mark)
         if parts.get("done", "").strip() != "0" and not self.backend.matches("unknown", answer.stderr):
             raise CommandError("the scheduler's list could not be read", command=command, exit_code=answer.exit_code, stderr=answer.stderr)
-        found = {token: self._identify(receipt) for token, receipt in _receipts(parts.get("receipts", "")).items()}
+        known = {token: self._identify(receipt) for token, receipt in _receipts(parts.get("receipts", "")).items()}
+        found = {token: receipt for token, receipt in known.items() if receipt.job_id}
         for entry in read_output(self.backend.outputs["find"], parts.get("find", "")).answers if command != "true" else ():
             if entry.token:
                 found.setdefault(entry.token, Receipt(entry.token, 0, "", "", entry.id, entry.cluster))
         wanted = set(tokens)
-        return {token: receipt for token, receipt in found.items() if token in wanted and receipt.job_id}
+        return {token: receipt for token, receipt in found.items() if token in wanted}
 
     # -- knowing ----------------------------------------------------------------------------------------------------
 
@@ -310,7 +311,7 @@ def _mark() -> str:
 
 def _marked(command: str, mark: str, name: str) -> str:
     return (
-        f"printf '\\n%s\\n' {mark}:{name}; printf '\\n%s\\n' {mark}:{name} >&2\n{{ {command}\n}}\n"
+        f"printf '\\n%s\\n' {mark}:{name}; printf '\\n%s\\n' {mark}:{name} >&2\n( {command}\n)\n"
         f"cj_code=$?; printf '\\n%s\\n%s\\n' {mark}:{name}-codes $cj_code; printf '\\n%s\\n' {mark}:end >&2"
     )
 

@@ -226,7 +226,8 @@ class JobScript:
             "backend": reference,
             "cwd": here,
         }
-        extra = {name: value for name, value in self.attributes.items() if name not in ATTRIBUTES and isinstance(value, (str, int, float))}
+        named = {**settings, **self.params}
+        extra = {name: value for name, value in named.items() if name in scheduler.backend.attributes}
         optional = {
             "aux": {_inside(name, "auxiliary script"): self._render(text, f"auxiliary script {name!r}", variables)
                     for name, text in self.aux_scripts.items()},

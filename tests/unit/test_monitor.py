@@ -1,0 +1,324 @@
+"""The poller and the submission, on commands that answer what real schedulers answered, or fail as they do.
+
+The profiles here replace a scheduler's commands by `cat` of a file: what is tested is what is made of the answers.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterjob import AsyncResult, JobScript, Reason, Status, submit, wait
+from clusterjob.errors import CommandError, SubmissionError, TransportError
+from clusterjob.monitor import Monitor
+from clusterjob.store import Phase
+from clusterjob.transport import LocalTransport
+
+NOW = int(time.time())
+
+
+def profile(**commands: str) -> str:
+    lines = {"submit": "cat answer", "active": "cat active", "finished": "cat finished", "cancel": "cat cancelled", "find": "cat found"} | commands
+    Path("p.ini").write_text(
+        "[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0\npoll_interval = 0\nsettle = 0.2\nlost_after = 0.5\nretry_wait = 0.05\n[Commands]\n"
+        + "".join(f"{name} = {text}\n" for name, text in lines.items())
+    )
+    Path("answer").write_text("41\n")
+    for name in ("active", "finished", "cancelled", "found"):
+        Path(name).write_text("")
+    return "p.ini"
+
+
+def job(name: str = "n", body: str = "true", **commands: str) -> JobScript:
+    made = JobScript(f"{body} # {name}", name)
+    made.read_settings(profile(**commands))
+    return made
+
+
+def listed(*lines: str) -> None:
+    Path("active").write_text("".join(f"{line}\n" for line in lines))
+
+
+def line(result: AsyncResult, state: str, *, token: str | None = None, submitted: int = NOW, number: str = "41") -> str:
+    return f"{number}|{state}|{submitted}|0|clusterjob:{token or result.record.token}|None|"
+
+
+def ended(result: AsyncResult, code: int) -> None:
+    Path(result.record.runs, f"{result.record.token}.exit").write_text(f"job=41\nhost=h\nstart={NOW}\nlimit=\nexit={code}\nend={NOW + 1}\n")
+
+
+def test_states_follow_the_list() -> None:
+    result = job().submit()
+    assert result.job_id == "41"
+    listed(line(result, "PENDING"))
+    assert result.status == Status.PENDING
+    listed(line(result, "RUNNING"))
+    assert result.status == Status.RUNNING
+    ended(result, 0)
+    listed(line(result, "COMPLETED"))
+    assert result.status == Status.COMPLETED
+    assert [state for _, state, _ in result.history] == ["PENDING", "RUNNING", "COMPLETED"]
+
+
+def test_a_command_that_fails_says_nothing_about_a_job() -> None:
+    result = job(active="cat active; exit $(cat code)").submit()
+    Path("code").write_text("0")
+    listed(line(result, "RUNNING"))
+    assert result.status == Status.RUNNING
+    assert result.stale_since is None
+    Path("code").write_text("1")
+    listed()
+    time.sleep(0.7)
+    for _ in range(5):
+        assert result.status == Status.RUNNING
+        time.sleep(0.05)
+    assert result.stale_since is not None
+    Path("code").write_text("0")
+    listed(line(result, "RUNNING"))
+    assert result.status == Status.RUNNING
+    assert result.stale_since is None
+
+
+def test_a_command_that_hangs_says_nothing_about_a_job() -> None:
+    made = job(active="sleep 30")
+    Path("p.ini").write_text(Path("p.ini").read_text().replace("[Commands]", "command_timeout = 0.3\n[Commands]"))
+    made.read_settings("p.ini")
+    result = made.submit()
+    before = time.monotonic()
+    assert result.status == Status.PENDING
+    assert time.monotonic() - before < 5
+    assert result.stale_since is not None
+    assert "no answer within" in result.monitor.error
+
+
+def test_a_line_that_cannot_be_read_makes_absence_prove_nothing() -> None:
+    result = job().submit()
+    listed("*** the file system will be down on Monday ***")
+    for _ in range(4):
+        assert result.status == Status.PENDING
+        time.sleep(0.3)
+    assert "could not be read" in result.monitor.error
+
+
+def test_vanished_is_lost_and_not_before_its_time() -> None:
+    result = job().submit()
+    assert result.status == Status.PENDING
+    time.sleep(0.3)
+    assert result.status == Status.PENDING
+    assert result.wait(5)
+    assert (result.status, result.reason) == (Status.FAILED, Reason.LOST)
+
+
+def test_a_job_that_left_before_the_first_poll() -> None:
+    result = job().submit()
+    ended(result, 0)
+    assert result.status == Status.COMPLETED
+
+
+def test_a_job_id_used_again_is_somebody_else_s() -> None:
+    result = job().submit()
+    listed(line(result, "COMPLETED", token="feedfeedfeedfeed"))
+    Path("finished").write_text(f"41|COMPLETED|0:0|{NOW}|{NOW}|{NOW}|5|00:01|5M|clusterjob:feedfeedfeedfeed\n")
+    assert result.status == Status.PENDING
+    listed(f"41|COMPLETED|{NOW - 5000}|0|(null)|None|")
+    Path("finished").write_text(f"41|FAILED|1:0|{NOW + 5000}|{NOW}|{NOW}|5|00:01|5M|\n")
+    assert result.status == Status.PENDING
+    assert "max_rss" not in result.record.task.usage
+    listed(f"41|RUNNING|{NOW + 1}|0|(null)|None|")
+    assert result.status == Status.RUNNING
+
+
+def test_accounting_that_is_down_does_not_stop_the_poller() -> None:
+    result = job(finished="echo 'slurm_persist_conn_open: something is wrong' >&2; false").submit()
+    assert result.status == Status.PENDING
+    ended(result, 3)
+    assert (result.status, result.exit_code) == (Status.FAILED, 3)
+
+
+def test_accounting_that_does_not_exist_is_asked_once() -> None:
+    results = submit([job(name, finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2; false") for name in "ab"])
+    Path("answer").write_text("41\n")
+    for result in results:
+        ended(result, 0)
+    assert [result.status for result in results] == [Status.COMPLETED] * 2
+    assert results[0].monitor.scheduler.accounting is False
+    late = job("c", finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2; false").submit()
+    ended(late, 0)
+    assert late.status == Status.COMPLETED
+    assert Path("asked").read_text().count("asked") == 1
+
+
+def test_five_thousand_handles_cost_one_command() -> None:
+    made = JobScript("x")
+    Path("count.sh").write_text("cj_n=$((cj_n + 1)); echo $cj_n$cj_me\n")
+    made.read_settings(profile(submit=". ./count.sh {script}"))
+    jobs = []
+    for number in range(1, 5001):
+        jobs.append(JobScript(f"true {number}", str(number)))
+        jobs[-1].__dict__["_profiles"] = made._profiles
+        jobs[-1].__dict__["attributes"] = dict(made.attributes)
+    results = submit(jobs)
+    listed(*(line(result, "RUNNING", number=str(result.job_id)) for result in results))
+    scheduler = results[0].monitor.scheduler
+    results[0].monitor._interval = 60.0
+    before = (scheduler.commands, scheduler.trips)
+    assert {result.status for result in results} == {Status.RUNNING}
+    assert (scheduler.commands - before[0], scheduler.trips - before[1]) == (1, 1)
+
+
+def test_the_poller_widens_its_interval_and_never_asks_more_often() -> None:
+    result = job().submit()
+    clock = [1000.0]
+    limits = dict(result.monitor.scheduler.backend.limits) | {"first_poll": 1.0, "poll_interval": 8.0}
+    object.__setattr__(result.monitor.scheduler.backend, "limits", limits)
+    monitor = Monitor(result.store, result.monitor.scheduler, clock=lambda: clock[0])
+    monitor.track(result.record)
+    asked = []
+    for _ in range(4000):
+        before = monitor.polls
+        monitor.refresh()
+        if monitor.polls > before:
+            asked.append(clock[0])
+        clock[0] += 0.01
+    gaps = [later - earlier for earlier, later in zip(asked, asked[1:], strict=False)]
+    assert gaps[0] >= 1.0
+    assert gaps == sorted(gaps) or max(gaps) <= 8.0 * 1.1 + 0.02
+    assert all(gap <= 8.9 for gap in gaps)
+    assert len(asked) <= 12
+
+
+def test_later_is_a_wait_and_not_a_failure() -> None:
+    made = job(submit="if [ -e open ]; then echo 41; else echo 'sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying' >&2; false; fi")
+    result = made.submit()
+    assert result.record.phase is Phase.DEFERRED
+    assert result.status == Status.PENDING
+    assert "temporarily unable" in result.words
+    time.sleep(0.1)
+    assert result.status == Status.PENDING
+    assert made.submit().record.token == result.record.token
+    Path("open").touch()
+    time.sleep(0.1)
+    listed(line(result, "RUNNING"))
+    assert result.status in (Status.PENDING, Status.RUNNING)
+    assert result.job_id == "41"
+
+
+def test_a_submit_limit_is_drained_as_jobs_end() -> None:
+    limited = "[ $(cat count 2>/dev/null || echo 0) -lt 2 ] || { echo 'AssocMaxSubmitJobLimit' >&2; exit 1; }; echo x >> lines; wc -l < lines | tee count"
+    jobs = [job(str(number), submit=limited) for number in range(4)]
+    Path("p.ini").write_text(Path("p.ini").read_text().replace("[Commands]", "submit_parallel = 1\n[Commands]"))
+    for made in jobs:
+        made.read_settings("p.ini")
+    results = submit(jobs)
+    assert sorted(result.record.phase.value for result in results).count("deferred") >= 2
+    assert all(result.record.status == Status.PENDING for result in results)
+    waiting = [result for result in results if result.record.phase is Phase.DEFERRED]
+    waiting[0].cancel()
+    assert waiting[0].status == Status.CANCELLED
+
+
+def test_a_refusal_shows_the_scheduler_s_words_and_leaves_nothing() -> None:
+    with pytest.raises(SubmissionError, match="invalid partition specified: nope") as caught:
+        job(submit="echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1").submit()
+    assert "'n'" in str(caught.value)
+    assert len(job().submit().store.select(earlier=True)) == 1
+
+
+def test_after_some_equal_refusals_no_more_jobs_are_offered() -> None:
+    with pytest.raises(SubmissionError) as caught:
+        submit([job(str(number), submit="echo tried >> tried; echo no >&2; exit 1") for number in range(60)])
+    assert "57 more" in str(caught.value)
+    assert Path("tried").read_text().count("tried") <= 12
+
+
+def test_an_answer_that_is_no_id_is_found_out_by_token() -> None:
+    result = job(submit="echo submitted, thank you").submit()
+    assert result.record.phase is Phase.SUBMITTING
+    assert "could not be read" in result.words
+    Path("found").write_text(f"77|clusterjob:{result.record.token}|\n")
+    listed(line(result, "RUNNING", number="77"))
+    assert result.status in (Status.PENDING, Status.RUNNING)
+    assert result.job_id == "77"
+
+
+def test_a_doubtful_submission_is_looked_up_before_it_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = job(submit="echo tried >> tried; cat answer")
+    run = LocalTransport.run
+
+    def cut(self: LocalTransport, script: str, timeout: float | None = None) -> Any:
+        done = run(self, script, timeout)
+        if "cj_submit" in script:
+            raise TransportError("the line dropped")
+        return done
+
+    monkeypatch.setattr(LocalTransport, "run", cut)
+    result = made.submit()
+    monkeypatch.setattr(LocalTransport, "run", run)
+    assert result.record.phase is Phase.SUBMITTING
+    listed(line(result, "RUNNING"))
+    assert result.status in (Status.PENDING, Status.RUNNING)
+    assert result.job_id == "41"
+    assert Path("tried").read_text() == "tried\n"
+
+
+def test_nothing_is_recorded_where_something_fails_before_submission() -> None:
+    Path("closed").touch()
+    made = job()
+    made.workdir = "closed/below"
+    with pytest.raises(CommandError, match="cannot be written"):
+        made.submit()
+    with pytest.raises(SubmissionError, match="prologue of 'n' ended with exit code 3:\nsorry"):
+        broken = job()
+        broken.prologue = "echo sorry; exit 3"
+        broken.submit()
+    good = job().submit()
+    assert [record.token for record in good.store.select(earlier=True)] == [good.record.token]
+
+
+def test_multi_cluster_ids() -> None:
+    made = job(active="echo $0 {clusters} >> asked; cat active", cancel="echo {clusters} {ids} > cancelled")
+    Path("answer").write_text("41;gpu\n")
+    result = made.submit()
+    assert result.job_id == "41;gpu"
+    listed("CLUSTER: gpu", line(result, "RUNNING"))
+    assert result.status == Status.RUNNING
+    assert "--clusters=gpu" in Path("asked").read_text()
+    result.cancel()
+    assert Path("cancelled").read_text() == "--clusters=gpu 41\n"
+
+
+def test_cancel_that_fails_is_an_error() -> None:
+    result = job(cancel="echo 'Access/permission denied' >&2; false").submit()
+    listed(line(result, "RUNNING"))
+    with pytest.raises(CommandError, match="Access/permission denied"):
+        result.cancel()
+    assert result.status == Status.RUNNING
+
+
+def test_force_on_a_job_that_has_not_ended_is_refused() -> None:
+    result = job().submit()
+    with pytest.raises(SubmissionError, match="has not ended: cancel it"):
+        job().submit(force=True)
+    with pytest.raises(SubmissionError, match="cancel it first"):
+        result.resubmit()
+
+
+def test_order_of_cells_does_not_matter() -> None:
+    first = {result.name: result.job_id for result in submit([job(name) for name in "abc"])}
+    assert {result.name: result.job_id for result in submit([job(name) for name in "cab"])} == first
+    assert wait([job("a").submit()], timeout=0.05)[1]
+    assert job("b", body="other").submit().record.token
+    named = job("x")
+    assert named.submit(cache_id="mine").record.token == job("y", body="false").submit(cache_id="mine").record.token
+
+
+def test_more_time_is_the_same_job() -> None:
+    first = job()
+    first.time = "5m"
+    second = job()
+    second.time = "10m"
+    second.mem = "4G"
+    assert first.submit().record.token == second.submit().record.token
