@@ -117,12 +117,49 @@ def render_script(backend: Backend, resources: Mapping[str, Any], script: Script
     hidden = bool(backend.general["scan"] and re.search(backend.general["scan"], body, re.MULTILINE))
     if hidden:
         body = "|" + body.replace("\n", "\n|")
-    return _template(backend).render(
-        directives=directives(backend, resources, script.after, script.attributes),
-        token=script.token, runs=script.runs, workdir=script.workdir, time=resources.get("time"), jobname=resources.get("jobname"),
-        variables=_variables(backend), guards=script.guards, inputs=script.inputs,
-        forward=backend.general["forward"], hidden=hidden, body=body.removesuffix("\n"), interpreter=interpreter,
-    )  # fmt: skip
+    frame = _frame(backend, script, resources.get("time"), resources.get("jobname") is not None, hidden, interpreter)
+    lines = [frame.line.replace(_DIRECTIVE, line) for line in directives(backend, resources, script.after, script.attributes)]
+    top = frame.top + "".join(lines) + frame.middle.replace(_NAME, shlex.quote(str(resources.get("jobname"))))
+    return top.replace(_TOKEN, script.token) + body.removesuffix("\n") + frame.bottom.replace(_TOKEN, script.token)
+
+
+_TOKEN, _NAME, _DIRECTIVE, _BODY = (f"cj{word}jc9f3a" for word in ("TOKEN", "NAME", "DIRECTIVE", "BODY"))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A rendered script with gaps: jobs that differ in name, directives and body alone share it."""
+
+    top: str
+    line: str  # of one directive
+    middle: str
+    bottom: str
+
+
+_frames: dict[Any, tuple[Backend, Frame]] = {}
+
+
+def _frame(
+    backend: Backend, script: Script, time: int | None, named: bool, hidden: bool, interpreter: tuple[str, ...]
+) -> Frame:  # fmt: skip
+    key = (id(backend), script.runs, script.workdir, time, named, hidden, interpreter, tuple(script.guards), tuple(script.inputs))
+    found = _frames.get(key)
+    if found is None or found[0] is not backend:
+        text = _template(backend).render(
+            directives=[_DIRECTIVE], token=_TOKEN, runs=script.runs, workdir=script.workdir, time=time, jobname=_NAME if named else None,
+            variables=_variables(backend), guards=script.guards, inputs=script.inputs, forward=backend.general["forward"], hidden=hidden,
+            body=_BODY, interpreter=interpreter,
+        )  # fmt: skip
+        head, _, bottom = text.partition(_BODY)
+        match = re.search(rf"^.*{_DIRECTIVE}.*\n", head, re.MULTILINE)
+        if match is None or not bottom or head.count(_DIRECTIVE) != 1:
+            raise RenderError(
+                f"the template {backend.general['template']} needs one line for a directive, in a loop over 'directives', and 'wrapper'"
+            )
+        if len(_frames) > 1000:
+            _frames.clear()
+        found = _frames[key] = (backend, Frame(head[: match.start()], match[0], head[match.end() :], bottom))
+    return found[1]
 
 
 _template_cache: dict[int, tuple[Backend, jinja2.Template]] = {}

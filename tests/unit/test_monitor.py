@@ -191,7 +191,9 @@ def test_the_poller_widens_its_interval_and_never_asks_more_often() -> None:
 
 
 def test_later_is_a_wait_and_not_a_failure() -> None:
-    made = job(submit="if [ -e open ]; then echo 41; else echo 'sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying' >&2; false; fi")
+    made = job(
+        submit="if [ -e open ]; then echo 41; else echo 'sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying' >&2; false; fi"
+    )
     result = made.submit()
     assert result.record.phase is Phase.DEFERRED
     assert result.status == Status.PENDING
@@ -207,7 +209,9 @@ def test_later_is_a_wait_and_not_a_failure() -> None:
 
 
 def test_a_submit_limit_is_drained_as_jobs_end() -> None:
-    limited = "[ $(cat count 2>/dev/null || echo 0) -lt 2 ] || { echo 'AssocMaxSubmitJobLimit' >&2; exit 1; }; echo x >> lines; wc -l < lines | tee count"
+    limited = (
+        "[ $(cat count 2>/dev/null || echo 0) -lt 2 ] || { echo 'AssocMaxSubmitJobLimit' >&2; exit 1; }; echo x >> lines; wc -l < lines | tee count"
+    )
     jobs = [job(str(number), submit=limited) for number in range(4)]
     Path("p.ini").write_text(Path("p.ini").read_text().replace("[Commands]", "submit_parallel = 1\n[Commands]"))
     for made in jobs:

@@ -121,7 +121,9 @@ def test_overrides_go_to_one_job_only() -> None:
 def test_a_site_extends_a_backend_beside_its_profile() -> None:
     folder = Path("backends/ours")
     folder.mkdir(parents=True)
-    (folder / "backend.ini").write_text("[Backend]\nextends = slurm\ntitle = Ours\n[Directives]\nqueue = --qos={{ queue }}\n[States]\nRUNNING = WEIRD\n")
+    (folder / "backend.ini").write_text(
+        "[Backend]\nextends = slurm\ntitle = Ours\n[Directives]\nqueue = --qos={{ queue }}\n[States]\nRUNNING = WEIRD\n"
+    )
     job = JobScript("true", queue="q", time=5)
     job.read_settings(profile("[Attributes]\nbackend = ours\n"))
     assert "--qos=q" in str(job)

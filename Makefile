@@ -1,0 +1,60 @@
+# make demo    set everything up, and run the main job on this machine
+# make test    set everything up, and run all checks and tests; as root on Debian on real schedulers too
+# make unit    the quick tests alone
+# make lab     start the real schedulers and leave them running (make lab-down stops them)
+# make docs    build the documentation into docs/_build
+# make bench   the benchmarks; the ones that need Slurm start the lab
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test lint unit lab lab-install lab-down docs bench clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); }
+
+$(VENV)/core: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/all: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,notebook,docs]'
+	touch $(VENV)/core $@
+
+demo: $(VENV)/core
+	$(BIN)/python docs/demo.py
+
+lint: $(VENV)/all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(VENV)/all
+	$(BIN)/python -m pytest -q tests/unit tests/test_architecture.py
+
+# On Debian as root the real schedulers are installed; elsewhere their tests say why they are skipped.
+lab-install:
+	@if [ "$$(id -u)" = 0 ] && [ -f /etc/debian_version ]; then tests/lab/lab.sh install >/dev/null; \
+	else echo "real schedulers: not installed here (that needs Debian and root); their tests are skipped"; fi
+
+test: lint lab-install
+	$(BIN)/python -m pytest
+
+lab: lab-install
+	tests/lab/lab.sh up
+
+lab-down:
+	tests/lab/lab.sh down
+
+docs: $(VENV)/all
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
+bench: $(VENV)/all
+	$(BIN)/python benchmarks/rendering.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/records.py
+	$(BIN)/python benchmarks/imports.py
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) lab && nsenter --net=/run/netns/clusterjob-lab $(BIN)/python benchmarks/slurm.py; else echo "benchmarks/slurm.py needs the lab, which needs root"; fi
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache

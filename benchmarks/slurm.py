@@ -1,0 +1,52 @@
+"""500 separate jobs to the real Slurm of the lab: one batch, against a serial shell loop of bare `sbatch --parsable`. `make lab` first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from common import report, stopwatch, workplace
+
+from clusterjob import JobScript, submit
+
+COUNT = 500
+LAB = Path(os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab")
+
+
+def bare() -> float:
+    """Return the seconds of the serial loop."""
+    Path("bare.sh").write_text("#!/bin/sh\n#SBATCH --output=/dev/null --mem=10M --hold\ntrue\n")
+    with stopwatch() as watch:
+        subprocess.run(
+            ["/bin/sh", "-c", f"i=0; while [ $i -lt {COUNT} ]; do sbatch --parsable bare.sh >/dev/null || exit; i=$((i + 1)); done"], check=True
+        )
+    return watch[0]
+
+
+def batch(label: str) -> float:
+    """Return the seconds of a batch of ours."""
+    jobs = [JobScript(f"true {label} {number}", f"bench{number}", backend="slurm", mem=10, hold=True) for number in range(COUNT)]
+    with stopwatch() as watch:
+        results = submit(jobs)
+    assert all(result.job_id for result in results)
+    return watch[0]
+
+
+def main() -> None:
+    """Alternate the two, three times each, on held jobs, so that nothing runs meanwhile; report the medians."""
+    os.environ["SLURM_CONF"] = str(LAB / "slurm" / "slurm.conf")
+    loops, batches = [], []
+    for number in range(3):
+        loops.append(bare())
+        subprocess.run(["scancel", "--user", str(os.getuid())], check=True)
+        batches.append(batch(f"{os.getpid()}-{number}"))
+        subprocess.run(["scancel", "--user", str(os.getuid())], check=True)
+    loop, ours = sorted(loops)[1], sorted(batches)[1]
+    report("serial loop of bare sbatch", COUNT / loop, "jobs/s", "-")
+    report("one batch", COUNT / ours, "jobs/s", "-")
+    report("ratio", loop / ours, "x", ">= 1.5")
+
+
+with workplace():
+    main()
