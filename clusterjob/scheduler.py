@@ -39,8 +39,7 @@ class Receipt:
 
     token: str
     exit_code: int | None
-    stdout: str
-    stderr: str
+    said: str  # both streams
     job_id: str | None = None
     cluster: str | None = None
 
@@ -109,19 +108,18 @@ class Scheduler:
         workers = max(1, min(int(self._limit("submit_parallel")), len(tickets)))
         lines = [
             _scrub(self.backend),
-            "cj_tmp=$(mktemp -d) || exit 96; trap 'rm -rf \"$cj_tmp\"' EXIT; cj_us=$(printf '\\037'); cj_rs=$(printf '\\036'); cj_began=$(date +%s)",
-            # cj_text: what is to be read in one line, without a process
-            'cj_text() { cj_all=; while IFS= read -r cj_line || [ -n "$cj_line" ]; do cj_all=$cj_all$cj_line$cj_us; done; }',
+            # in memory where that is to be had: two files a job on a disk cost more than all the rest
+            "cj_tmp=$(mktemp -d /dev/shm/clusterjob.XXXXXX 2>/dev/null || mktemp -d) || exit 96; trap 'rm -rf \"$cj_tmp\"' EXIT",
+            "cj_us=$(printf '\\037'); cj_began=$(date +%s)",
             "cj_submit() {",
             '    cj_token=$1 cj_script=$2; case $cj_known in *"$cj_nl=$cj_token "*) return;; esac',
-            f'    if [ $cj_same -ge {_GIVE_UP} ]; then printf "=%s - %s%s\\n" "$cj_token" "$cj_rs" "$cj_last" >&3; return; fi',
-            f"    {command} >$cj_tmp/$cj_me.out 2>$cj_tmp/$cj_me.err; cj_code=$?",
-            "    cj_text <$cj_tmp/$cj_me.out; cj_out=$cj_all",
+            f'    if [ $cj_same -ge {_GIVE_UP} ]; then printf "=%s - %s\\n" "$cj_token" "$cj_last" >&3; return; fi',
+            f"    {command} >$cj_tmp/$cj_me.out 2>&1; cj_code=$?",
+            '    cj_all=; while IFS= read -r cj_line || [ -n "$cj_line" ]; do cj_all=$cj_all$cj_line$cj_us; done <$cj_tmp/$cj_me.out',
             # the receipt is on disk before anything else happens
-            '    if [ $cj_code -eq 0 ]; then printf "=%s 0 %s%s\\n" "$cj_token" "$cj_out" "$cj_rs" >&4; cj_same=0; return; fi',
-            "    cj_text <$cj_tmp/$cj_me.err",
+            '    if [ $cj_code -eq 0 ]; then printf "=%s 0 %s\\n" "$cj_token" "$cj_all" >&4; cj_same=0; return; fi',
             '    if [ "$cj_all" = "$cj_last" ]; then cj_same=$((cj_same + 1)); else cj_same=1 cj_last=$cj_all; fi',
-            '    printf "=%s %s %s%s%s\\n" "$cj_token" $cj_code "$cj_out" "$cj_rs" "$cj_all" >&3',
+            '    printf "=%s %s %s\\n" "$cj_token" $cj_code "$cj_all" >&3',
             "}",
             'cj_in() { cj_runs=$2; cd "$1" && (umask 077; : >>"$2/receipts") || exit 97; exec 4>>"$2/receipts"; cj_known=; '
             '[ ! -s "$2/receipts" ] || cj_known=$cj_nl$(cat "$2/receipts"); }',
@@ -151,10 +149,10 @@ class Scheduler:
         if receipt.exit_code != 0:
             return receipt
         pattern = self.backend.outputs["submit"].pattern
-        for line in reversed(receipt.stdout.splitlines()):  # banners come first
+        for line in reversed(receipt.said.splitlines()):  # banners come first
             if pattern is not None and (match := pattern.search(line)):
                 words = match.groupdict()
-                return Receipt(receipt.token, 0, receipt.stdout, receipt.stderr, words["id"], words.get("cluster"))
+                return Receipt(receipt.token, 0, receipt.said, words["id"], words.get("cluster"))
         return receipt
 
     def find(self, tokens: Iterable[str], runs: Iterable[tuple[str, str]]) -> dict[str, Receipt]:
@@ -177,7 +175,7 @@ class Scheduler:
         found = {token: receipt for token, receipt in known.items() if receipt.job_id}
         for entry in read_output(self.backend.outputs["find"], parts.get("find", "")).answers if command != "true" else ():
             if entry.token:
-                found.setdefault(entry.token, Receipt(entry.token, 0, "", "", entry.id, entry.cluster))
+                found.setdefault(entry.token, Receipt(entry.token, 0, "", entry.id, entry.cluster))
         wanted = set(tokens)
         return {token: receipt for token, receipt in found.items() if token in wanted}
 
@@ -349,8 +347,7 @@ def _receipts(text: str) -> dict[str, Receipt]:
         if not match:
             continue
         token, code, rest = match.groups()
-        out, _, err = rest.partition("\036")
-        receipt = Receipt(token, None if code == "-" else int(code), out.replace("\037", "\n"), err.replace("\037", "\n"))
+        receipt = Receipt(token, None if code == "-" else int(code), rest.replace("\037", "\n").strip())
         if token not in found or receipt.exit_code == 0:
             found[token] = receipt
     return found

@@ -129,7 +129,7 @@ def offer(store: SqliteStore, scheduler: Scheduler, records: Sequence[Record]) -
         elif receipt.job_id:
             accept(record, receipt)
         elif receipt.exit_code == 0:
-            record.task.words = f"the scheduler's answer could not be read: {receipt.stdout.strip()!r}"
+            record.task.words = f"the scheduler's answer could not be read: {receipt.said!r}"
         elif _later(scheduler, receipt):
             record.phase, record.retry_at = Phase.DEFERRED, now + scheduler.backend.limits["retry_wait"]
             record.task.words = _said(receipt)
@@ -158,7 +158,7 @@ def _later(scheduler: Scheduler, receipt: Receipt) -> bool:
 
 
 def _said(receipt: Receipt) -> str:
-    return (receipt.stderr.strip() or receipt.stdout.strip()) or f"exit code {receipt.exit_code}"
+    return receipt.said or f"exit code {receipt.exit_code}"
 
 
 def refusal(scheduler: Scheduler, refused: Sequence[tuple[Record, Receipt]], results: Iterable[object]) -> SubmissionError:
