@@ -24,10 +24,10 @@ EXITED = "EXITED"  # in [States]: the job ended by itself, and its exit code say
 _GENERAL = {
     "title": "", "template": "submit.sh.j2", "extension": "sh", "extends": "", "option": "--{key}={value}", "flag": "--{key}",
     "underscore": "_", "quoting": "refuse", "job_variables": "", "forward": "", "jobname": r"[^\n]+", "workdir": r"[^\0]*",
-    "array_task": "", "patterns": "", "array_lists": "yes", "task_id": "{id}_{task}", "clusters": "", "after": "native", "scan": "",
+    "array_task": "", "patterns": "", "array_lists": "yes", "clusters": "", "after": "native", "scan": "",
 }  # fmt: skip
 _COMMANDS = ("submit", "active", "finished", "cancel", "find", "version")
-PLACEHOLDERS = ("script", "ids", "user", "clusters", "spool", "token")
+PLACEHOLDERS = ("script", "ids", "user", "clusters", "spool", "age")
 _OUTPUTS = ("submit", "active", "finished", "find")
 _OUTPUT_KEYS = ("format", "pattern", "ignore", "start", "entry", "continuation", "jobs", "state", "token")
 FIELDS = ("id", "task", "step", "state", "why", "exit", "signal", "wait_status", "submitted", "started", "ended", "elapsed",

@@ -28,6 +28,7 @@ from clusterjob.verdict import Evidence, judge
 _log = logging.getLogger(__name__)
 _SLACK = 120.0  # s by which the clocks of the scheduler and its login node may differ
 _GROWTH = 1.5
+_WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
 
 
 class Monitor:
@@ -165,7 +166,8 @@ class Monitor:
             runs.setdefault(record.runs, []).append(record.token if index is None else f"{record.token}.{index}")
             if record.job_id:
                 ids.setdefault(record.cluster, {})[record.job_id] = None
-        return self.scheduler.ended(runs, {cluster: list(members) for cluster, members in ids.items()})
+        age = self.clock() - min(record.created for record, _ in places) + _WINDOW
+        return self.scheduler.ended(runs, {cluster: list(members) for cluster, members in ids.items()}, age)
 
     def account(self, records: Sequence[Record]) -> None:
         """Ask accounting once more for the usage of jobs that have ended; one command for all of them."""

@@ -10,7 +10,7 @@ import functools
 import re
 import shlex
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -335,8 +335,3 @@ def parse_array(spec: str) -> list[int]:
             raise SettingsError(f"{part!r} in the array {spec!r} is empty or has no step")
         indices.update(dict.fromkeys(range(int(first), int(last or first) + 1, int(step or 1))))
     return list(indices)
-
-
-def known_names(variables: Iterable[str]) -> list[str]:
-    """Return the names a body may use, sorted, without the private ones."""
-    return sorted(name for name in variables if not name.startswith("_"))

@@ -192,10 +192,10 @@ class Scheduler:
             return Listing(error=str(error))
         return self._listing("active", answer, mark, len(commands))
 
-    def ended(self, runs: Mapping[str, Sequence[str]], ids: Mapping[str | None, Sequence[str]], history: bool = True) -> Findings:
+    def ended(self, runs: Mapping[str, Sequence[str]], ids: Mapping[str | None, Sequence[str]], age: float) -> Findings:
         """Read the exit records of jobs (``runs``: folder to file names without ``.exit``), and ask accounting about them.
 
-        One round trip. ``ids`` are the job ids by cluster.
+        One round trip. ``ids`` are the job ids by cluster, ``age`` the seconds since the oldest of them was submitted.
         """
         mark = _mark()
         lines = [_prelude(self.backend)]
@@ -205,9 +205,9 @@ class Scheduler:
                 lines.append(f"grep '' /dev/null {' '.join(f'{name}.exit' for name in names[start : start + _FILES])} 2>/dev/null")
             lines.append(") 2>/dev/null")
         commands = []
-        if history and self.accounting:
+        if self.accounting:
             for cluster, members in ids.items():
-                commands += [self._fill("finished", ids=members[at : at + _IDS], cluster=cluster) for at in range(0, len(members), _IDS)]
+                commands += [self._fill("finished", ids=members[at : at + _IDS], cluster=cluster, age=age) for at in range(0, len(members), _IDS)]
         self.commands += len(commands)
         lines += [_marked(command, mark, "finished") for command in commands]
         try:
@@ -288,7 +288,7 @@ class Scheduler:
         return self.transport.run(script, timeout or self._limit("command_timeout"))
 
     def _fill(
-        self, command: str, *, ids: Sequence[str] = (), cluster: str | None = None, script: str = "", separator: str = ","
+        self, command: str, *, ids: Sequence[str] = (), cluster: str | None = None, script: str = "", separator: str = ",", age: float = 0.0
     ) -> str:  # fmt: skip
         """Fill a command's placeholders; every value is quoted here and nowhere else."""
         option = self.backend.general["clusters"].replace("{cluster}", shlex.quote(cluster)) if cluster else ""
@@ -297,6 +297,7 @@ class Scheduler:
             "ids": shlex.quote(separator.join(ids)) if separator == "," else " ".join(map(shlex.quote, ids)),
             "user": '"$(id -un)"',
             "clusters": option,
+            "age": str(int(age)),
             "spool": f"{shlex.quote(sys.executable)} -I -S {shlex.quote(str(Path(__file__).parent / 'spool.py'))}",
         }
         return re.sub(r"(?<!\$)\{(\w+)\}", lambda match: values.get(match[1], match[0]), self.backend.commands[command])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from clusterjob import units
 from clusterjob.backend import Backend, load_backend
-from clusterjob.errors import RenderError, SettingsError, SubmissionError
+from clusterjob.errors import RenderError, ResourcesNotSupportedError, SettingsError, SubmissionError
 from clusterjob.monitor import scheduler_for
 from clusterjob.render import parse_array, render_text
 from clusterjob.result import AsyncResult, submit_prepared
@@ -242,11 +242,17 @@ class JobScript:
         spec |= {name: value for name, value in optional.items() if value}
         token = "TOKEN" if dry else secrets.token_hex(8)
         array = resources.get("array")
+        indices = parse_array(array) if array else []
+        if len(indices) > scheduler.backend.limits["array_size"]:
+            most = int(scheduler.backend.limits["array_size"])
+            raise ResourcesNotSupportedError(
+                f"array {array!r} has {len(indices)} elements; backend {scheduler.backend.name!r} takes {most} ([Limits] array_size)"
+            )
         return Record(
             key=job_key(spec, scheduler.backend.name, reference["host"], workdir), token=token, name=resources["jobname"],
             backend=scheduler.backend.name, host=reference["host"], workdir=workdir, runs=f"{workdir}/{RUNS}/{batch}",
             spec_json=encode_spec(spec), _spec=spec, epilogue="due" if spec.get("epilogue") else "",
-            created=time.time(), tasks={index: Task() for index in parse_array(array)} if array else None,
+            created=time.time(), tasks={index: Task() for index in indices} if array else None,
         )  # fmt: skip
 
 

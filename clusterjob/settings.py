@@ -69,6 +69,9 @@ def check_spelling(key: str, known: Iterable[str], *, file: object = None, secti
 def _near(key: str, known: tuple[str, ...]) -> str:
     if key in known or key.startswith("-"):
         return ""
+    for word in known:  # letters that changed places
+        if sorted(word) == sorted(key.lower()):
+            return word
     return next(iter(difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.85)), "")
 
 

@@ -11,7 +11,7 @@ import copy
 from dataclasses import dataclass
 
 from clusterjob.answers import Answer, ExitRecord
-from clusterjob.backend import EXITED, Backend
+from clusterjob.backend import Backend
 from clusterjob.status import Reason, Status
 from clusterjob.store.record import Record, Task
 
@@ -185,6 +185,3 @@ def _with_history(before: Task, found: Task, evidence: Evidence) -> Task:
     if found.status != before.status:
         found.history = [*before.history, [round(evidence.now, 3), found.status.name, found.words]]
     return found
-
-
-__all__ = ["EXITED", "Evidence", "judge"]

@@ -26,7 +26,7 @@ def states(backend: str, answers: dict[tuple[str, int | None], Answer]) -> dict[
 
 def test_slurm_squeue() -> None:
     answers = read("slurm", "active", (RECORDINGS / "slurm-22.05.8/squeue.txt").read_text())
-    seen = {known for known in states("slurm", answers).values()}
+    seen = set(states("slurm", answers).values())
     assert {(Status.PENDING, None), (Status.RUNNING, None), (Status.CANCELLED, None), (Status.FAILED, Reason.OUT_OF_MEMORY)} <= seen
     assert None not in seen
     assert {answer.token for answer in answers.values()} == {None, "0123456789abcdef"}

@@ -5,6 +5,7 @@ The profiles here replace a scheduler's commands by `cat` of a file: what is tes
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ def test_the_poller_widens_its_interval_and_never_asks_more_often() -> None:
         if monitor.polls > before:
             asked.append(clock[0])
         clock[0] += 0.01
-    gaps = [later - earlier for earlier, later in zip(asked, asked[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
     assert gaps[0] >= 1.0
     assert gaps == sorted(gaps) or max(gaps) <= 8.0 * 1.1 + 0.02
     assert all(gap <= 8.9 for gap in gaps)
@@ -274,9 +275,9 @@ def test_nothing_is_recorded_where_something_fails_before_submission() -> None:
     made.workdir = "closed/below"
     with pytest.raises(CommandError, match="cannot be written"):
         made.submit()
+    broken = job()
+    broken.prologue = "echo sorry; exit 3"
     with pytest.raises(SubmissionError, match="prologue of 'n' ended with exit code 3:\nsorry"):
-        broken = job()
-        broken.prologue = "echo sorry; exit 3"
         broken.submit()
     good = job().submit()
     assert [record.token for record in good.store.select(earlier=True)] == [good.record.token]

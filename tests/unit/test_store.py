@@ -99,7 +99,7 @@ def test_a_store_of_a_newer_version_is_refused() -> None:
     with sqlite3.connect(store.path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StoreError, match="newer clusterjob.*upgrade"):
+    with pytest.raises(StoreError, match=r"newer clusterjob.*upgrade"):
         store.select()
 
 
@@ -110,7 +110,7 @@ def test_a_truncated_store_is_one_clear_error(keep: float) -> None:
     store.close()
     size = store.path.stat().st_size
     os.truncate(store.path, int(size * keep))
-    with pytest.raises(StoreError, match="damaged.*Nothing was changed"):
+    with pytest.raises(StoreError, match=r"damaged.*Nothing was changed"):
         store.select()
     assert store.path.stat().st_size == int(size * keep)
 

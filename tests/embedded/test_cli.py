@@ -1,0 +1,128 @@
+"""The command line, on the embedded scheduler: answers, exit codes, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("spool")
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run([sys.executable, "-m", "clusterjob", *arguments], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(autouse=True)
+def _files() -> None:
+    Path("p.ini").write_text("[Attributes]\nbackend = local\ngreeting = hello\n[Resources]\ntime = 5m\n")
+    Path("good.sh").write_text("echo {{ greeting }} {{ T }}\n")
+    Path("bad.sh").write_text("echo oops >&2; exit 7\n")
+    Path("slow.sh").write_text("sleep 60\n")
+
+
+def test_submit_and_look() -> None:
+    number = run("submit", "good.sh", "-p", "p.ini", "-d", "T=4", "-r", "threads=1").strip()
+    assert run("wait", number, "--timeout", "30s").count("COMPLETED") == 1
+    assert run("submit", "good.sh", "-p", "p.ini", "-d", "T=4").strip() == number
+    assert run("logs", "good") == "hello 4\n"
+    assert run("logs", "good", "-e") == ""
+    assert "exit code    0" in run("show", "good")
+    assert "echo hello 4" in run("show", "good", "--script")
+    listed = json.loads(run("list", "--json"))
+    assert [(job["name"], job["status"], job["job_id"]) for job in listed] == [("good", "COMPLETED", number)]
+    assert json.loads(run("status", listed[0]["key"][:8], "--json"))[0]["exit_code"] == 0
+    assert json.loads(run("show", number, "--json"))[0]["history"][0][1] == "PENDING"
+    assert "1 completed" in run("status")
+    assert run("list", "-s", "failed").startswith("no jobs")
+    again = run("resubmit", "good").strip()
+    assert again != number
+    assert len(json.loads(run("list", "--all", "--json"))) == 2
+
+
+def test_exit_codes() -> None:
+    text = run("submit", "bad.sh", "-p", "p.ini", "--wait", code=1)
+    assert "exit code 7" in text
+    assert "oops" in text
+    run("status", "bad", code=1)
+    run("submit", "slow.sh", "-p", "p.ini")
+    run("status", "slow", code=3)
+    run("wait", "slow", "--timeout", "1s", code=3)
+    assert "is being cancelled" in run("cancel", "slow")
+    run("wait", "slow", code=1)
+    assert "has ended" in run("cancel", "slow")
+    assert "no job has the id or name 'nobody'" in run("status", "nobody", code=4)
+    run("frobnicate", code=2)
+    run("submit", code=2)
+    run("submit", "good.sh", "-r", "novalue", code=2)
+
+
+def test_render_and_plan() -> None:
+    assert "#SBATCH --time=00:05:00" in run("render", "good.sh", "-p", "p.ini", "-b", "slurm", "-d", "T=1")
+    assert run("plan", "good.sh", "-p", "p.ini", "-d", "T=1").startswith("submit ")
+    run("submit", "good.sh", "-p", "p.ini", "-d", "T=1", "--wait")
+    assert run("plan", "good.sh", "-p", "p.ini", "-d", "T=1").startswith("cached ")
+    changed = run("plan", "good.sh", "-p", "p.ini", "-d", "T=2")
+    assert "body, line 1: - echo hello 1" in changed
+    assert "body, line 1: + echo hello 2" in changed
+    assert json.loads(run("plan", "good.sh", "-p", "p.ini", "-d", "T=1", "--force", "--json"))[0]["action"] == "retry"
+
+
+def test_after() -> None:
+    run("submit", "bad.sh", "-n", "first", "-p", "p.ini")
+    run("submit", "good.sh", "-d", "T=1", "-p", "p.ini", "--after", "first", "--wait", code=1)
+    assert json.loads(run("status", "good", "--json", code=1))[0]["reason"] == "dependency"
+
+
+def test_backends() -> None:
+    assert "Slurm Workload Manager" in run("backends")
+    assert {item["name"] for item in json.loads(run("backends", "--json"))} >= {"slurm", "local", "flux"}
+    shown = run("backends", "slurm")
+    assert "submit = sbatch --parsable {script}" in shown
+    assert "[Directives]" in shown
+    assert "Did you mean 'slurm'" in run("backends", "slrum", code=1)
+
+
+def test_check_says_what_works_and_records_the_conversation() -> None:
+    text = run("check", "p.ini", "--record", "talk.json")
+    assert text.count("ok  ") >= 8
+    assert "FAIL " not in text
+    turns = json.loads(Path("talk.json").read_text())
+    assert any("submit" in turn["script"] for turn in turns)
+    Path("broken.ini").write_text("[Attributes]\nbackend = slurm\n[Commands]\nversion = sbatch-that-is-not-there --version\n")
+    text = run("check", "broken.ini", code=1)
+    assert text.startswith("FAIL commands")
+    assert "Is the scheduler installed" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["submit", "good.sh", "-p", "missing.ini"], "no such file"),
+        (["submit", "good.sh", "-b", "slrum"], "Did you mean 'slurm'"),
+        (["submit", "good.sh", "-r", "tiem=5"], "Did you mean 'time'"),
+        (["submit", "good.sh", "-r", "time=soon"], "is not a time limit"),
+        (["submit", "good.sh"], "'greeting' is undefined"),
+        (["submit", "bad.sh", "-r", "threads=4000"], "refused 'bad'"),
+        (["submit", "bad.sh", "-w", "/proc/nowhere"], "cannot be written"),
+        (["--store", "/proc/nowhere", "list"], "cannot be made"),
+    ],
+)
+def test_bad_input_is_one_clear_error(arguments: list[str], words: str) -> None:
+    text = run(*arguments, code=1)
+    assert words in text
+    assert text.startswith("clusterjob: ")
+
+
+def test_a_scheduler_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("s.ini").write_text("[Attributes]\nbackend = lsf\n")
+    text = run("submit", "bad.sh", "-p", "s.ini", code=1)
+    assert "bsub" in text
+    assert "not found" in text
+    assert run("list").startswith("no jobs")

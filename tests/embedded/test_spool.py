@@ -1,0 +1,144 @@
+"""The embedded scheduler by itself: order, bounds, limits, survival."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SPOOL = Path(__file__).parent.parent.parent / "clusterjob" / "spool.py"
+
+
+@pytest.fixture(autouse=True)
+def _own_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTERJOB_SPOOL", str(tmp_path / "queue"))
+    monkeypatch.setenv("CLUSTERJOB_SPOOL_CORES", "2")
+    monkeypatch.setenv("CLUSTERJOB_SPOOL_MEM", "1000")
+
+
+def spool(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run([sys.executable, "-I", "-S", str(SPOOL), *arguments], capture_output=True, text=True, timeout=30)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def queue(body: str, *options: str) -> str:
+    path = Path(f"job{len(list(Path().glob('job*')))}.sh")
+    path.write_text("#!/bin/sh\n" + "".join(f"#CLUSTERJOB {option}\n" for option in options) + body)
+    return spool("submit", str(path)).strip()
+
+
+def states() -> dict[str, str]:
+    return {line.split("|")[0]: line.split("|")[1] for line in spool("active").splitlines()}
+
+
+def until(name: str, state: str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while states().get(name) != state:
+        assert time.monotonic() < deadline, states()
+        time.sleep(0.05)
+
+
+def test_no_more_runs_at_once_than_there_are_cores() -> None:
+    jobs = [queue("echo start >> log; sleep 1; echo end >> log\n") for _ in range(4)] + [queue("echo start >> log\n", "--cores=2")]
+    seen = set()
+    while any(states()[job] in ("PENDING", "RUNNING") for job in jobs):
+        seen.add(list(states().values()).count("RUNNING"))
+        time.sleep(0.05)
+    assert max(seen) == 2
+    assert set(states().values()) == {"COMPLETED"}
+
+
+def test_memory_is_a_bound_too() -> None:
+    first = queue("sleep 1\n", "--mem=700")
+    second = queue("true\n", "--mem=700")
+    assert states() == {first: "RUNNING", second: "PENDING"}
+    until(second, "COMPLETED")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"), [("--cores=3", "asks for 3 cores"), ("--mem=2000", "asks for 2000 MB"), ("--nodes=1", "unknown option")]
+)
+def test_what_can_never_run_is_refused(option: str, words: str) -> None:
+    Path("job.sh").write_text(f"#!/bin/sh\n#CLUSTERJOB {option}\ntrue\n")
+    assert words in spool("submit", "job.sh", code=1)
+    assert states() == {}
+
+
+def test_limits_are_enforced() -> None:
+    late = queue("sleep 60 & wait\n", "--time=1")
+    greedy = queue(f"exec {sys.executable} -c 'import time; x = bytearray(300 << 20); time.sleep(30)'\n", "--mem=100")
+    until(late, "TIMEOUT")
+    until(greedy, "OUT_OF_MEMORY")
+
+
+def test_arrays_and_dependencies() -> None:
+    array = queue("echo $SPOOL_TASK >> log; exit $((SPOOL_TASK == 3))\n", "--array=1-3", "--throttle=1", "--output=out%a")
+    good = queue("true\n")
+    after_bad = queue("true\n", f"--after={array}")
+    after_good = queue("true\n", f"--after={good}")
+    until(after_bad, "CANCELLED")
+    until(after_good, "COMPLETED")
+    assert Path("log").read_text().split() == ["1", "2", "3"]
+    assert {key: value for key, value in states().items() if key.startswith(f"{array}_")} == {
+        f"{array}_1": "COMPLETED", f"{array}_2": "COMPLETED", f"{array}_3": "FAILED"
+    }  # fmt: skip
+    assert "DependencyNeverSatisfied" in spool("finished", after_bad)
+
+
+def test_cancel() -> None:
+    jobs = [queue("trap 'sleep 60' TERM; sleep 60 & wait; wait\n") for _ in range(3)]
+    spool("cancel", *jobs)
+    for job in jobs:
+        until(job, "CANCELLED")
+    assert "unknown job id: 999" in spool("cancel", "999", code=1)
+    done = queue("true\n")
+    until(done, "COMPLETED")
+    spool("cancel", done)
+    assert states()[done] == "COMPLETED"
+
+
+def test_the_same_token_is_the_same_job() -> None:
+    Path("job.sh").write_text("#!/bin/sh\n#CLUSTERJOB --token=abc\necho run >> log\n")
+    assert spool("submit", "job.sh") == spool("submit", "job.sh")
+    until("1", "COMPLETED")
+    assert Path("log").read_text() == "run\n"
+
+
+def test_the_queue_goes_on_without_whoever_submitted() -> None:
+    code = f"import subprocess, sys; [subprocess.run([sys.executable, {str(SPOOL)!r}, 'submit', 'job.sh']) for _ in range(4)]"
+    Path("job.sh").write_text("#!/bin/sh\nsleep 0.5; echo run >> log\n")
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not Path("log").exists() or Path("log").read_text().count("run") < 4:  # nobody asks meanwhile
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_killed_shepherd_is_a_failed_node_and_leaves_nothing_behind() -> None:
+    job = queue("sleep 61 & echo $! > child; cut -d ' ' -f 4 /proc/$$/stat > shepherd; wait\n")
+    while not Path("shepherd").exists() or not Path("shepherd").read_text():
+        time.sleep(0.02)
+    os.kill(int(Path("shepherd").read_text()), signal.SIGKILL)
+    until(job, "NODE_FAIL")
+    child = int(Path("child").read_text())
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}/stat").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    until(queue("true\n"), "COMPLETED")
+
+
+def test_it_runs_on_old_pythons_and_imports_nothing_of_ours() -> None:
+    text = SPOOL.read_text()
+    assert not re.search(r"^(from|import) clusterjob", text, re.MULTILINE)
+    compile(text, "spool.py", "exec", dont_inherit=True)
+    import ast
+
+    ast.parse(text, feature_version=(3, 8))
