@@ -19,6 +19,7 @@ from clusterjob.inifile import Sections, read_ini, words
 from clusterjob.status import Reason, Status
 
 COMMON_RESOURCES = ("jobname", "queue", "account", "time", "nodes", "ppn", "threads", "mem", "gpus", "stdout", "stderr", "array")
+TIMEOUT_OR_MEMORY = "timeout_or_memory"  # a reason in [States]: one word for two limits; the time used tells which
 EXITED = "EXITED"  # in [States]: the job ended by itself, and its exit code says how
 
 _GENERAL = {
@@ -81,7 +82,7 @@ class Backend:
     general: Mapping[str, str]
     commands: Mapping[str, str]
     outputs: Mapping[str, Output]
-    states: tuple[tuple[str, Reason | None, str], ...]
+    states: tuple[tuple[str, Reason | str | None, str], ...]
     directives: tuple[Directive, ...]
     variables: Mapping[str, str]
     limits: Mapping[str, float]
@@ -92,7 +93,7 @@ class Backend:
     def title(self) -> str:
         return self.general["title"] or self.name
 
-    def classify(self, state: str) -> tuple[Status | str, Reason | None] | None:
+    def classify(self, state: str) -> tuple[Status | str, Reason | str | None] | None:
         """Map the scheduler's word(s) for a state; None where nobody has seen the word before."""
         for target, reason, pattern in self.states:
             if fnmatch.fnmatchcase(state, pattern):
@@ -299,16 +300,17 @@ class _Reader:
         if kind == "blocks" and (patterns["start"] is None or patterns["entry"] is None):
             raise self.error("a format of blocks needs 'start' and 'entry'", section, "start")
 
-    def states(self) -> tuple[tuple[str, Reason | None, str], ...]:
-        states = []
+    def states(self) -> tuple[tuple[str, Reason | str | None, str], ...]:
+        states: list[tuple[str, Reason | str | None, str]] = []
         for key, value in self.sections.get("States", {}).items():
             name, _, reason = key.partition(":")
             if name not in (*Status.__members__, EXITED):
                 raise self.error(f"unknown state {name!r}.{suggest(name, [*Status.__members__, EXITED])}", "States", key)
-            reasons = [item.value for item in Reason]
+            reasons = [*(item.value for item in Reason), TIMEOUT_OR_MEMORY]
             if reason and reason not in reasons:
                 raise self.error(f"unknown reason {reason!r}.{suggest(reason, reasons)}", "States", key)
-            states += [(name, Reason(reason) if reason else None, pattern) for pattern in words(value)]
+            found = Reason(reason) if reason in Reason._value2member_map_ else reason or None
+            states += [(name, found, pattern) for pattern in words(value)]
         return tuple(states)
 
     def commands(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ import copy
 from dataclasses import dataclass
 
 from clusterjob.answers import Answer, ExitRecord
-from clusterjob.backend import Backend
+from clusterjob.backend import TIMEOUT_OR_MEMORY, Backend
 from clusterjob.status import Reason, Status
 from clusterjob.store.record import Record, Task
 
@@ -36,7 +36,7 @@ def judge(backend: Backend, record: Record, task: Task, evidence: Evidence) -> T
         return task
     found = copy.copy(task)
     found.usage = dict(task.usage)
-    listed, word = _listed(backend, found, evidence)
+    listed, word = _listed(backend, record, found, evidence)
     if listed in (Status.PENDING, Status.RUNNING):
         found.status = Status(listed)
         found.missing_since = None
@@ -53,7 +53,7 @@ def judge(backend: Backend, record: Record, task: Task, evidence: Evidence) -> T
 Word = tuple[Status | str, Reason | None, Answer]
 
 
-def _listed(backend: Backend, task: Task, evidence: Evidence) -> tuple[Status | str | None, Word | None]:
+def _listed(backend: Backend, record: Record, task: Task, evidence: Evidence) -> tuple[Status | str | None, Word | None]:
     """Return the state of a job that is still listed, or the final word about it from the list or from accounting."""
     final: Word | None = None
     for answer in (evidence.listed, evidence.history):
@@ -66,10 +66,20 @@ def _listed(backend: Backend, task: Task, evidence: Evidence) -> tuple[Status | 
             return (task.status if answer is evidence.listed else None), None
         status, reason = known
         if status not in (Status.PENDING, Status.RUNNING):
-            final = (status, reason, answer)
+            final = (status, _which_limit(reason, record, answer), answer)
         elif answer is evidence.listed:
             return status, None
     return None, final
+
+
+def _which_limit(reason: Reason | str | None, record: Record, answer: Answer) -> Reason | None:
+    """Take apart a word that stands for two limits, by what was asked for and how long the job ran."""
+    if reason != TIMEOUT_OR_MEMORY:
+        return None if reason is None else Reason(reason)
+    resources = record.spec.get("resources", {})
+    limit, elapsed = resources.get("time"), answer.usage.get("elapsed", 0.0)
+    in_time = limit is None or elapsed < limit - 1
+    return Reason.OUT_OF_MEMORY if resources.get("mem") is not None and in_time else Reason.TIMEOUT
 
 
 def _decide(backend: Backend, record: Record, task: Task, evidence: Evidence, word: Word | None) -> None:

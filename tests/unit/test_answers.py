@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clusterjob.answers import Answer, read_exit_record, read_output
-from clusterjob.backend import load_backend
+from clusterjob.backend import TIMEOUT_OR_MEMORY, load_backend
 from clusterjob.status import Reason, Status
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
@@ -61,7 +61,7 @@ def test_grid_engine() -> None:
     assert known["1", 2] == (Status.PENDING, None)
     assert known["858", None] == (Status.RUNNING, None)
     timeout = read("sge", "finished", (RECORDINGS / "sge-8.1.9/qacct-timeout.txt").read_text())
-    assert states("sge", timeout)["4", None] == (Status.FAILED, Reason.TIMEOUT)
+    assert states("sge", timeout)["4", None] == (Status.FAILED, TIMEOUT_OR_MEMORY)
     assert timeout["4", None].signal == 9
     array = read("sge", "finished", (RECORDINGS / "sge-8.1.9/qacct-array.txt").read_text())
     assert {task for _, task in array} == {1, 2, 3}

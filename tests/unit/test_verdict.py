@@ -143,3 +143,16 @@ def test_history_and_usage_are_kept() -> None:
     assert task.history == [[NOW, "COMPLETED", "COMPLETED"]]
     assert task.usage == {"max_rss": 5.0, "elapsed": 100.0}
     assert (task.started, task.ended, task.host) == (100.0, 200.0, "n1")
+
+
+def test_one_word_for_two_limits() -> None:
+    def of(mem: int | None, limit: int | None, elapsed: float) -> Reason | None:
+        record = Record(key="k", token="t", name="n", backend="sge", workdir="/w", runs="/w/r", job_id="12")
+        record._spec = {"resources": {"mem": mem, "time": limit}}
+        answer = Answer("12", state="37  : qmaster enforced h_rt, h_cpu, or h_vmem limit", usage={"elapsed": elapsed})
+        return judge(load_backend("sge"), record, Task(Status.RUNNING), Evidence(NOW, None, True, BEGUN, True, answer, True, True)).reason
+
+    assert of(100, 60, 61) is Reason.TIMEOUT
+    assert of(100, 60, 5) is Reason.OUT_OF_MEMORY
+    assert of(None, 60, 5) is Reason.TIMEOUT
+    assert of(100, None, 500) is Reason.OUT_OF_MEMORY
