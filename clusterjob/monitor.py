@@ -18,6 +18,7 @@ from typing import Any
 
 from clusterjob.answers import Answer, ExitRecord
 from clusterjob.backend import load_backend
+from clusterjob.errors import CommandError
 from clusterjob.scheduler import Findings, Listing, Scheduler
 from clusterjob.status import Reason, Status
 from clusterjob.store import Phase, Record, Task
@@ -31,13 +32,15 @@ _GROWTH = 1.5
 _WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
 
 
+Resume = Callable[[SqliteStore, Scheduler, Sequence[Record]], object]
+
+
 class Monitor:
     """Knows what became of the jobs of one store on one cluster."""
 
-    def __init__(self, store: SqliteStore, scheduler: Scheduler, clock: Callable[[], float] = time.time) -> None:
-        self.store, self.scheduler, self.clock = store, scheduler, clock
+    def __init__(self, store: SqliteStore, scheduler: Scheduler, resume: Resume, clock: Callable[[], float] = time.time) -> None:
+        self.store, self.scheduler, self.resume, self.clock = store, scheduler, resume, clock
         self.records: weakref.WeakValueDictionary[str, Record] = weakref.WeakValueDictionary()
-        self.resume: Callable[[SqliteStore, Scheduler, Sequence[Record]], object] | None = None
         self.stale_since: float | None = None  # the last good answer was then; None: the last answer was good
         self._error = ""
         self.polls = 0
@@ -85,8 +88,7 @@ class Monitor:
     def _poll(self, live: list[Record]) -> None:
         self.polls += 1
         self._reload(live)
-        if self.resume is not None:
-            self.resume(self.store, self.scheduler, [record for record in live if record.phase is not Phase.SUBMITTED and not record.finished])
+        self.resume(self.store, self.scheduler, [record for record in live if record.phase is not Phase.SUBMITTED and not record.finished])
         submitted = [record for record in live if record.phase is Phase.SUBMITTED and not record.finished]
         if not submitted:
             return
@@ -195,7 +197,13 @@ class Monitor:
                     record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
             self.store.write(live)
             if ids:
-                self.scheduler.cancel(ids)
+                try:
+                    self.scheduler.cancel(ids)
+                except CommandError:
+                    for record in live:
+                        record.cancel_requested = None
+                    self.store.write(live)
+                    raise
             self.hurry()
 
 
@@ -272,12 +280,12 @@ def scheduler_for(reference: dict[str, Any], transport: Transport | None = None)
         return scheduler
 
 
-def monitor_for(store: SqliteStore, reference: dict[str, Any]) -> Monitor:
-    """Return the monitor of a store's jobs on the scheduler that ``reference`` names; one a process."""
+def monitor_for(store: SqliteStore, reference: dict[str, Any], resume: Resume) -> Monitor:
+    """Return the monitor of a store's jobs on the scheduler that ``reference`` names; one a process. ``resume`` finishes open submissions."""
     scheduler = scheduler_for(reference)
     place = (store.url, json.dumps(reference, sort_keys=True))
     with _registry:
         monitor = _monitors.get(place)
         if monitor is None:
-            monitor = _monitors[place] = Monitor(store, scheduler)
+            monitor = _monitors[place] = Monitor(store, scheduler, resume)
         return monitor

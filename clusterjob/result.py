@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -31,9 +32,16 @@ class AsyncResult:
 
     def __init__(self, record: Record, store: SqliteStore, monitor: Monitor | None = None) -> None:
         self.store = store
-        self.monitor = monitor or monitor_for(store, record.spec["backend"])
-        self.monitor.resume = resume
-        self.record = self.monitor.track(record)
+        self._monitor = monitor
+        self.record = record if monitor is None else monitor.track(record)
+
+    @property
+    def monitor(self) -> Monitor:
+        """The poller of the job's cluster; a job that is only looked at needs neither it nor a backend."""
+        if self._monitor is None:
+            self._monitor = monitor_for(self.store, self.record.spec["backend"], resume)
+            self.record = self._monitor.track(self.record)
+        return self._monitor
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -106,7 +114,7 @@ class AsyncResult:
     @property
     def stale_since(self) -> float | None:
         """Since when (s since the epoch) the cluster did not answer; None where the state is as new as it may be."""
-        return None if self.record.finished else self.monitor.stale_since
+        return None if self.record.finished or self._monitor is None else self._monitor.stale_since
 
     def ready(self) -> bool:
         """Return whether the job has ended, well or badly."""
@@ -191,14 +199,16 @@ class AsyncResult:
 
     def log_path(self, stream: str = "stdout", index: int | None = None) -> str:
         """Return the absolute path of the job's ``stdout`` or ``stderr`` on its host; ``index`` is that of an array's element."""
-        record, general = self.record, self.monitor.scheduler.backend.general
+        record = self.record
         path = record.spec["resources"].get(stream)
         if not path:
             suffix = f".{index}" if index is not None else ""
             return f"{record.runs}/{record.token}{suffix}.{'out' if stream == 'stdout' else 'err'}"
         values = {"{id}": record.job_id or "", "{task}": str(index if index is not None else ""), "{name}": record.name}
-        for pattern, _, value in (item.partition(":") for item in general["patterns"].split()):
-            path = path.replace(pattern, values.get(value, value))
+        if re.search(r"[%$^{]", path):
+            patterns = self.monitor.scheduler.backend.general["patterns"]
+            for pattern, _, value in (item.partition(":") for item in patterns.split()):
+                path = path.replace(pattern, values.get(value, value))
         return os.path.join(record.workdir, path)
 
     def stdout(self, index: int | None = None) -> str:
@@ -296,7 +306,7 @@ def submit_prepared(store: SqliteStore, records: Sequence[Record], again: Any) -
     errors = []
     for positions in groups.values():
         members = [records[position] for position in positions]
-        monitor = monitor_for(store, members[0].spec["backend"])
+        monitor = monitor_for(store, members[0].spec["backend"], resume)
         winners, refused = submit_records(store, monitor.scheduler, members, again)
         gone = {record.token for record, _ in refused}
         for position, winner in zip(positions, winners, strict=True):

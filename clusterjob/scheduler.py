@@ -5,6 +5,7 @@ Command lines are made and answers read here; the transport runs them. N jobs co
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shlex
@@ -200,7 +201,8 @@ class Scheduler:
         mark = _mark()
         lines = [_prelude(self.backend)]
         for number, (folder, names) in enumerate(runs.items()):
-            lines.append(f"printf '\\n%s\\n' {mark}:records-{number}; (cd {shlex.quote(folder)} && printf '%s\\n' . || exit 0")
+            gone = f"[ ! -e {shlex.quote(folder)} ] && [ -d {shlex.quote(os.path.dirname(os.path.dirname(folder)))} ]"
+            lines.append(f"printf '\\n%s\\n' {mark}:records-{number}; ({gone} && printf '.\\n' && exit; cd {shlex.quote(folder)} || exit; echo .")
             for start in range(0, len(names), _FILES):
                 lines.append(f"grep '' /dev/null {' '.join(f'{name}.exit' for name in names[start : start + _FILES])} 2>/dev/null")
             lines.append(") 2>/dev/null")

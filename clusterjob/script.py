@@ -232,7 +232,7 @@ class JobScript:
             "aux": {_inside(name, "auxiliary script"): self._render(text, f"auxiliary script {name!r}", variables)
                     for name, text in self.aux_scripts.items()},
             "inputs": [_input(path) for path in self.inputs],
-            "after": [_parent(result, reference) for result in after],
+            "after": [_parent(result, reference) for result in after if result.status != Status.COMPLETED],
             "prologue": self._render(settings["prologue"], "the prologue", variables) if settings.get("prologue") else "",
             "epilogue": self._render(settings["epilogue"], "the epilogue", variables) if settings.get("epilogue") else "",
             "filename": _inside(settings["filename"], "filename") if settings.get("filename") else "",
@@ -332,6 +332,8 @@ def _parent(result: AsyncResult, reference: Mapping[str, Any]) -> dict[str, Any]
     record = result.record
     if record.spec["backend"] != reference:
         raise SubmissionError(f"a job can only come after jobs of the same scheduler; {record.name!r} is with {record.backend!r}")
+    if record.finished:
+        raise SubmissionError(f"job {record.name!r} ({record.job_id}) is {record.status}: what comes after it would never run")
     if not record.job_id:
         raise SubmissionError(f"job {record.name!r} has no job id yet ({record.task.words or record.phase.value}); submit its successors later")
     return {"name": record.name, "job_id": record.job_id, "records": [f"{record.runs}/{name}.exit" for name in exit_names(record)]}

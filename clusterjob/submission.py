@@ -243,7 +243,7 @@ def resume(store: SqliteStore, scheduler: Scheduler, records: Sequence[Record]) 
                     accept(record, found[record.token])
                     record.submitted = record.submitted or [record.created, now]
             store.write(doubtful)
-            doubtful = [record for record in doubtful if record.phase is Phase.SUBMITTING]
+            doubtful = _without_cancelled(store, scheduler, doubtful)
             for record in doubtful:
                 record.owner = owner()
             scheduler.transport.put([file for record in doubtful for file in uploads(scheduler, record, again=True)])
@@ -256,6 +256,20 @@ def resume(store: SqliteStore, scheduler: Scheduler, records: Sequence[Record]) 
         record.task.status, record.task.reason, record.task.words = Status.FAILED, Reason.SUBMISSION, _said(receipt)
     store.write([record for record, _ in refused])
     return [*deferred, *doubtful]
+
+
+def _without_cancelled(store: SqliteStore, scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:
+    """Return the records to submit again; what was cancelled meanwhile is cancelled now, or was never submitted."""
+    found: dict[str | None, list[str]] = {}
+    for record in records:
+        if record.cancel_requested and record.job_id:
+            found.setdefault(record.cluster, []).append(record.job_id)
+        elif record.cancel_requested:
+            record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
+    if found:
+        scheduler.cancel(found)
+    store.write(records)
+    return [record for record in records if record.phase is Phase.SUBMITTING and not record.cancel_requested]
 
 
 def abandoned(record: Record, now: float) -> bool:

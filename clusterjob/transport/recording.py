@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,20 +38,25 @@ class RecordingTransport:
 
 
 class ReplayTransport:
-    """Answers as a recorded conversation did, turn by turn; nothing is run."""
+    """Answers as a recorded conversation did, turn by turn; nothing is run.
+
+    Tokens and markers are made anew each time: those of the recording are replaced by the ones that stand in their places now.
+    """
 
     host = ""
 
     def __init__(self, path: str | Path) -> None:
         self.turns = json.loads(Path(path).read_text(encoding="utf-8"))
         self.asked: list[str] = []
+        self._names: dict[str, str] = {}
 
     def run(self, script: str, timeout: float | None = None) -> Completed:
         if not self.turns:
             raise TransportError("the recorded conversation is over", command=script)
         turn = self.turns.pop(0)
         self.asked.append(script)
-        return Completed(turn["exit_code"], turn["stdout"], turn["stderr"])
+        self._names |= zip(_made_names(turn["script"]), _made_names(script), strict=False)
+        return Completed(turn["exit_code"], self._renamed(turn["stdout"]), self._renamed(turn["stderr"]))
 
     def put(self, files: Sequence[Upload]) -> None:
         """Take files and forget them."""
@@ -60,3 +66,13 @@ class ReplayTransport:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _renamed(self, text: str) -> str:
+        return _NAME.sub(lambda match: self._names.get(match[0], match[0]), text)
+
+
+_NAME = re.compile(r"\b[0-9a-f]{16}\b")
+
+
+def _made_names(script: str) -> list[str]:
+    return list(dict.fromkeys(_NAME.findall(script)))

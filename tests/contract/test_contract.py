@@ -495,3 +495,20 @@ def test_time_limit(cluster: Flavour, overtime: Callable[[], AsyncResult]) -> No
     assert (result.status, result.reason) == (Status.FAILED, Reason.TIMEOUT), result.explain()
     if cluster.name != "sge":  # Grid Engine sends KILL at once
         assert result.stdout() == "warned\n"
+
+
+def test_check(cluster: Flavour) -> None:
+    from clusterjob.conformance import run_checks
+
+    checks = list(run_checks(str(cluster.profile)))
+    assert [(check.name, check.detail) for check in checks if not check.ok] == []
+    assert len(checks) == 11
+
+
+def test_submission_from_inside_a_job(cluster: Flavour) -> None:
+    code = (
+        f"import clusterjob as c; j = c.JobScript('echo inner $CLUSTERJOB_NAME', 'inner', workdir='in'); j.read_settings({str(cluster.profile)!r})\n"
+    )
+    code += "r = j.submit(); r.wait(60); print(r.status, r.stdout(), end='')"
+    result = cluster.finish(f"#!{sys.executable}\n{code}\n", verbatim=True, threads=1, mem=200 if cluster.family == "slurm" else None)
+    assert result.stdout() == "COMPLETED inner inner\n", result.explain()

@@ -75,9 +75,11 @@ def test_render_and_plan() -> None:
 
 
 def test_after() -> None:
-    run("submit", "bad.sh", "-n", "first", "-p", "p.ini")
+    Path("later.sh").write_text("sleep 2; exit 1\n")
+    run("submit", "later.sh", "-n", "first", "-p", "p.ini")
     run("submit", "good.sh", "-d", "T=1", "-p", "p.ini", "--after", "first", "--wait", code=1)
     assert json.loads(run("status", "good", "--json", code=1))[0]["reason"] == "dependency"
+    assert "would never run" in run("submit", "good.sh", "-d", "T=2", "-p", "p.ini", "--after", "first", code=1)
 
 
 def test_backends() -> None:

@@ -6,6 +6,7 @@ The profiles here replace a scheduler's commands by `cat` of a file: what is tes
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from clusterjob import AsyncResult, JobScript, Reason, Status, submit, wait
 from clusterjob.errors import CommandError, SubmissionError, TransportError
 from clusterjob.monitor import Monitor
+from clusterjob.script import current_store
 from clusterjob.store import Phase
 from clusterjob.transport import LocalTransport
 
@@ -175,7 +177,7 @@ def test_the_poller_widens_its_interval_and_never_asks_more_often() -> None:
     clock = [1000.0]
     limits = dict(result.monitor.scheduler.backend.limits) | {"first_poll": 1.0, "poll_interval": 8.0}
     object.__setattr__(result.monitor.scheduler.backend, "limits", limits)
-    monitor = Monitor(result.store, result.monitor.scheduler, clock=lambda: clock[0])
+    monitor = Monitor(result.store, result.monitor.scheduler, result.monitor.resume, clock=lambda: clock[0])
     monitor.track(result.record)
     asked = []
     for _ in range(4000):
@@ -327,3 +329,34 @@ def test_more_time_is_the_same_job() -> None:
     second.time = "10m"
     second.mem = "4G"
     assert first.submit().record.token == second.submit().record.token
+
+
+def test_a_job_can_be_looked_at_without_its_backend() -> None:
+    folder = Path("backends/gone")
+    folder.mkdir(parents=True)
+    (folder / "backend.ini").write_text("[Backend]\nextends = local\n[Commands]\nsubmit = echo 5\n")
+    Path("gone.ini").write_text("[Attributes]\nbackend = gone\n")
+    made = JobScript("true", "n")
+    made.read_settings("gone.ini")
+    record = made.submit().record
+    (folder / "backend.ini").unlink()
+    result = AsyncResult(record, current_store())
+    assert result.log_path().endswith(".out")
+    assert "5" in repr(result)
+    assert result.stale_since is None
+
+
+def test_a_doubtful_submission_that_was_cancelled_is_not_repeated() -> None:
+    result = job(submit="echo submitted >> tried").submit()
+    assert result.record.phase is Phase.SUBMITTING
+    result.monitor.cancel([result.record])
+    assert (result.status, result.reason) == (Status.CANCELLED, Reason.CANCELLED)
+    assert Path("tried").read_text() == "submitted\n"
+
+
+def test_a_runs_folder_that_was_deleted_does_not_keep_a_job_alive() -> None:
+    result = job().submit()
+    assert result.status == Status.PENDING
+    shutil.rmtree(".clusterjob-runs")
+    assert result.wait(5)
+    assert result.reason == Reason.LOST
