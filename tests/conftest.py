@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -54,14 +55,13 @@ def spool(spool_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def lab() -> Path:
-    """The folder of the running lab; this process and its children move into the lab's network namespace."""
+    """The folder of the running lab. Its daemons are to be reached from inside its network namespace: see :func:`namespace`."""
     reason = _lab_missing()
     if reason:
         if os.environ.get("CLUSTERJOB_REQUIRE_LAB"):
             pytest.fail(f"the real schedulers are required here: {reason}")
         pytest.skip(f"no real schedulers: {reason}")
     subprocess.run([str(LAB_SCRIPT), "up"], check=True, timeout=180, capture_output=True)
-    _enter(NETNS)
     return LAB
 
 
@@ -74,13 +74,26 @@ def _lab_missing() -> str:
     return ""
 
 
-def _enter(namespace: Path) -> None:
-    descriptor = os.open(namespace, os.O_RDONLY)
+@contextlib.contextmanager
+def namespace(lab: Path | None) -> Iterator[None]:
+    """Move this thread, and the children it starts, into the lab's network namespace for a while; without a lab stay here."""
+    if lab is None:
+        yield
+        return
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(NETNS, os.O_RDONLY)
     try:
-        if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
+        _enter(there)
+        yield
     finally:
-        os.close(descriptor)
+        _enter(home)
+        os.close(home)
+        os.close(there)
+
+
+def _enter(descriptor: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def pytest_report_header() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from clusterjob import AsyncResult, JobScript, submit
+from tests.conftest import namespace
 
 FLAVOURS = ("local", "slurm", "noacct", "sge")
 # poll_interval also tells the two Slurms apart: a cluster is known by its backend and overrides
@@ -84,10 +85,11 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def cluster(place: tuple[str, Path | None, Path], spool: Path, monkeypatch: pytest.MonkeyPatch) -> Flavour:
+def cluster(place: tuple[str, Path | None, Path], spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flavour]:
     name, lab, profile = place
     _environment(name, lab, monkeypatch)
-    return Flavour(name, profile, lab)
+    with namespace(lab):
+        yield Flavour(name, profile, lab)
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +104,10 @@ def overtime(place: tuple[str, Path | None, Path], spool_folder: Path, tmp_path_
     _environment(name, lab, patch)
     flavour = Flavour(name, profile, lab)
     time = {"local": "2s", "sge": "5s"}.get(name, "1m")
-    result = flavour.run("trap 'echo warned; exit 9' TERM\nfor i in $(seq 300); do sleep 1; done", jobname="overtime", time=time, workdir=str(folder))
+    with namespace(lab):
+        result = flavour.run(
+            "trap 'echo warned; exit 9' TERM\nfor i in $(seq 300); do sleep 1; done", jobname="overtime", time=time, workdir=str(folder)
+        )
     result.dump(folder / "dumped.json")
     patch.undo()
     return lambda: AsyncResult.load(folder / "dumped.json")

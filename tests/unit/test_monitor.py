@@ -20,8 +20,6 @@ from clusterjob.script import current_store
 from clusterjob.store import Phase
 from clusterjob.transport import LocalTransport
 
-NOW = int(time.time())
-
 
 def profile(**commands: str) -> str:
     lines = {"submit": "cat answer", "active": "cat active", "finished": "cat finished", "cancel": "cat cancelled", "find": "cat found"} | commands
@@ -45,12 +43,16 @@ def listed(*lines: str) -> None:
     Path("active").write_text("".join(f"{line}\n" for line in lines))
 
 
-def line(result: AsyncResult, state: str, *, token: str | None = None, submitted: int = NOW, number: str = "41") -> str:
-    return f"{number}|{state}|{submitted}|0|clusterjob:{token or result.record.token}|None|"
+def now() -> int:
+    return int(time.time())
+
+
+def line(result: AsyncResult, state: str, *, token: str | None = None, number: str = "41") -> str:
+    return f"{number}|{state}|{now()}|0|clusterjob:{token or result.record.token}|None|"
 
 
 def ended(result: AsyncResult, code: int) -> None:
-    Path(result.record.runs, f"{result.record.token}.exit").write_text(f"job=41\nhost=h\nstart={NOW}\nlimit=\nexit={code}\nend={NOW + 1}\n")
+    Path(result.record.runs, f"{result.record.token}.exit").write_text(f"job=41\nhost=h\nstart={now()}\nlimit=\nexit={code}\nend={now() + 1}\n")
 
 
 def test_states_follow_the_list() -> None:
@@ -124,13 +126,13 @@ def test_a_job_that_left_before_the_first_poll() -> None:
 def test_a_job_id_used_again_is_somebody_else_s() -> None:
     result = job().submit()
     listed(line(result, "COMPLETED", token="feedfeedfeedfeed"))
-    Path("finished").write_text(f"41|COMPLETED|0:0|{NOW}|{NOW}|{NOW}|5|00:01|5M|clusterjob:feedfeedfeedfeed\n")
+    Path("finished").write_text(f"41|COMPLETED|0:0|{now()}|{now()}|{now()}|5|00:01|5M|clusterjob:feedfeedfeedfeed\n")
     assert result.status == Status.PENDING
-    listed(f"41|COMPLETED|{NOW - 5000}|0|(null)|None|")
-    Path("finished").write_text(f"41|FAILED|1:0|{NOW + 5000}|{NOW}|{NOW}|5|00:01|5M|\n")
+    listed(f"41|COMPLETED|{now() - 5000}|0|(null)|None|")
+    Path("finished").write_text(f"41|FAILED|1:0|{now() + 5000}|{now()}|{now()}|5|00:01|5M|\n")
     assert result.status == Status.PENDING
     assert "max_rss" not in result.record.task.usage
-    listed(f"41|RUNNING|{NOW + 1}|0|(null)|None|")
+    listed(f"41|RUNNING|{now() + 1}|0|(null)|None|")
     assert result.status == Status.RUNNING
 
 
