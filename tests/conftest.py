@@ -54,15 +54,19 @@ def spool(spool_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Path:
-    """The folder of the running lab. Its daemons are to be reached from inside its network namespace: see :func:`namespace`."""
+def lab() -> Iterator[Path]:
+    """The folder of the running lab, which is stopped afterwards if it did not run before. Its daemons are to be reached from inside its network namespace: see :func:`namespace`."""
     reason = _lab_missing()
     if reason:
         if os.environ.get("CLUSTERJOB_REQUIRE_LAB"):
             pytest.fail(f"the real schedulers are required here: {reason}")
         pytest.skip(f"no real schedulers: {reason}")
-    subprocess.run([str(LAB_SCRIPT), "up"], check=True, timeout=180, capture_output=True)
-    return LAB
+    ran_before = NETNS.exists()
+    started = subprocess.run([str(LAB_SCRIPT), "up"], timeout=180, capture_output=True, text=True)
+    assert started.returncode == 0, f"the lab does not start:\n{started.stdout}{started.stderr}"
+    yield LAB
+    if not ran_before:
+        subprocess.run([str(LAB_SCRIPT), "down"], check=True, timeout=120, capture_output=True)
 
 
 def _lab_missing() -> str:
