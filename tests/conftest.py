@@ -55,7 +55,10 @@ def spool(spool_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Path]:
-    """The folder of the running lab, which is stopped afterwards if it did not run before. Its daemons are to be reached from inside its network namespace: see :func:`namespace`."""
+    """The folder of the running lab, which is stopped afterwards if it did not run before.
+
+    Its daemons are to be reached from inside its network namespace: see :func:`namespace`.
+    """
     reason = _lab_missing()
     if reason:
         if os.environ.get("CLUSTERJOB_REQUIRE_LAB"):
