@@ -38,7 +38,7 @@ lab-install:
 	else echo "real schedulers: not installed here (that needs Debian and root); their tests are skipped"; fi
 
 test: lint lab-install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4 --dist loadgroup
 
 lab: lab-install
 	tests/lab/lab.sh up

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ import pytest
 LAB_SCRIPT = Path(__file__).parent / "lab" / "lab.sh"
 LAB = Path(os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab")
 NETNS = Path("/run/netns/clusterjob-lab")
+STARTED = LAB / "started-by-the-tests"
 CLONE_NEWNET = 0x40000000
 
 
@@ -54,8 +56,8 @@ def spool(spool_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Path]:
-    """The folder of the running lab, which is stopped afterwards if it did not run before.
+def lab() -> Path:
+    """The folder of the running lab, which is stopped at the very end if it did not run before.
 
     Its daemons are to be reached from inside its network namespace: see :func:`namespace`.
     """
@@ -64,12 +66,21 @@ def lab() -> Iterator[Path]:
         if os.environ.get("CLUSTERJOB_REQUIRE_LAB"):
             pytest.fail(f"the real schedulers are required here: {reason}")
         pytest.skip(f"no real schedulers: {reason}")
-    ran_before = NETNS.exists()
-    started = subprocess.run([str(LAB_SCRIPT), "up"], timeout=180, capture_output=True, text=True)
+    LAB.mkdir(parents=True, exist_ok=True)
+    with (LAB / "lock").open("w") as lock:  # several processes run the tests; the first one starts it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not NETNS.exists():
+            STARTED.touch()
+        started = subprocess.run([str(LAB_SCRIPT), "up"], timeout=180, capture_output=True, text=True)
     assert started.returncode == 0, f"the lab does not start:\n{started.stdout}{started.stderr}"
-    yield LAB
-    if not ran_before:
-        subprocess.run([str(LAB_SCRIPT), "down"], check=True, timeout=120, capture_output=True)
+    return LAB
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stop the lab that the tests started, once all processes of them are done."""
+    if not hasattr(session.config, "workerinput") and STARTED.exists():
+        subprocess.run([str(LAB_SCRIPT), "down"], check=False, timeout=120, capture_output=True)
+        STARTED.unlink()
 
 
 def _lab_missing() -> str:

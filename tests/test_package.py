@@ -17,6 +17,9 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "backends")
 CODE = "import clusterjob.backend as b; print(sorted(b.list_backends())); print(b.load_backend('slurm').template[:9]); print(b.__file__)"
 
 
+pytestmark = pytest.mark.xdist_group("package")  # built once
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("build")

@@ -75,7 +75,8 @@ def _environment(name: str, lab: Path | None, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("PATH", "/usr/lib/gridengine", prepend=":")
 
 
-@pytest.fixture(scope="session", params=FLAVOURS)
+# one process runs all tests of a flavour: they share its slow job
+@pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FLAVOURS])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path | None, Path]:
     name = request.param
     lab = None if name == "local" else request.getfixturevalue("lab")
