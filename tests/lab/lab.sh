@@ -165,6 +165,8 @@ nodes_ready() {   # a node whose daemon was killed comes back as down: resume it
 
 slurm_up() {
     local name=$1 port=$2
+    # leave alone what runs: somebody's tests may be using it
+    if alive "$name-ctld" && alive "$name-node1" && alive "$name-node2"; then return 0; fi
     munge_up
     slurm_conf "$name" "$port"
     [ "$name" != slurm ] || accounting_up
@@ -223,6 +225,7 @@ sge_tune() {   # schedule every second, write accounting at once, let root run j
 }
 
 sge_up() {
+    if alive sge-qmaster && alive sge-execd; then return 0; fi
     local host spool=/var/spool/gridengine common=$SGE_ROOT/$SGE_CELL/common; host=$(hostname)
     mkdir -p "$LAB/sge"
     echo "$host" >$common/act_qmaster
