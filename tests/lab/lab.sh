@@ -158,7 +158,7 @@ C
 }
 
 nodes_ready() {   # a node whose daemon was killed comes back as down: resume it
-    inside sinfo -h -N -o %T | grep -vqE '^(idle|mixed|allocated)$' || return 0
+    inside sinfo -h -N -o %T | grep -vqE '^(idle|mixed|allocated|completing)$' || return 0
     inside scontrol update nodename=node[1-2] state=resume
     return 1
 }
@@ -261,6 +261,12 @@ up() {
 
 down() {
     for name in "$@"; do
+        # jobs that outlive their daemons would keep the nodes completing at the next start
+        if alive "$name-ctld"; then
+            SLURM_CONF=$LAB/$name/slurm.conf inside timeout 10 scancel --user root --signal KILL 2>/dev/null || true
+            SLURM_CONF=$LAB/$name/slurm.conf inside timeout 10 scancel --user root 2>/dev/null || true
+            sleep 1
+        fi
         case $name in
             slurm) for d in slurm-node1 slurm-node2 slurm-ctld slurmdbd mariadbd; do stop $d; done ;;
             noacct) for d in noacct-node1 noacct-node2 noacct-ctld; do stop $d; done ;;
