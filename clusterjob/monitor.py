@@ -165,7 +165,7 @@ class Monitor:
         runs: dict[str, list[str]] = {}
         ids: dict[str | None, dict[str, None]] = {}
         for record, index in places:
-            runs.setdefault(record.runs, []).append(record.token if index is None else f"{record.token}.{index}")
+            runs.setdefault(record.runs, []).append(record.exit_name(index))
             if record.job_id:
                 ids.setdefault(record.cluster, {})[record.job_id] = None
         age = self.clock() - min(record.created for record, _ in places) + _WINDOW
@@ -222,8 +222,7 @@ def _own(record: Record, answer: Answer | None) -> Answer | None:
 
 
 def _found(findings: Findings, record: Record, index: int | None) -> tuple[ExitRecord | None, Answer | None, bool]:
-    name = record.token if index is None else f"{record.token}.{index}"
-    own = findings.records.get(name)
+    own = findings.records.get(record.exit_name(index))
     history = _own(record, findings.history.answers.get(_place(record, index)))
     return own, history, record.runs not in findings.unreadable
 

@@ -41,7 +41,7 @@ def script_path(scheduler: Scheduler, record: Record) -> str:
 
 def exit_names(record: Record) -> list[str]:
     """Return the names, without ``.exit``, of the exit records of a job."""
-    return [record.token if index is None else f"{record.token}.{index}" for index in record.all_tasks()]
+    return [record.exit_name(index) for index in record.all_tasks()]
 
 
 def render_record(scheduler: Scheduler, record: Record) -> str:
@@ -149,7 +149,7 @@ def accept(record: Record, receipt: Receipt) -> None:
 def _relative(path: str, record: Record) -> str:
     """Name a script from its workdir where it is below it: such names hold no characters a scheduler stumbles over."""
     prefix = record.workdir.rstrip("/") + "/"
-    return path.removeprefix(prefix) if path.startswith(prefix) else path
+    return path.removeprefix(prefix)
 
 
 def _later(scheduler: Scheduler, receipt: Receipt) -> bool:

@@ -136,11 +136,9 @@ def _from_word(backend: Backend, record: Record, task: Task, evidence: Evidence,
         if own is None and record.spec.get("after") and not record.cancel_requested:
             return _finish(task, Status.FAILED, Reason.DEPENDENCY)
         return _finish(task, Status.CANCELLED, signal=answer.signal)
-    if not evidence.records_read or not _waited(task, evidence, backend.limits["settle"]):
-        if own is not None and (answer.signal or answer.exit_code):
-            pass  # it began, and was killed: nothing more will be written
-        else:
-            return None  # the exit record may show late on a shared file system
+    killed = own is not None and (answer.signal or answer.exit_code)  # it began: nothing more will be written
+    if not killed and not (evidence.records_read and _waited(task, evidence, backend.limits["settle"])):
+        return None  # the exit record may show late on a shared file system
     if record.cancel_requested:
         return _finish(task, Status.CANCELLED, signal=answer.signal)
     if answer.signal:

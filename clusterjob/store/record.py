@@ -78,6 +78,10 @@ class Record:
         """Return the elements of an array by their index, or the one task of any other job."""
         return {None: self.task} if self.tasks is None else {index: task for index, task in self.tasks.items()}  # noqa: C416  (wider keys)
 
+    def exit_name(self, index: int | None) -> str:
+        """Return the name, without ``.exit``, of the exit record of the job or of an array's element."""
+        return self.token if index is None else f"{self.token}.{index}"
+
     @property
     def status(self) -> Status:
         return self.task.status
