@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusterjob.errors import BackendNotFoundError, SettingsError, suggest
-from clusterjob.inifile import Sections, read_ini, words
+from clusterjob.inifile import COMMON_RESOURCES, Sections, read_ini, words
 from clusterjob.status import Reason, Status
 
-COMMON_RESOURCES = ("jobname", "queue", "account", "time", "nodes", "ppn", "threads", "mem", "gpus", "stdout", "stderr", "array")
 TIMEOUT_OR_MEMORY = "timeout_or_memory"  # a reason in [States]: one word for two limits; the time used tells which
 EXITED = "EXITED"  # in [States]: the job ended by itself, and its exit code says how
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from clusterjob.errors import SettingsError
 
 Sections = dict[str, dict[str, str]]
+# what [Resources] of a profile and [Directives] of a backend both speak of
+COMMON_RESOURCES = ("jobname", "queue", "account", "time", "nodes", "ppn", "threads", "mem", "gpus", "stdout", "stderr", "array")
 
 
 def read_ini(path: Path) -> Sections:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clusterjob import units
-from clusterjob.backend import COMMON_RESOURCES, Backend
+from clusterjob.backend import Backend
 from clusterjob.errors import RenderError, ResourcesNotSupportedError, SettingsError, suggest
+from clusterjob.inifile import COMMON_RESOURCES
 
 if TYPE_CHECKING:
     import jinja2

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from clusterjob import units
 from clusterjob.backend import Backend, load_backend
 from clusterjob.errors import RenderError, ResourcesNotSupportedError, SettingsError, SubmissionError
+from clusterjob.inifile import COMMON_RESOURCES
 from clusterjob.monitor import scheduler_for
 from clusterjob.render import parse_array, render_text
 from clusterjob.result import AsyncResult, submit_prepared
 from clusterjob.result import wait as wait_for
-from clusterjob.settings import ATTRIBUTES, COMMON, Profile, check_resource, read_profile
+from clusterjob.settings import ATTRIBUTES, Profile, check_resource, read_profile
 from clusterjob.status import Status
 from clusterjob.store import Record, Task, encode_spec, open_store
 from clusterjob.store.sqlite import SqliteStore
@@ -118,7 +119,7 @@ class JobScript:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ATTRIBUTES:
             self.attributes[name] = value
-        elif name in COMMON:
+        elif name in COMMON_RESOURCES:
             self._set_resource(name, value)
         elif name in self.__dict__:
             self.__dict__[name] = value
@@ -130,7 +131,7 @@ class JobScript:
             for values in (self.__dict__.get("params", {}), self.__dict__.get("attributes", {})):
                 if name in values:
                     return values[name]
-            if name in COMMON:
+            if name in COMMON_RESOURCES:
                 return self.resources.get(name)
             if name in ATTRIBUTES:
                 return None
@@ -152,7 +153,7 @@ class JobScript:
         """Return the names that the body, the prologue, the epilogue and the auxiliary scripts may use, with their values."""
         given = self.resources
         return {
-            **dict.fromkeys(COMMON), **dict.fromkeys(ATTRIBUTES, ""), "backend": "local", "shell": "/bin/bash",
+            **dict.fromkeys(COMMON_RESOURCES), **dict.fromkeys(ATTRIBUTES, ""), "backend": "local", "shell": "/bin/bash",
             **given, "time": None if given.get("time") is None else units.clock(given["time"]),
             **self.attributes, **self.params,
         }  # fmt: skip

@@ -11,13 +11,12 @@ from typing import Any
 
 from clusterjob import units
 from clusterjob.errors import SettingsError
-from clusterjob.inifile import Sections, boolean, read_ini
+from clusterjob.inifile import COMMON_RESOURCES, Sections, boolean, read_ini
 
 # attributes that mean something to clusterjob; any other is a variable of the body
 ATTRIBUTES = ("backend", "remote", "rootdir", "workdir", "shell", "prologue", "epilogue", "filename")
 _COUNTS = ("nodes", "ppn", "threads", "gpus")
 _TEXTS = ("jobname", "queue", "account", "stdout", "stderr", "array")
-COMMON = ("jobname", "queue", "account", "time", "nodes", "ppn", "threads", "mem", "gpus", "stdout", "stderr", "array")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,7 @@ def read_profile(path: str | Path) -> Profile:
     attributes = sections.pop("Attributes", {})
     for key in attributes:
         check_spelling(key, ATTRIBUTES, file=file, section="Attributes")
-        if key in COMMON:
+        if key in COMMON_RESOURCES:
             raise SettingsError(f"{key!r} is a resource: it belongs into [Resources]", file=file, section="Attributes", key=key)
     resources = {}
     for key, value in sections.pop("Resources", {}).items():
@@ -82,7 +81,7 @@ def check_resource(name: str, value: Any) -> Any:
     """
     if not isinstance(name, str) or not name or (any(character.isspace() for character in name.strip("-")) and not name.startswith("-")):
         raise SettingsError(f"{name!r} is not the name of a resource")
-    check_spelling(name, COMMON)
+    check_spelling(name, COMMON_RESOURCES)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if not isinstance(value, (str, int, float, bool)):
