@@ -167,6 +167,12 @@ def submit(script: str) -> int:
 
 def run_next(database: sqlite3.Connection) -> None:
     """Start the jobs that fit. Closes the database: what follows forks."""
+    above = shepherd_above(database)
+    if above:  # what is started inside a job ends with it: its shepherd, which stands outside, must do the starting
+        database.close()
+        with contextlib.suppress(OSError):
+            os.kill(above, signal.SIGUSR1)
+        return
     database.execute("BEGIN IMMEDIATE")
     reap(database)
     starts = choose(database)
@@ -174,6 +180,22 @@ def run_next(database: sqlite3.Connection) -> None:
     database.close()
     for job, index in starts:
         spawn(job, index)
+
+
+def shepherd_above(database: sqlite3.Connection) -> int | None:
+    """Return the process id of the shepherd in whose job this process runs, or None."""
+    rows = database.execute("SELECT shepherd FROM tasks WHERE state = 'RUNNING' AND shepherd IS NOT NULL").fetchall()
+    shepherds = {int(row["shepherd"].split(":")[0]): row["shepherd"] for row in rows}
+    pid = os.getppid()
+    while shepherds and pid > 1:
+        if pid in shepherds and alive(shepherds[pid]):
+            return pid
+        try:
+            with open("/proc/%d/stat" % pid) as file:
+                pid = int(file.read().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+    return None
 
 
 def choose(database: sqlite3.Connection) -> list[tuple[int, int]]:
@@ -268,8 +290,9 @@ def alive(name: str) -> bool:
 
 def spawn(job: int, index: int) -> None:
     """Start a shepherd that belongs to nobody: it survives whoever submitted the job."""
-    if os.fork():
-        os.wait()
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
         return
     os.setsid()
     if os.fork():
@@ -293,13 +316,13 @@ class Shepherd:
         self.ending: str | None = None  # the state that is being brought about by killing
         self.kill_at: float | None = None
         self.peak = 0.0
-        self.signals = {signal.SIGCHLD, signal.SIGTERM}
+        self.astray = False  # whether a process of the job can have left our sight
+        self.signals = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
 
     def run(self) -> None:
         """Run the job to its end, then start the next ones."""
         signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what the job leaves behind becomes ours
+        self.adopt(True)
         database = connect()
         self.row = database.execute("SELECT * FROM jobs WHERE id = ?", (self.job,)).fetchone()
         self.write(database, shepherd=identity(os.getpid()) or "%d::" % os.getpid())
@@ -316,6 +339,19 @@ class Shepherd:
         self.kill_all(time.monotonic() + GRACE)
         code, number = (os.WEXITSTATUS(status), None) if os.WIFEXITED(status) else (None, os.WTERMSIG(status))
         self.finish(self.ending or ("COMPLETED" if code == 0 else "FAILED"), code=code, signal=number)
+
+    def adopt(self, wanted: bool) -> None:
+        """Become the parent of what the job leaves behind, or not."""
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(36, int(wanted), 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+    def start_others(self) -> None:
+        """Start what fits, as a process inside the job asked for; the new shepherds must not become children of this one."""
+        self.adopt(False)
+        self.astray = True
+        with contextlib.suppress(SpoolError, sqlite3.Error):
+            run_next(connect())
+        self.adopt(True)
 
     def become_job(self) -> None:
         """In the child: turn into the job's script."""
@@ -334,7 +370,7 @@ class Shepherd:
             environment = json.loads(self.row["environment"])
             environment.update(
                 SPOOL_JOB_ID=str(self.job), SPOOL_JOB_NAME=self.row["name"], SPOOL_TASK=suffix, SPOOL_HOST=socket.gethostname(),
-                SPOOL_MARK="%d_%d" % (self.job, self.index),
+                SPOOL_MARK=mark_of(self.job, self.index),
             )  # fmt: skip
             os.execve("/bin/sh", ["/bin/sh", self.row["script"]], environment)
         except BaseException as error:
@@ -350,6 +386,8 @@ class Shepherd:
             found = signal.sigtimedwait(self.signals, pause)
             if found is not None and found.si_signo == signal.SIGTERM:
                 self.end("CANCELLED")
+            elif found is not None and found.si_signo == signal.SIGUSR1:
+                self.start_others()
             status = self.collect()
             if status is not None:
                 return status
@@ -392,6 +430,8 @@ class Shepherd:
                 self.signal_all(signal.SIGKILL)
             self.collect()
             time.sleep(0.02)
+        if self.astray:
+            kill_leftovers(self.job, self.index)
 
     def signal_all(self, number: int) -> None:
         """Signal every process of the job, wherever it moved to."""
@@ -447,13 +487,18 @@ def descendants(root: int) -> list[int] | None:
     return found
 
 
+def mark_of(job: int, index: int) -> str:
+    """Return what the processes of a job carry in their environment; other queues of this machine have jobs of the same id."""
+    return "%d_%d in %s" % (job, index, os.path.realpath(folder()))
+
+
 def kill_leftovers(job: int, index: int) -> None:
     """Kill the processes of a job whose shepherd is gone; they carry its mark in their environment."""
-    wanted = b"SPOOL_MARK=%d_%d\0" % (job, index)
+    wanted = b"\0SPOOL_MARK=" + os.fsencode(mark_of(job, index)) + b"\0"
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc"):
             with contextlib.suppress(OSError), open("/proc/%s/environ" % name, "rb") as file:
-                if name.isdigit() and wanted in file.read() + b"\0":
+                if name.isdigit() and wanted in b"\0" + file.read() + b"\0":
                     os.kill(int(name), signal.SIGKILL)
 
 

@@ -45,6 +45,13 @@ def until(name: str, state: str, seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
+def wait_for(path: str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not Path(path).exists() or not Path(path).read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_no_more_runs_at_once_than_there_are_cores() -> None:
     jobs = [queue("echo start >> log; sleep 1; echo end >> log\n") for _ in range(4)] + [queue("echo start >> log\n", "--cores=2")]
     seen = set()
@@ -123,8 +130,7 @@ def test_the_queue_goes_on_without_whoever_submitted() -> None:
 
 def test_a_killed_shepherd_is_a_failed_node_and_leaves_nothing_behind() -> None:
     job = queue("sleep 61 & echo $! > child; cut -d ' ' -f 4 /proc/$$/stat > shepherd; wait\n")
-    while not Path("shepherd").exists() or not Path("shepherd").read_text():
-        time.sleep(0.02)
+    wait_for("shepherd")
     os.kill(int(Path("shepherd").read_text()), signal.SIGKILL)
     until(job, "NODE_FAIL")
     child = int(Path("child").read_text())
@@ -142,3 +148,29 @@ def test_it_runs_on_old_pythons_and_imports_nothing_of_ours() -> None:
     import ast
 
     ast.parse(text, feature_version=(3, 8))
+
+
+def test_queues_of_one_machine_do_not_touch_each_others_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = queue("cut -d ' ' -f 4 /proc/$$/stat > shepherd; sleep 62\n")
+    monkeypatch.setenv("CLUSTERJOB_SPOOL", os.environ["CLUSTERJOB_SPOOL"] + "-other")
+    other = queue("cut -d ' ' -f 4 /proc/$$/stat > shepherd2; sleep 63\n")
+    assert mine == other
+    wait_for("shepherd2")
+    wait_for("shepherd")
+    os.kill(int(Path("shepherd2").read_text()), signal.SIGKILL)
+    until(other, "NODE_FAIL")
+    time.sleep(0.3)
+    monkeypatch.setenv("CLUSTERJOB_SPOOL", os.environ["CLUSTERJOB_SPOOL"][: -len("-other")])
+    assert states() == {mine: "RUNNING"}
+    spool("cancel", mine)
+    until(mine, "CANCELLED")
+
+
+def test_a_job_that_a_job_submits_outlives_it() -> None:
+    Path("inner.sh").write_text("#!/bin/sh\nsleep 2; echo done > inner.out\n")
+    outer = queue(f"{sys.executable} {SPOOL} submit inner.sh > inner.id; sleep 0.5\n")
+    until(outer, "COMPLETED")
+    inner = Path("inner.id").read_text().strip()
+    assert states()[inner] == "RUNNING"
+    until(inner, "COMPLETED")
+    assert Path("inner.out").exists()
