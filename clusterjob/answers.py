@@ -102,7 +102,8 @@ def _json_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping[
         jobs = jobs.get(part, {}) if isinstance(jobs, dict) else {}
     entries = [{"_start": key, **value} for key, value in jobs.items()] if isinstance(jobs, dict) else jobs
     for entry in entries:
-        yield _named(output, _flat(entry))
+        if not (output.ignore and output.ignore.search(json.dumps(entry))):
+            yield _named(output, _flat(entry))
 
 
 def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -135,7 +136,7 @@ def _answer(output: Output, row: Mapping[str, str]) -> Answer | None:
         return None
     # 12, 12.server, 12[].server, 12[3].server; anything else is an id as it stands
     match = re.fullmatch(r"(\d+)(?:\[(\d*)\])?(?:\..*)?", row.get("id", ""))
-    task = row.get("task") or (match[2] if match else "") or ""
+    task = _part(output.task, row.get("task")) or (match[2] if match else "") or ""
     answer = Answer(
         id=match[1] if match else row["id"],
         task=int(task) if task.isdigit() else None,
@@ -144,7 +145,7 @@ def _answer(output: Output, row: Mapping[str, str]) -> Answer | None:
         submitted=_epoch(row.get("submitted")),
         started=_epoch(row.get("started")),
         ended=_epoch(row.get("ended")),
-        token=_token(output, row.get("token")),
+        token=_part(output.token, row.get("token")),
         cluster=row.get("cluster"),
         step=bool(row.get("step")),
     )
@@ -159,11 +160,12 @@ def _answer(output: Output, row: Mapping[str, str]) -> Answer | None:
     return answer
 
 
-def _token(output: Output, text: str | None) -> str | None:
-    if not text or output.token is None:
+def _part(pattern: re.Pattern[str] | None, text: str | None) -> str | None:
+    """Return what a pattern finds in a field (its first group, if it has one), the whole field without a pattern, None for nothing."""
+    if not text or pattern is None:
         return text or None
-    match = output.token.search(text)
-    return match[1] if match else None
+    match = pattern.search(text)
+    return match[pattern.groups and 1] if match else None
 
 
 def exit_and_signal(row: Mapping[str, str]) -> tuple[int | None, int | None]:

@@ -29,7 +29,7 @@ _GENERAL = {
 _COMMANDS = ("submit", "active", "finished", "cancel", "find", "version")
 PLACEHOLDERS = ("script", "ids", "user", "clusters", "spool", "age")
 _OUTPUTS = ("submit", "active", "finished", "find")
-_OUTPUT_KEYS = ("format", "pattern", "ignore", "start", "entry", "continuation", "jobs", "state", "token")
+_OUTPUT_KEYS = ("format", "pattern", "ignore", "start", "entry", "continuation", "jobs", "state", "token", "task")
 FIELDS = ("id", "task", "step", "state", "why", "exit", "signal", "wait_status", "submitted", "started", "ended", "elapsed",
           "cpu", "max_rss", "token", "name", "cluster")  # fmt: skip
 VARIABLES = ("CLUSTERJOB_ID", "CLUSTERJOB_NAME", "CLUSTERJOB_WORKDIR", "CLUSTERJOB_SUBMIT_HOST", "CLUSTERJOB_NODELIST",
@@ -59,6 +59,7 @@ class Output:
     entry: re.Pattern[str] | None = None
     continuation: re.Pattern[str] | None = None
     token: re.Pattern[str] | None = None
+    task: re.Pattern[str] | None = None
     jobs: str = ""
     state: str = "{state}"
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -279,7 +280,7 @@ class _Reader:
         kind = entries.get("format", "lines")
         if kind not in ("lines", "blocks", "json"):
             raise self.error(f"{kind!r} is not a format; expected lines, blocks or json", section, "format")
-        patterns = {key: self.pattern(section, key) for key in ("pattern", "ignore", "start", "entry", "continuation", "token")}
+        patterns = {key: self.pattern(section, key) for key in ("pattern", "ignore", "start", "entry", "continuation", "token", "task")}
         fields = {key[len("field.") :]: value for key, value in entries.items() if key.startswith("field.")}
         self._check_output(section, kind, patterns, fields)
         return Output(format=kind, jobs=entries.get("jobs", ""), state=entries.get("state", "{state}"), fields=fields, **patterns)

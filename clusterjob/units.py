@@ -86,8 +86,8 @@ def hour_minutes(seconds: int) -> str:
 
 
 def seconds_of(text: str) -> float | None:
-    """Read a duration that a scheduler printed: ``12.5``, ``3s``, ``MM:SS.mmm``, ``[D-]HH:MM:SS``. None if it is none."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(?:(\d+):)?(\d+(?:\.\d+)?)s?", text.strip())
+    """Read a duration that a scheduler printed: ``12.5``, ``3s``, ``3 second(s)``, ``MM:SS.mmm``, ``[D-]HH:MM:SS``. None if it is none."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(?:(\d+):)?(\d+(?:\.\d+)?)\s*(?:s|second\(s\))?", text.strip())
     if not match:
         return None
     days, first, second, last = match.groups()
@@ -99,8 +99,8 @@ def seconds_of(text: str) -> float | None:
 
 
 def megabytes_of(text: str, default_unit: str = "B") -> float | None:
-    """Read an amount of memory that a scheduler printed: ``1234K``, ``4.777M``, ``512kb``, ``0.000B``. None if it is none."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGTB]?)(?:I?B)?S?", text.strip().upper())
+    """Read an amount of memory that a scheduler printed: ``1234K``, ``4.777M``, ``512kb``, ``5.2 Gbytes``, ``0.000B``. None if it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGTB]?)(?:I?B(?:YTE)?)?S?", text.strip().upper())
     if not match:
         return None
     unit = match[2] or default_unit.upper()

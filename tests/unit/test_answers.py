@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -114,20 +115,72 @@ def test_lsf() -> None:
     assert pattern is not None
     found = [match["id"] for line in (RECORDINGS / "lsf/bsub.txt").read_text().splitlines() if (match := pattern.search(line))]
     assert found == ["917530"]
-    # the columns of bjobs -o, with the delimiter that the command asks for (IBM's reference of 10.1)
-    answers = read("lsf", "active", "917530|0|EXIT|140|TERM_RUNLIMIT: job killed|Feb 25 03:32|clusterjob:abc\n917531|3|DONE| - | - |Feb 25 03:33| \n")
-    assert states("lsf", answers) == {("917530", None): (Status.FAILED, Reason.TIMEOUT), ("917531", 3): (Status.COMPLETED, None)}
-    assert answers["917530", None].token == "abc"
+    known: dict[tuple[str, int | None], Answer] = {}
+    for name in ("batcheuphoria", "balsam"):
+        known |= read("lsf", "finished", (RECORDINGS / f"lsf/{name}.json").read_text())
+    assert states("lsf", known) == {("22005", None): (Status.COMPLETED, None), ("806290", None): (Status.RUNNING, None)}
+    assert known["22005", None].usage == {"elapsed": 1, "cpu": 1, "max_rss": pytest.approx(5.2 * 1024)}
+    assert known["806290", None].usage == {"elapsed": 16038}
+    # the two that were asked without the id lack it: what they say of states is read all the same
+    for name, wanted in (("buildtest", (Status.PENDING, None)), ("exit-reason", (Status.CANCELLED, None))):
+        text = (RECORDINGS / f"lsf/{name}.json").read_text().replace('"STAT"', '"JOBID":"1", "STAT"')
+        assert states("lsf", read("lsf", "active", text)) == {("1", None): wanted}
+    reason = (RECORDINGS / "lsf/bjobs-l.txt").read_text().splitlines()[-1].partition("; ")[2]
+    assert backend.classify(f"EXIT|140|{reason}") == (Status.FAILED, Reason.TIMEOUT)
 
 
-def test_htcondor_and_flux_follow_their_manuals() -> None:
+def test_lsf_arrays_tokens_and_unknown_jobs() -> None:
+    records = [
+        {"JOBID": "5", "JOBINDEX": "0", "STAT": "EXIT", "EXIT_CODE": "3", "EXIT_REASON": "", "JOB_DESCRIPTION": "clusterjob:abc"},
+        {"JOBID": "6", "JOBINDEX": "12", "STAT": "PEND", "EXIT_CODE": "", "EXIT_REASON": "", "JOB_DESCRIPTION": ""},
+        {"JOBID": "7", "ERROR": "Job <7> is not found"},
+    ]
+    answers = read("lsf", "active", json.dumps({"COMMAND": "bjobs", "JOBS": 3, "RECORDS": records}))
+    assert states("lsf", answers) == {("5", None): ("EXITED", None), ("6", 12): (Status.PENDING, None)}
+    assert answers["5", None].token == "abc"
+    assert read("lsf", "active", '{"COMMAND":"bjobs","JOBS":0,"RECORDS":[]}') == {}
+
+
+def test_htcondor() -> None:
     condor = load_backend("htcondor")
     assert condor.outputs["submit"].pattern.search("6.0 - 6.0")["id"] == "6"  # type: ignore[union-attr,index]
-    ended = read("htcondor", "finished", "6, 4, 3, undefined, 1700000000, 1700000001, 1700000009, 8.0, 1.5, 5000, abc\n")
-    assert ended["6", None].exit_code == 3
-    assert states("htcondor", ended)["6", None] == ("EXITED", None)
-    flux = read("flux", "active", "123456|TIMEOUT|timeout|142|1700000000.1|1700000001.2|name\n123457|RUN|||1700000000.1|1700000001.2|a|b\n")
-    assert states("flux", flux) == {("123456", None): (Status.FAILED, Reason.TIMEOUT), ("123457", None): (Status.RUNNING, None)}
+    queue = read("htcondor", "active", (RECORDINGS / "htcondor-23.9.6/condor_q.json").read_text())
+    assert states("htcondor", queue) == {
+        ("19", None): (Status.RUNNING, None),
+        ("20", None): (Status.PENDING, None),
+        ("21", None): (Status.PENDING, None),
+        ("24", None): (Status.PENDING, None),
+    }
+    assert queue["20", None].why == "submitted on hold at user's request"
+    assert queue["19", None].token == "aaaa0003"
+    ended = read("htcondor", "finished", (RECORDINGS / "htcondor-23.9.6/condor_history.json").read_text())
+    assert states("htcondor", ended) == {
+        ("19", None): (Status.CANCELLED, None),
+        ("23", None): ("EXITED", None),
+        ("22", None): (Status.FAILED, Reason.TIMEOUT),
+        ("18", None): ("EXITED", None),
+        ("17", None): ("EXITED", None),
+        ("13", None): (Status.CANCELLED, None),
+    }
+    assert (ended["17", None].exit_code, ended["18", None].signal) == (3, 9)
+    assert ended["17", None].usage == {"elapsed": 1, "cpu": 0, "max_rss": pytest.approx(4750 / 1024)}
+    assert read("htcondor", "active", "") == {}
+
+
+def test_flux() -> None:
+    answers = read("flux", "active", (RECORDINGS / "flux-0.88.0/flux-jobs.txt").read_text())
+    names = ["dep", "queued", "a|b", "ok", "exit1", "killed", "nosuchprog", "cancelled early", "cancelled", "late", "child", "lost node"]
+    known = dict(zip(names, states("flux", answers).values(), strict=True))
+    assert known["dep"] == known["queued"] == (Status.PENDING, None)
+    assert known["a|b"] == (Status.RUNNING, None)
+    assert known["ok"] == (Status.COMPLETED, None)
+    assert known["exit1"] == known["killed"] == known["nosuchprog"] == ("EXITED", None)
+    assert known["cancelled early"] == known["cancelled"] == (Status.CANCELLED, None)
+    assert known["late"] == (Status.FAILED, Reason.TIMEOUT)
+    assert known["child"] == (Status.FAILED, Reason.DEPENDENCY)
+    assert known["lost node"] == (Status.FAILED, Reason.NODE_FAILURE)
+    ends = dict(zip(names, ((answer.exit_code, answer.signal) for answer in answers.values()), strict=True))
+    assert (ends["exit1"], ends["killed"], ends["nosuchprog"], ends["cancelled early"]) == ((1, None), (None, 9), (127, None), (None, None))
 
 
 @pytest.mark.parametrize("backend", ["slurm", "sge", "pbspro", "torque", "local"])

@@ -1,4 +1,4 @@
-"""A conversation that `clusterjob check --record` wrote down with a real Slurm 22.05.8, played back: the same commands, the same verdicts."""
+"""Conversations that `clusterjob check --record` wrote down with real schedulers, played back: the same commands, the same verdicts."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from clusterjob.errors import TransportError
 from clusterjob.monitor import scheduler_for
 from clusterjob.transport.recording import RecordingTransport, ReplayTransport
 
-RECORDING = Path(__file__).parent.parent / "recordings" / "slurm-22.05.8" / "check.json"
+RECORDINGS = Path(__file__).parent.parent / "recordings"
 
 
-def test_a_recorded_session_with_slurm() -> None:
-    Path("slurm.ini").write_text("[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0.01\npoll_interval = 0.02\n")
+@pytest.mark.parametrize(
+    ("backend", "folder", "limit", "count", "command"),
+    [("slurm", "slurm-22.05.8", False, 11, "sbatch --parsable"), ("htcondor", "htcondor-23.9.6", True, 13, "condor_submit -terse")],
+)
+def test_a_recorded_session(backend: str, folder: str, limit: bool, count: int, command: str) -> None:
+    Path("profile.ini").write_text(f"[Attributes]\nbackend = {backend}\n[Limits]\nfirst_poll = 0.01\npoll_interval = 0.02\n")
     job = JobScript("true")
-    job.read_settings("slurm.ini")
-    replay = ReplayTransport(RECORDING)
+    job.read_settings("profile.ini")
+    replay = ReplayTransport(RECORDINGS / folder / "check.json")
     scheduler_for(job.backend_reference, replay)
-    checks = list(run_checks("slurm.ini"))
+    checks = list(run_checks("profile.ini", time_limit=limit))
     assert [(check.name, check.detail) for check in checks if not check.ok] == []
-    assert len(checks) == 11
+    assert len(checks) == count
     assert replay.turns == []
-    assert sum("sbatch --parsable" in script for script in replay.asked) == 2
+    assert sum(command in script for script in replay.asked) == 3 if limit else 2
     with pytest.raises(TransportError, match="conversation is over"):
         replay.run("true")
 
 
 def test_a_recording_holds_what_was_said(tmp_path: Path) -> None:
-    recorder = RecordingTransport(ReplayTransport(RECORDING))
+    recorder = RecordingTransport(ReplayTransport(RECORDINGS / "slurm-22.05.8" / "check.json"))
     first = recorder.run("sbatch --version")
     recorder.save("again.json")
     assert ReplayTransport("again.json").run("sbatch --version") == first
