@@ -1,7 +1,8 @@
 """The shared poller: one question a cluster, not one a job.
 
 All handles of a process on one cluster share a :class:`Monitor`. It asks quickly at first, then less and less often down to the
-backend's ``poll_interval``, and never more often: a loop over ten thousand handles costs one command.
+backend's ``poll_interval``, and never more often: a loop over ten thousand handles costs one command. Processes that share a store
+share the answers too: whoever asks does so for all jobs of the store on that cluster, and the others read what he wrote down.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 import threading
 import time
 import weakref
@@ -21,8 +23,7 @@ from clusterjob.backend import load_backend
 from clusterjob.errors import CommandError
 from clusterjob.scheduler import Findings, Listing, Scheduler
 from clusterjob.status import Reason, Status
-from clusterjob.store import Phase, Record, Task
-from clusterjob.store.sqlite import SqliteStore
+from clusterjob.store import Note, Phase, Record, Store, Task, place_of
 from clusterjob.transport import Transport, open_transport
 from clusterjob.verdict import Evidence, judge
 
@@ -32,15 +33,16 @@ _GROWTH = 1.5
 _WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
 
 
-Resume = Callable[[SqliteStore, Scheduler, Sequence[Record]], object]
+Resume = Callable[[Store, Scheduler, Sequence[Record]], object]
 
 
 class Monitor:
     """Knows what became of the jobs of one store on one cluster."""
 
-    def __init__(self, store: SqliteStore, scheduler: Scheduler, resume: Resume, clock: Callable[[], float] = time.time) -> None:
-        self.store, self.scheduler, self.resume, self.clock = store, scheduler, resume, clock
+    def __init__(self, store: Store, scheduler: Scheduler, resume: Resume, place: str = "", clock: Callable[[], float] = time.time) -> None:
+        self.store, self.scheduler, self.resume, self.place, self.clock = store, scheduler, resume, place, clock
         self.records: weakref.WeakValueDictionary[str, Record] = weakref.WeakValueDictionary()
+        self._others: list[Record] = []  # live jobs of the store that nobody in this process holds a handle on
         self.stale_since: float | None = None  # the last good answer was then; None: the last answer was good
         self._error = ""
         self.polls = 0
@@ -78,30 +80,57 @@ class Monitor:
             live = [record for record in list(self.records.values()) if not record.finished]
             if not live:
                 return
+            now, interval = self.clock(), self._interval
+            limit = self.scheduler.backend.limits["poll_interval"]
+            self._interval = min(limit, interval * _GROWTH)
+            asked = self.store.begin_poll(self.place, 0.0 if force else interval, now)
+            if asked is not None:  # by another process: what it found is in the store
+                self._due = asked.at + interval
+                self._last, self.stale_since = asked.at, asked.value
+                self._reload(live)
+                return
+            self._due = now + interval * (1 + 0.1 * random.random())
+            stale = self.stale_since
             try:
                 self._poll(live)
             finally:
-                limit = self.scheduler.backend.limits["poll_interval"]
-                self._due = self.clock() + self._interval * (1 + 0.1 * random.random())
-                self._interval = min(limit, self._interval * _GROWTH)
+                self._due = max(self._due, self.clock() + interval)
+                if self.stale_since != stale:
+                    self.store.note(f"poll:{self.place}", Note(now, self.stale_since))
+
+    def finish_submissions(self) -> None:
+        """Finish the open submissions of processes that are gone. Raises only :class:`StoreError`."""
+        with self._lock:
+            self.resume(self.store, self.scheduler, [record for record in self._everyone([]) if record.unsent])
 
     def _poll(self, live: list[Record]) -> None:
         self.polls += 1
         self._reload(live)
-        self.resume(self.store, self.scheduler, [record for record in live if record.phase is not Phase.SUBMITTED and not record.finished])
-        submitted = [record for record in live if record.phase is Phase.SUBMITTED and not record.finished]
+        everyone = self._everyone(live)
+        self.resume(self.store, self.scheduler, [record for record in everyone if record.unsent])
+        submitted = [record for record in everyone if record.phase is Phase.SUBMITTED and not record.finished]
         if not submitted:
             return
         listing = self.scheduler.active(record.cluster for record in submitted)
         self._note_staleness(listing)
         if not listing.asked:
             return
-        changed = self.evaluate(submitted, listing)
-        self.store.write(changed)
+        self.store.write(self.evaluate(submitted, listing))
+
+    def _everyone(self, live: Sequence[Record]) -> list[Record]:
+        """Return ``live`` and all other live jobs that the store has on this cluster."""
+        known = {record.token for record in live}
+        before = {record.token: record for record in self._others}
+        missing = {token: before.get(token) for token in self.store.live(self.place) if token not in known}
+        new = self.store.by_tokens(token for token, record in missing.items() if record is None)
+        others = [record or (self.track(new[token]) if token in new else None) for token, record in missing.items()]
+        self._others = [record for record in others if record is not None and not record.finished]
+        return [*live, *self._others]
 
     def _reload(self, live: Sequence[Record]) -> None:
         """Take over what other processes found out meanwhile."""
         if self.store.changed_elsewhere():
+            live = [*live, *self._others]
             stored = self.store.by_tokens(record.token for record in live)
             for record in live:
                 if record.token in stored:
@@ -155,6 +184,10 @@ class Monitor:
             self.error = findings.history.error
         for record, index, task, answer in open_tasks:
             own, history, readable = _found(findings, record, index)
+            if own is not None and _adopt(record, own):
+                if not changed or changed[-1] is not record:
+                    changed.append(record)
+                continue
             evidence = Evidence(
                 self.clock(), answer, listing.complete, exit_record=own, records_read=readable, history=history,
                 history_asked=findings.history.asked, history_exists=self.scheduler.accounting,
@@ -227,6 +260,16 @@ def _found(findings: Findings, record: Record, index: int | None) -> tuple[ExitR
     return own, history, record.runs not in findings.unreadable
 
 
+def _adopt(record: Record, own: ExitRecord) -> bool:
+    """Take the job id of the job that ran where the record has another's: of two jobs with one token the fence lets the first run."""
+    true, noted = (re.match(r"\d+", text or "") for text in (own.job_id, record.job_id))
+    if true is None or noted is None or true[0] == noted[0]:
+        return False
+    record.task.history = [*record.task.history, [time.time(), record.status.name, f"{record.job_id} is a duplicate that ended; {true[0]} ran"]]
+    record.job_id = own.job_id if re.fullmatch(r"\d+(\[\])?", own.job_id) else true[0]
+    return True
+
+
 def _replace(record: Record, index: int | None, task: Task, changed: list[Record]) -> None:
     before = record.task if index is None or record.tasks is None else record.tasks[index]
     if task is before:
@@ -279,12 +322,12 @@ def scheduler_for(reference: dict[str, Any], transport: Transport | None = None)
         return scheduler
 
 
-def monitor_for(store: SqliteStore, reference: dict[str, Any], resume: Resume) -> Monitor:
+def monitor_for(store: Store, reference: dict[str, Any], resume: Resume) -> Monitor:
     """Return the monitor of a store's jobs on the scheduler that ``reference`` names; one a process. ``resume`` finishes open submissions."""
     scheduler = scheduler_for(reference)
     place = (store.url, json.dumps(reference, sort_keys=True))
     with _registry:
         monitor = _monitors.get(place)
         if monitor is None:
-            monitor = _monitors[place] = Monitor(store, scheduler, resume)
+            monitor = _monitors[place] = Monitor(store, scheduler, resume, place_of(reference))
         return monitor

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clusterjob.status import Status
-from clusterjob.store import Record
-from clusterjob.store.sqlite import SqliteStore
+from clusterjob.store import Record, Store
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Plan:
         return "\n".join(str(step) for step in self.steps)
 
 
-def make_plan(store: SqliteStore, records: Sequence[Record], *, force: bool, retry: bool) -> Plan:
+def make_plan(store: Store, records: Sequence[Record], *, force: bool, retry: bool) -> Plan:
     """Say for each record what submitting it would do. Nothing is asked of the scheduler; states are those in the store."""
     held = store.by_keys([record.key for record in records])
     steps = []

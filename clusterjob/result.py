@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clusterjob.errors import CommandError, JobFailedError, StoreError, SubmissionError, WaitTimeoutError
+from clusterjob.errors import ClusterJobError, CommandError, JobFailedError, StoreError, SubmissionError, WaitTimeoutError
 from clusterjob.monitor import Monitor, monitor_for
 from clusterjob.status import Reason, Status
-from clusterjob.store import Record, Task, open_store
-from clusterjob.store.sqlite import SqliteStore
-from clusterjob.submission import owner, refusal, resume, run_local, submit_records
+from clusterjob.store import Record, Store, Task, open_store
+from clusterjob.submission import refusal, resume, run_local, submit_records
 
-if TYPE_CHECKING:
-    pass
-
+_log = logging.getLogger(__name__)
 _TAIL = 10  # lines of a log shown in an error
 
 
@@ -30,7 +28,7 @@ class AsyncResult:
     The interface is that of :class:`multiprocessing.pool.AsyncResult`, and more.
     """
 
-    def __init__(self, record: Record, store: SqliteStore, monitor: Monitor | None = None) -> None:
+    def __init__(self, record: Record, store: Store, monitor: Monitor | None = None) -> None:
         self.store = store
         self._monitor = monitor
         self.record = record if monitor is None else monitor.track(record)
@@ -265,9 +263,9 @@ class AsyncResult:
         return f"<AsyncResult {self.name!r} {self.job_id or '-'} {task.status}{why}>"
 
 
-def _run_epilogue(store: SqliteStore, record: Record) -> None:
+def _run_epilogue(store: Store, record: Record) -> None:
     """Run an epilogue unless somebody has begun it already; what goes wrong is kept in the record, and does not change the state."""
-    if not store.begin_epilogue(record):
+    if not store.begin(record, "epilogue"):
         record.epilogue = "started"
         return
     try:
@@ -283,22 +281,35 @@ def renewed(record: Record) -> Record:
     token = uuid.uuid4().hex[:16]
     return Record(
         key=record.key, token=token, name=record.name, backend=record.backend, host=record.host, workdir=record.workdir,
-        runs=f"{os.path.dirname(record.runs)}/{token}", spec_json=record.spec_json, created=time.time(),
-        epilogue="due" if record.epilogue else "",
+        runs=f"{os.path.dirname(record.runs)}/{token}", spec_json=record.spec_json, created=time.time(), place=record.place,
+        prologue="due" if record.prologue else "", epilogue="due" if record.epilogue else "",
         tasks=None if record.tasks is None else {index: Task() for index in record.tasks},
     )  # fmt: skip
 
 
-def submit_prepared(store: SqliteStore, records: Sequence[Record], again: Any) -> list[AsyncResult]:
+def recover(store: Store) -> None:
+    """Finish the submissions that processes which are gone left open, on any cluster; what cannot be done now is logged.
+
+    Raises :class:`StoreError`.
+    """
+    try:
+        places = {record.place: record.spec["backend"] for record in store.select(unsent=True)}
+        for reference in places.values():
+            monitor_for(store, reference, resume).finish_submissions()
+    except StoreError:
+        raise
+    except ClusterJobError as error:
+        _log.warning("open submissions could not be finished: %s", error)
+
+
+def submit_prepared(store: Store, records: Sequence[Record], again: Any) -> list[AsyncResult]:
     """Submit records of any number of clusters and return a handle for each, in order.
 
     Raises :class:`SubmissionError` where jobs were refused, with the handles of the others in its ``results``.
     """
     groups: dict[str, list[int]] = {}
     identities: dict[int, str] = {}  # of references that many jobs share
-    me = owner()
     for position, record in enumerate(records):
-        record.owner = me
         reference = record.spec["backend"]
         identity = identities.get(id(reference)) or identities.setdefault(id(reference), json.dumps(reference, sort_keys=True))
         groups.setdefault(identity, []).append(position)

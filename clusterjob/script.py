@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,12 +20,11 @@ from clusterjob.errors import RenderError, ResourcesNotSupportedError, SettingsE
 from clusterjob.inifile import COMMON_RESOURCES
 from clusterjob.monitor import scheduler_for
 from clusterjob.render import parse_array, render_text
-from clusterjob.result import AsyncResult, submit_prepared
+from clusterjob.result import AsyncResult, recover, submit_prepared
 from clusterjob.result import wait as wait_for
 from clusterjob.settings import ATTRIBUTES, Profile, check_resource, read_profile
 from clusterjob.status import Status
-from clusterjob.store import Record, Task, encode_spec, open_store
-from clusterjob.store.sqlite import SqliteStore
+from clusterjob.store import Record, Store, Task, encode_spec, open_store, place_of
 from clusterjob.submission import RUNS, exit_names, render_record
 
 if TYPE_CHECKING:
@@ -140,6 +140,9 @@ class JobScript:
     @property
     def backend_reference(self) -> dict[str, Any]:
         """The backend, its overrides and its host, as plain values that a record can keep; equal ones are one object."""
+        return self._backend_reference()[0]
+
+    def _backend_reference(self) -> tuple[dict[str, Any], str]:
         attributes = self.attributes
         return _reference(attributes.get("backend") or "local", attributes.get("remote") or "", self._profiles, self._folders)
 
@@ -212,7 +215,7 @@ class JobScript:
 
     def prepare(self, cache_id: str | None, after: Iterable[AsyncResult], dry: bool = False, batch: str = "dry-run") -> Record:
         """Return the record of a submission of this job, not stored anywhere yet."""
-        reference = self.backend_reference
+        reference, place = self._backend_reference()
         scheduler = scheduler_for(reference)
         resources = {name: value for name, value in self.resources.items() if value is not None}
         settings = self.attributes
@@ -252,7 +255,8 @@ class JobScript:
         return Record(
             key=job_key(spec, scheduler.backend.name, reference["host"], workdir), token=token, name=resources["jobname"],
             backend=scheduler.backend.name, host=reference["host"], workdir=workdir, runs=f"{workdir}/{RUNS}/{batch}",
-            spec_json=encode_spec(spec), _spec=spec, epilogue="due" if spec.get("epilogue") else "",
+            spec_json=encode_spec(spec), _spec=spec, place=place,
+            prologue="due" if spec.get("prologue") else "", epilogue="due" if spec.get("epilogue") else "",
             created=time.time(), tasks={index: Task() for index in indices} if array else None,
         )  # fmt: skip
 
@@ -265,7 +269,8 @@ def _check_names(backend: Backend, **names: str) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _reference(name: str, host: str, profiles: tuple[Profile, ...], folders: tuple[str, ...]) -> dict[str, Any]:
+def _reference(name: str, host: str, profiles: tuple[Profile, ...], folders: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    """Return the reference of a backend, and the name of its place."""
     beside = [str(profile.path.parent / "backends") for profile in profiles]
     overrides: dict[str, dict[str, str]] = {}
     for profile in profiles:
@@ -277,7 +282,7 @@ def _reference(name: str, host: str, profiles: tuple[Profile, ...], folders: tup
     if overrides:
         reference["overrides"] = overrides
         reference["source"] = str(profiles[-1].path)
-    return reference
+    return reference, place_of(reference)
 
 
 @functools.lru_cache(maxsize=256)
@@ -340,9 +345,19 @@ def _parent(result: AsyncResult, reference: Mapping[str, Any]) -> dict[str, Any]
     return {"name": record.name, "job_id": record.job_id, "records": [f"{record.runs}/{name}.exit" for name in exit_names(record)]}
 
 
-def current_store() -> SqliteStore:
-    """Return the store that submissions go to: ``JobScript.cache_folder``, else what :func:`open_store` finds."""
-    return open_store(JobScript.cache_folder)
+_recovered: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def current_store() -> Store:
+    """Return the store that submissions go to: ``JobScript.cache_folder``, else what :func:`open_store` finds.
+
+    A process that opens it finishes the submissions that others left open and died.
+    """
+    store = open_store(JobScript.cache_folder)
+    if store not in _recovered:
+        _recovered.add(store)
+        recover(store)
+    return store
 
 
 def submit(

@@ -6,29 +6,24 @@ that died left behind is finished by :func:`resume`, with the same tokens.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
-from clusterjob.errors import ClusterJobError, CommandError, RenderError, SubmissionError
+from clusterjob.errors import ClusterJobError, CommandError, RenderError, StoreError, SubmissionError, TransportError
+from clusterjob.lease import Lease, given_up, heartbeats, owner
 from clusterjob.render import Script, render_script
-from clusterjob.scheduler import Receipt, Scheduler, Ticket
+from clusterjob.scheduler import Receipt, Scheduler
+from clusterjob.shell import Ticket
 from clusterjob.status import Reason, Status
-from clusterjob.store import Phase, Record
-from clusterjob.store.sqlite import SqliteStore
+from clusterjob.store import Phase, Record, Store
 from clusterjob.transport import Upload
 
 RUNS = ".clusterjob-runs"
-_ABANDONED = 600.0  # s after which a submission by a process on another host counts as given up
-
-
-def owner() -> str:
-    """Name this process, for the records it is submitting."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def script_path(scheduler: Scheduler, record: Record) -> str:
@@ -81,7 +76,7 @@ def uploads(scheduler: Scheduler, record: Record, again: bool = False) -> list[U
 
 
 def submit_records(
-    store: SqliteStore, scheduler: Scheduler, records: Sequence[Record], again: Callable[[Record], bool]
+    store: Store, scheduler: Scheduler, records: Sequence[Record], again: Callable[[Record], bool]
 ) -> tuple[list[Record], list[tuple[Record, Receipt]]]:
     """Submit the records whose keys are free; return the record of each key, and the refusals.
 
@@ -89,36 +84,48 @@ def submit_records(
     records stay as they are, and :func:`resume` finds out.
     """
     _check_frozen(store, records)
-    winners = store.claim(records, again)
-    mine = {id(record) for record in records}
+    now, me = time.time(), owner()
+    for record in records:
+        record.owner, record.leased = me, now
+    held = store.claim(records, again)
+    refused = [(record, Receipt(record.token, None, _DAMAGED)) for record, holder in zip(records, held, strict=True) if holder is None]
+    winners = [holder or record for record, holder in zip(records, held, strict=True)]
+    mine = {id(record) for record in records} - {id(record) for record, _ in refused}
     fresh = list({record.token: record for record in winners if id(record) in mine}.values())
     if not fresh:
-        return winners, []
-    try:
-        for record in fresh:
-            run_local(record, "prologue")
-        scheduler.transport.put([file for record in fresh for file in uploads(scheduler, record)])
-    except BaseException:
-        store.discard(fresh)
-        raise
-    refused = offer(store, scheduler, fresh)
-    store.discard([record for record, _ in refused])
-    return winners, refused
+        return winners, refused
+    with Lease(store, fresh):
+        try:
+            for record in fresh:
+                run_prologue(store, record)
+            scheduler.transport.put([file for record in fresh for file in uploads(scheduler, record)])
+        except BaseException:
+            with contextlib.suppress(StoreError):  # it may be what failed; then they are resumed like those of a dead process
+                store.discard(fresh)
+            raise
+        said_no = offer(store, scheduler, fresh)
+        store.discard([record for record, _ in said_no])
+    return winners, refused + said_no
 
 
-def offer(store: SqliteStore, scheduler: Scheduler, records: Sequence[Record]) -> list[tuple[Record, Receipt]]:
-    """Hand jobs whose scripts are in place to the scheduler, note what it said, and return the refusals."""
+_DAMAGED = "the record of this job is damaged: see 'clusterjob doctor'"
+
+
+def offer(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> list[tuple[Record, Receipt]]:
+    """Hand jobs whose scripts are in place to the scheduler, note what it said, and return the refusals.
+
+    Where it is not known what the scheduler did, the records stay open. Raises :class:`CommandError` where it was certainly not asked.
+    """
     tickets = [Ticket(record.token, record.workdir, record.runs, _relative(script_path(scheduler, record), record)) for record in records]
     try:
         submission = scheduler.submit(tickets)
-    except CommandError as error:
-        if not error.transient:
-            store.discard(records)
-            raise
+    except TransportError as error:
         for record in records:
             record.task.words = f"it is not known whether it was submitted: {str(error).splitlines()[0]}"
         store.write(records)
         return []
+    except CommandError as error:
+        return [(record, Receipt(record.token, None, str(error))) for record in records]
     refused = []
     now = time.time()
     for record in records:
@@ -142,7 +149,7 @@ def offer(store: SqliteStore, scheduler: Scheduler, records: Sequence[Record]) -
 def accept(record: Record, receipt: Receipt) -> None:
     """Note the job id that the scheduler gave."""
     record.phase, record.job_id, record.cluster = Phase.SUBMITTED, receipt.job_id, receipt.cluster
-    record.retry_at, record.task.words = None, ""
+    record.retry_at, record.owner, record.task.words = None, "", ""
     record.task.history = [*record.task.history, [time.time(), "PENDING", f"submitted as {receipt.job_id}"]]
 
 
@@ -194,7 +201,7 @@ def run_local(record: Record, which: str) -> None:
         raise SubmissionError(f"the {which} of {record.name!r} ended with exit code {done.returncode}:\n{output}")
 
 
-def _check_frozen(store: SqliteStore, records: Sequence[Record]) -> None:
+def _check_frozen(store: Store, records: Sequence[Record]) -> None:
     """Refuse to change a file under a job that has not finished: scripts and inputs are those of the submission."""
     wanted: dict[tuple[str, str], tuple[str, Record]] = {}
     for record in records:
@@ -225,63 +232,76 @@ def _conflict(path: str, first: str, second: str) -> RenderError:
     )
 
 
-def resume(store: SqliteStore, scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:
-    """Finish submissions that are open: deferred ones that are due, and ones whose process died. Return those that were settled.
+def resume(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> None:
+    """Finish submissions that are open and whose owner is gone, whoever that was: deferred ones that are due, and doubtful ones.
 
-    The scheduler is asked by token before anything is submitted again. Nothing is raised: what could not be done is tried later.
+    Each is taken over first, so that of many processes one does it. The scheduler is asked by token before a doubtful one is offered
+    again. What cannot be done now is left for later, with the reason in the record's words; only the store's errors are raised.
     """
     now = time.time()
-    deferred = [record for record in records if record.phase is Phase.DEFERRED and (record.retry_at or 0) <= now]
-    doubtful = [record for record in records if record.phase is Phase.SUBMITTING and abandoned(record, now)]
-    if not deferred and not doubtful:
-        return []
-    try:
-        if doubtful:
-            found = scheduler.find([record.token for record in doubtful], dict.fromkeys((record.workdir, record.runs) for record in doubtful))
-            for record in doubtful:
-                if record.token in found:
-                    accept(record, found[record.token])
-                    record.submitted = record.submitted or [record.created, now]
-            store.write(doubtful)
-            doubtful = _without_cancelled(store, scheduler, doubtful)
-            for record in doubtful:
-                record.owner = owner()
-            scheduler.transport.put([file for record in doubtful for file in uploads(scheduler, record, again=True)])
-        refused = offer(store, scheduler, [*deferred, *doubtful])
-    except ClusterJobError as error:
-        for record in (*deferred, *doubtful):
-            record.task.words = str(error).splitlines()[0]
-        return []
+    beats = heartbeats(store) if any(record.phase is Phase.SUBMITTING for record in records) else {}
+    deferred = {record.token for record in records if record.phase is Phase.DEFERRED}
+    taken = store.take(free, owner(), now) if (free := [record for record in records if given_up(record, beats, now)]) else []
+    if not taken:
+        return
+    with Lease(store, taken):
+        try:
+            _finish(store, scheduler, taken, deferred)
+        except ClusterJobError as error:
+            if isinstance(error, StoreError):
+                raise
+            for record in taken:
+                if record.unsent:
+                    record.owner, record.task.words = "", str(error).splitlines()[0]  # nobody's: tried again at the next poll
+            store.write(taken)
+
+
+def _finish(store: Store, scheduler: Scheduler, taken: Sequence[Record], deferred: Container[str]) -> None:
+    doubtful = [record for record in taken if record.token not in deferred]
+    if doubtful:
+        tokens: dict[str, list[str]] = {}
+        for record in doubtful:
+            tokens.setdefault(record.runs, []).append(record.token)
+        found = scheduler.find(tokens)
+        for record in doubtful:
+            if record.token in found:
+                record.submitted = record.submitted or [record.created, time.time()]
+                accept(record, found[record.token])
+        store.write(doubtful)
+    left = _without_cancelled(store, scheduler, taken)
+    missing = [record for record in left if record.token not in deferred]
+    for record in missing:
+        run_prologue(store, record)
+    scheduler.transport.put([file for record in missing for file in uploads(scheduler, record, again=True)])
+    refused = offer(store, scheduler, left) if left else []
     for record, receipt in refused:
         record.task.status, record.task.reason, record.task.words = Status.FAILED, Reason.SUBMISSION, _said(receipt)
     store.write([record for record, _ in refused])
-    return [*deferred, *doubtful]
 
 
-def _without_cancelled(store: SqliteStore, scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:
-    """Return the records to submit again; what was cancelled meanwhile is cancelled now, or was never submitted."""
+def _without_cancelled(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:
+    """Return the records to submit; what was cancelled meanwhile is cancelled now, or was never submitted."""
     found: dict[str | None, list[str]] = {}
-    for record in records:
-        if record.cancel_requested and record.job_id:
+    cancelled = [record for record in records if record.cancel_requested]
+    for record in cancelled:
+        if record.job_id:
             found.setdefault(record.cluster, []).append(record.job_id)
-        elif record.cancel_requested:
+        else:
             record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
     if found:
         scheduler.cancel(found)
-    store.write(records)
+    store.write(cancelled)
     return [record for record in records if record.phase is Phase.SUBMITTING and not record.cancel_requested]
 
 
-def abandoned(record: Record, now: float) -> bool:
-    """Whether the process that was submitting a record has ended, or gave up with an answer in doubt."""
-    host, _, pid = record.owner.rpartition(":")
-    if record.owner == owner():
-        return bool(record.task.words)  # this process: it came back without an answer
-    if host == socket.gethostname() and pid.isdigit():
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-    return now - record.created > _ABANDONED
+def run_prologue(store: Store, record: Record) -> None:
+    """Run a job's prologue, if it has one that did not run to its end. Raises :class:`SubmissionError`."""
+    if record.prologue not in ("due", "started"):
+        return
+    cwd = record.spec.get("cwd") or "."
+    if not os.path.isdir(cwd):
+        raise SubmissionError(f"the prologue of {record.name!r} runs in {cwd}, which is not on this machine: run the notebook or script again there")
+    store.begin(record, "prologue")
+    run_local(record, "prologue")
+    record.prologue = "done"
+    store.write([record])

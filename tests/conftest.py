@@ -7,8 +7,11 @@ import ctypes
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +119,47 @@ def _enter(descriptor: int) -> None:
 
 def pytest_report_header() -> str:
     return f"host: {socket.gethostname()}, cores: {os.cpu_count()}, lab: {_lab_missing() or LAB}"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server that listens on a Unix socket only, and is stopped by the pid it was started with."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    program = str(programs[-1] / "postgres") if programs else shutil.which("postgres")
+    if program is None:
+        if os.environ.get("CLUSTERJOB_REQUIRE_LAB"):
+            pytest.fail("PostgreSQL is required here, and not installed")
+        pytest.skip("PostgreSQL is not installed (tests/lab/lab.sh install, on Debian)")
+    with tempfile.TemporaryDirectory(prefix="cj-pg-") as name:  # the path of a socket is short
+        folder = Path(name)
+        as_user: dict[str, str] = {}
+        if os.geteuid() == 0:  # PostgreSQL refuses root
+            shutil.chown(folder, "postgres")
+            as_user = {"user": "postgres"}
+        initdb = [str(Path(program).parent / "initdb"), "--no-sync", "-A", "trust", "-U", "postgres", "-D", str(folder / "data")]
+        subprocess.run(initdb, check=True, capture_output=True, cwd=folder, env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}, **as_user)  # type: ignore[call-overload]
+        options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "max_connections=60"]
+        with (tmp_path_factory.mktemp("postgres") / "log").open("w") as log:
+            server = subprocess.Popen([program, "-D", str(folder / "data"), *options], stdout=log, stderr=log, cwd=folder, **as_user)  # type: ignore[call-overload]
+        try:
+            deadline = time.monotonic() + 30
+            while not (folder / ".s.PGSQL.5432").exists() or not (folder / "data/postmaster.pid").read_text().rstrip().endswith("ready"):
+                assert time.monotonic() < deadline, "PostgreSQL does not start"
+                time.sleep(0.05)
+            yield f"postgresql://postgres@/postgres?host={folder}"
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(30)
+
+
+@pytest.fixture
+def database(postgres: str) -> Iterator[str]:
+    """The URL of an empty database."""
+    import psycopg
+
+    name = f"test_{time.time_ns()}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    yield postgres.replace("/postgres?", f"/{name}?")
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

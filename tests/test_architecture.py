@@ -15,7 +15,7 @@ FLOORS = [
     ["errors", "status"],
     ["inifile", "units"],
     ["backend", "settings", "store", "transport"],
-    ["answers", "render"],
+    ["answers", "lease", "render", "shell"],
     ["scheduler", "verdict"],
     ["monitor", "submission"],
     ["result"],

@@ -76,7 +76,7 @@ def find_jobs(words: Sequence[str]) -> list[AsyncResult]:
     for word in words:
         records = store.named(word)
         if not records:
-            raise JobNotFoundError(f"no job has the id or name {word!r}, or a key that starts so, in {store.path}. See 'clusterjob list'")
+            raise JobNotFoundError(f"no job has the id or name {word!r}, or a key that starts so, in {store.url}. See 'clusterjob list'")
         for record in records:
             found.setdefault(record.token, AsyncResult(record, store))
     return list(found.values())

@@ -30,7 +30,7 @@ def list_jobs(states: Sequence[str], earlier: bool, as_json: bool) -> None:
     elif results:
         print_table(results)
     else:
-        click.echo(f"no jobs in {store.path}")
+        click.echo(f"no jobs in {store.url}")
 
 
 @click.command()
@@ -60,7 +60,7 @@ def status(jobs: Sequence[str], as_json: bool) -> None:
         sys.exit(exit_code(results))
     if not as_json:
         counts = {state: len(store.select(statuses=[state])) for state in Status}
-        click.echo(", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count) or f"no jobs in {store.path}")
+        click.echo(", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count) or f"no jobs in {store.url}")
 
 
 @click.command()

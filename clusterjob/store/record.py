@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -68,8 +69,11 @@ class Record:
     submitted: list[float] = field(default_factory=list)  # first and last second of the submission on the scheduler's host
     retry_at: float | None = None
     cancel_requested: float | None = None
-    owner: str = ""  # host:pid of the process that submits
-    epilogue: str = ""  # "" for none, else "due", "started", "done", or what went wrong
+    place: str = ""  # names backend, settings and host: the jobs of one place are asked for together
+    owner: str = ""  # the process that submits
+    leased: float = 0.0  # s since the epoch; since then it does
+    prologue: str = ""  # "" for none, else "due", "started", "done"
+    epilogue: str = ""  # the same, or what went wrong
     task: Task = field(default_factory=Task)
     tasks: dict[int, Task] | None = None  # of an array
     _spec: dict[str, Any] | None = None
@@ -89,6 +93,15 @@ class Record:
     @property
     def finished(self) -> bool:
         return self.task.status >= 0
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the submission is open: it is not known yet that the scheduler has the job."""
+        return self.phase is not Phase.SUBMITTED and not self.finished
+
+    def take_over(self, owner: str, now: float) -> None:
+        """Make the submission that of ``owner``."""
+        self.phase, self.owner, self.leased, self.retry_at, self.task.words = Phase.SUBMITTING, owner, now, None, ""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -126,6 +139,11 @@ class Record:
 
 _PLAIN = tuple(item.name for item in fields(Record) if item.name not in ("phase", "task", "tasks", "spec_json", "_spec"))
 _ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def place_of(reference: dict[str, Any]) -> str:
+    """Return the name of the place that a ``spec["backend"]`` describes."""
+    return hashlib.sha256(json.dumps(reference, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def encode_spec(spec: dict[str, Any]) -> str:

@@ -1,146 +1,40 @@
-"""Records in one SQLite file.
-
-The columns beside ``data`` are copies for searching; the record itself is the JSON text. Every method is one transaction.
-"""
+"""Records in one SQLite file: the store that needs nothing."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from clusterjob.errors import StoreError
+from clusterjob.store.base import VERSION, Damaged
 from clusterjob.store.record import Record
+from clusterjob.store.sql import SCHEMA, Connection, SqlStore, insert, make_newest_current, migrate, read_row
 
-VERSION = 1
-_SCHEMA = """
-CREATE TABLE records (
-    token TEXT PRIMARY KEY,
-    key TEXT NOT NULL,
-    current INTEGER,            -- 1 for the latest submission of a key, NULL for the ones before it
-    name TEXT NOT NULL,
-    job_id TEXT,
-    status INTEGER NOT NULL,
-    created REAL NOT NULL,
-    data TEXT NOT NULL,
-    spec TEXT NOT NULL
-);
-CREATE UNIQUE INDEX one_a_key ON records (key, current);
-CREATE INDEX by_status ON records (status) WHERE current = 1;
-CREATE INDEX by_name ON records (name, created);
-CREATE INDEX by_job ON records (job_id);
-"""
-_CHUNK = 500  # keys of one SELECT ... IN
+# write-ahead logging needs memory that all openers share; these are file systems of several machines
+_SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "afs", "ceph", "glusterfs", "fuse.", "9p", "orangefs", "pvfs", "panfs",
+           "wekafs", "gfs2", "ocfs2")  # fmt: skip
 
 
-class SqliteStore:
-    """The store of one folder. Safe to use from several threads and processes at once."""
+class SqliteStore(SqlStore):
+    """The store of one folder.
+
+    On a local disk it writes ahead (SQLite's WAL). On a file system that several machines share it keeps a rollback journal, because
+    WAL needs shared memory (sqlite.org/wal.html, section 1); there it is as safe as that file system's locks.
+    """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
-        self._lock = threading.RLock()
+        self.url = f"sqlite:///{path}"
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._version: int | None = None
 
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{self.path}"
-
-    def claim(self, records: Sequence[Record], again: Callable[[Record], bool]) -> list[Record]:
-        """Make each record the one of its key, unless the key has one already and ``again`` does not say to replace it.
-
-        Returns for each record the one that holds its key now: itself where it was written, else the earlier one.
-        """
-        winners: list[Record] = []
-        with self._transaction() as connection:
-            held = self._by_keys(connection, [record.key for record in records])
-            replaced = []
-            fresh: list[Record] = []
-            taken: set[str] = set()  # keys claimed just now: the second job of that key in the batch is the first
-            for record in records:
-                holder = held.get(record.key)
-                if holder is None or (record.key not in taken and again(holder)):
-                    if holder is not None:
-                        replaced.append((record.key,))
-                    fresh.append(record)
-                    taken.add(record.key)
-                    held[record.key] = holder = record
-                winners.append(holder)
-            connection.executemany("UPDATE records SET current = NULL WHERE key = ? AND current = 1", replaced)
-            connection.executemany("INSERT INTO records VALUES (?,?,?,?,?,?,?,?,?)", map(_row, fresh))
-        return winners
-
-    def write(self, records: Iterable[Record]) -> None:
-        """Write records that are in the store; one that is finished there keeps its state."""
-        rows = [(record.job_id, record.status, record.to_json(), record.token, record.status) for record in records]
-        if rows:
-            with self._transaction() as connection:
-                connection.executemany("UPDATE records SET job_id = ?, status = ?, data = ? WHERE token = ? AND (status < 0 OR status = ?)", rows)
-
-    def discard(self, records: Iterable[Record]) -> None:
-        """Delete records of submissions that never were; the one before of the same key counts again."""
-        with self._transaction() as connection:
-            for record in records:
-                connection.execute("DELETE FROM records WHERE token = ?", (record.token,))
-                connection.execute(
-                    "UPDATE records SET current = 1 WHERE token = (SELECT token FROM records WHERE key = ? ORDER BY created DESC LIMIT 1)",
-                    (record.key,),
-                )
-
-    def begin_epilogue(self, record: Record) -> bool:
-        """Mark the epilogue of a record as started; False where somebody else, here or elsewhere, did so before."""
-        with self._transaction() as connection:
-            row = connection.execute("SELECT token, data, spec FROM records WHERE token = ?", (record.token,)).fetchone()
-            if row is None or (stored := self._read(*row)).epilogue != "due":
-                return False
-            stored.epilogue = record.epilogue = "started"
-            connection.execute("UPDATE records SET data = ? WHERE token = ?", (stored.to_json(), record.token))
-            return True
-
-    def by_keys(self, keys: Sequence[str]) -> dict[str, Record]:
-        """Return the current record of each key that has one."""
-        with self._transaction(write=False) as connection:
-            return self._by_keys(connection, keys)
-
-    def by_tokens(self, tokens: Iterable[str]) -> dict[str, Record]:
-        """Return the records of these submissions."""
-        found: dict[str, Record] = {}
-        wanted = list(tokens)
-        with self._transaction(write=False) as connection:
-            for start in range(0, len(wanted), _CHUNK):
-                part = wanted[start : start + _CHUNK]
-                marks = ",".join("?" * len(part))
-                for token, data, spec in connection.execute(f"SELECT token, data, spec FROM records WHERE token IN ({marks})", part):
-                    found[token] = self._read(token, data, spec)
-        return found
-
-    def select(self, *, statuses: Iterable[int] | None = None, name: str | None = None, earlier: bool = False) -> list[Record]:
-        """Return records, the oldest first: the current ones, or with ``earlier`` also those that were replaced."""
-        conditions, values = (["1"] if earlier else ["current = 1"]), []
-        if statuses is not None:
-            wanted = list(statuses)
-            conditions.append(f"status IN ({','.join('?' * len(wanted))})")
-            values += [*map(int, wanted)]
-        if name is not None:
-            conditions.append("name = ?")
-            values.append(name)  # type: ignore[arg-type]
-        return self._select(f"{' AND '.join(conditions)} ORDER BY created, token", values)
-
-    def named(self, word: str) -> list[Record]:
-        """Return the current records that a word names: a job id, a name, or the start of a key; the first kind that fits counts."""
-        bare = word.partition(";")[0]
-        for condition, value in (("job_id = ?", bare), ("name = ?", word), ("key GLOB ?", word + "*")):
-            if word and (found := self._select(f"current = 1 AND {condition} ORDER BY created, token", [value])):
-                return found
-        return []
-
     def changed_elsewhere(self) -> bool:
-        """Whether another connection has written since this was asked last (PRAGMA data_version)."""
         with self._lock:
             try:
                 version = self._connect().execute("PRAGMA data_version").fetchone()[0]
@@ -150,37 +44,38 @@ class SqliteStore:
             self._version = version
             return changed
 
+    def quarantine(self, damaged: Damaged) -> str:
+        target = self.path.parent / "damaged" / f"{damaged.token}.json"
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(damaged.raw)
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM records WHERE token = ?", (damaged.token,))
+            make_newest_current(connection, [damaged.key])
+        return str(target)
+
+    def rebuild(self) -> str:
+        with self._lock:
+            self.close()
+            records = list(_salvage(self.path))
+            old = self.path.with_name(f"{self.path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                part = self.path.with_name(self.path.name + suffix)
+                if part.exists():
+                    part.rename(old.with_name(old.name + suffix))
+            with self._transaction() as connection:
+                insert(connection, records, current=None)
+                make_newest_current(connection, {record.key for record in records})
+        return str(old)
+
     def close(self) -> None:
-        """Close the file; the next call opens it again."""
         with self._lock:
             if self._connection is not None and self._pid == os.getpid():
                 self._connection.close()
             self._connection = None
 
-    def _select(self, condition: str, values: Sequence[object]) -> list[Record]:
-        with self._transaction(write=False) as connection:
-            rows = connection.execute(f"SELECT token, data, spec FROM records WHERE {condition}", values).fetchall()
-        return [self._read(*row) for row in rows]
-
-    def _by_keys(self, connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Record]:
-        found = {}
-        for start in range(0, len(keys), _CHUNK):
-            part = keys[start : start + _CHUNK]
-            marks = ",".join("?" * len(part))
-            for key, token, data, spec in connection.execute(
-                f"SELECT key, token, data, spec FROM records WHERE current = 1 AND key IN ({marks})", part
-            ):
-                found[key] = self._read(token, data, spec)
-        return found
-
-    def _read(self, token: str, data: str, spec: str) -> Record:
-        try:
-            return Record.from_json(data, spec)
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self.path}: the record {token} is damaged ({type(error).__name__}: {error})") from error
-
     @contextlib.contextmanager
-    def _transaction(self, write: bool = True) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, write: bool = True) -> Iterator[Connection]:
         with self._lock:
             try:
                 connection = self._connect()
@@ -190,7 +85,12 @@ class SqliteStore:
                 except BaseException:
                     connection.execute("ROLLBACK")
                     raise
-                connection.execute("COMMIT")
+                try:
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
             except sqlite3.Error as error:
                 raise self._explain(error) from error
 
@@ -206,47 +106,105 @@ class SqliteStore:
                 f"the store {self.path} cannot be made: {error.strerror}. Name another folder with JobScript.cache_folder or $CLUSTERJOB_STORE"
             ) from error
         connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-        _use_wal(connection)
+        _set_journal(connection, "delete" if is_shared(self.path) else "wal")
         connection.execute("PRAGMA synchronous = FULL")  # a claim is on disk before anything is submitted
         self._prepare(connection)
         self._connection, self._pid = connection, os.getpid()
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        version = _version(connection)
         if version > VERSION:
             connection.close()
             raise StoreError(
                 f"the store {self.path} was written by a newer clusterjob (version {version} of the store, this one reads up to {VERSION}): "
                 "upgrade clusterjob, or name another store with JobScript.cache_folder or $CLUSTERJOB_STORE"
             )
+        if 0 < version < VERSION:
+            self._back_up(connection, version)
         if version < VERSION:
             connection.execute("BEGIN IMMEDIATE")
-            if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:  # another process may have been first
-                for statement in _SCHEMA.split(";"):
-                    connection.execute(statement)
+            try:
+                version = _version(connection)  # another process may have been first
+                if version == 0:
+                    for statement in SCHEMA.split(";"):
+                        connection.execute(statement)
+                elif version < VERSION:
+                    migrate(connection, version)
                 connection.execute(f"PRAGMA user_version = {VERSION}")
-            connection.execute("COMMIT")
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _back_up(self, connection: sqlite3.Connection, version: int) -> None:
+        target = self.path.with_name(f"{self.path.name}.version-{version}")
+        if not target.exists():
+            part = target.with_name(f"{target.name}.part{os.getpid()}")
+            os.close(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+            copy = sqlite3.connect(part)
+            try:
+                connection.backup(copy)
+            finally:
+                copy.close()
+            part.rename(target)
+
+    def _facts(self, connection: Connection) -> dict[str, str]:
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        kind = filesystem(self.path)
+        why = "several machines may share it" if is_shared(self.path) else "a local one"
+        return {"version": str(VERSION), "journal": f"{mode}, on a file system of type {kind or 'unknown'} ({why})", "sqlite": sqlite3.sqlite_version}
+
+    def _broken(self, connection: Connection) -> str:
+        said = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
+        return "" if said == ["ok"] else "; ".join(said)
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
         words = str(error)
         if isinstance(error, sqlite3.OperationalError) and ("locked" in words or "busy" in words):
             return StoreError(f"the store {self.path} was locked by another process for a minute; try again when that one is done")
-        if isinstance(error, sqlite3.OperationalError) and ("full" in words or "readonly" in words or "open" in words):
+        if isinstance(error, sqlite3.OperationalError) and any(word in words for word in ("full", "readonly", "open", "disk I/O")):
             return StoreError(f"the store {self.path} cannot be written: {words}. Make room or mend the permissions, and run again")
         return StoreError(
-            f"the store {self.path} is damaged or no store ({words}). Nothing was changed. Move it away to begin a new one, or restore it "
-            "from a backup; the jobs' own records are in the .clusterjob-runs folders of their working directories"
+            f"the store {self.path} is damaged or no store ({words}). Nothing was changed. 'clusterjob doctor --fix' makes a new one of what "
+            "can be read of it; or restore it from a backup"
         )
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switch the file to write-ahead logging, once; SQLite does not wait for other openers by itself here."""
+def filesystem(path: Path) -> str:
+    """Return the type of the file system that a path is on (``ext4``, ``nfs4``); empty where it cannot be told."""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    best, kind = -1, ""
+    where = os.path.realpath(path)
+    for line in mounts:
+        fields = line.split(" ")
+        point = fields[1].encode().decode("unicode_escape", "replace")
+        if (where == point or where.startswith(point.rstrip("/") + "/")) and len(point) >= best:
+            best, kind = len(point), fields[2]
+    return kind
+
+
+def is_shared(path: Path) -> bool:
+    """Whether a path is on a file system that other machines may use at the same time."""
+    return filesystem(path).startswith(_SHARED)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
+    """Switch the file to a journal mode, once; SQLite does not wait for other openers by itself here."""
     deadline = time.monotonic() + 60
     while True:
         try:
-            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                connection.execute("PRAGMA journal_mode = WAL")
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != mode:
+                connection.execute(f"PRAGMA journal_mode = {mode}")
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
@@ -254,5 +212,25 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.02)
 
 
-def _row(record: Record) -> tuple[object, ...]:
-    return (record.token, record.key, 1, record.name, record.job_id, int(record.status), record.created, record.to_json(), record.spec_json)
+def _salvage(path: Path) -> Iterator[Record]:
+    """Read what can be read of a broken file: row by row, from both ends of what is unreadable."""
+    seen = set()
+    for order, beyond in (("ASC", ">"), ("DESC", "<")):
+        try:
+            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        except sqlite3.Error:
+            return
+        last: int | None = None
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(connection):
+            while True:
+                where = "" if last is None else f"WHERE rowid {beyond} {last}"
+                row = connection.execute(
+                    f"SELECT rowid, token, data, spec, key, name, job_id FROM records NOT INDEXED {where} ORDER BY rowid {order} LIMIT 1"
+                ).fetchone()
+                if row is None:
+                    return
+                last = row[0]
+                reading = read_row(row[1:])
+                if isinstance(reading, Record) and reading.token not in seen:
+                    seen.add(reading.token)
+                    yield reading

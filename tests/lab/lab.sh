@@ -12,7 +12,8 @@ set -eu
 LAB=${CLUSTERJOB_LAB:-${TMPDIR:-/tmp}/clusterjob-lab}
 NETNS=clusterjob-lab
 PACKAGES="slurmctld slurmd slurm-client munge slurmdbd mariadb-server iproute2
-          gridengine-master gridengine-exec gridengine-client gridengine-common"
+          gridengine-master gridengine-exec gridengine-client gridengine-common
+          postgresql"
 export SGE_ROOT=/var/lib/gridengine SGE_CELL=default
 
 alive() { [ -f "$LAB/run/$1.pid" ] && kill -0 "$(cat "$LAB/run/$1.pid")" 2>/dev/null; }

@@ -1,0 +1,121 @@
+"""Who is submitting a job, and whether he still does.
+
+A record that is being submitted names its owner. The owner's lease runs from ``record.leased``, and is prolonged by a heartbeat in the
+store while the submission goes on: a slow owner keeps it, a dead one loses it. On the owner's own machine a dead process is known at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from clusterjob.errors import StoreError
+from clusterjob.store import Note, Phase, Record, Store
+
+BEAT = 15.0  # s between heartbeats
+LEASE = 120.0  # s without one after which an owner on another machine counts as dead; more than clocks may differ
+_PREFIX = "beat:"
+_busy: set[str] = set()  # tokens that this process is submitting at this moment
+
+
+def owner() -> str:
+    """Name this process so that no other, on any machine, is taken for it: ``host:pid:start:machine``."""
+    return _owner(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _owner(pid: int) -> str:
+    return f"{socket.gethostname()}:{pid}:{_started(pid)}:{_machine()}"
+
+
+def _started(pid: int) -> str:
+    """Return when a process started, in clock ticks since the boot; empty where there is no /proc. Raises ProcessLookupError."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        if os.path.isdir("/proc/self"):
+            raise ProcessLookupError(pid) from None
+        return ""
+    if fields[0] == "Z":
+        raise ProcessLookupError(pid)
+    return fields[19]
+
+
+@functools.lru_cache(maxsize=1)
+def _machine() -> str:
+    """Name this machine, since its boot, and the name space that process ids mean something in."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:8]
+
+
+def _is_dead(name: str) -> bool:
+    """Whether an owner is known to have ended: only one of this machine can be."""
+    parts = name.rsplit(":", 3)
+    if len(parts) != 4 or parts[3] != _machine():
+        return False
+    try:
+        os.kill(int(parts[1]), 0)
+        return bool(parts[2]) and _started(int(parts[1])) != parts[2]
+    except (ProcessLookupError, ValueError):
+        return True
+    except PermissionError:
+        return False
+
+
+def given_up(record: Record, beats: Mapping[str, Note], now: float) -> bool:
+    """Whether an open submission is free to be finished by somebody else; ``beats`` are those of :func:`heartbeats`."""
+    if record.phase is Phase.DEFERRED:
+        return (record.retry_at or 0.0) <= now
+    if record.phase is not Phase.SUBMITTING or record.finished:
+        return False
+    if not record.owner or _is_dead(record.owner):
+        return True
+    if record.owner == owner():
+        return record.token not in _busy
+    beat = beats.get(record.owner)
+    return now - max(record.leased, beat.at if beat else 0.0) > LEASE
+
+
+def heartbeats(store: Store) -> dict[str, Note]:
+    """Return the last heartbeat of each owner."""
+    return {name[len(_PREFIX) :]: note for name, note in store.notes(_PREFIX).items()}
+
+
+class Lease:
+    """While it is entered, this process is submitting ``records``."""
+
+    def __init__(self, store: Store, records: Sequence[Record]) -> None:
+        self.store, self.tokens = store, {record.token for record in records}
+        self._done = threading.Event()
+        self._beaten = False
+
+    def __enter__(self) -> Lease:
+        _busy.update(self.tokens)
+        threading.Thread(target=self._beat, daemon=True, name="clusterjob-lease").start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _busy.difference_update(self.tokens)
+        self._done.set()
+        if self._beaten and not _busy:
+            with contextlib.suppress(StoreError):
+                self.store.note(_PREFIX + owner(), None)
+
+    def _beat(self) -> None:
+        while not self._done.wait(BEAT):
+            with contextlib.suppress(StoreError):  # the next one may get through; the lease is longer than several
+                self.store.note(_PREFIX + owner(), Note(time.time()))
+                self._beaten = True
