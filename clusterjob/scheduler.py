@@ -108,10 +108,11 @@ class Scheduler:
                 return Receipt(receipt.token, 0, receipt.said, words["id"], words.get("cluster"))
         return receipt
 
-    def find(self, tokens: Mapping[str, Sequence[str]]) -> dict[str, Receipt]:
+    def find(self, tokens: Mapping[str, Sequence[str]], strangers: bool = False) -> dict[str, Receipt]:
         """Look for submissions whose answer was lost; ``tokens`` are those of each batch, by its folder.
 
         Receipts count, then the scheduler's own list by token, then exit records: of jobs that have come and gone meanwhile. One round trip.
+        With ``strangers`` also what else of clusterjob's the scheduler has.
         Raises :class:`CommandError` where the scheduler could not be asked about a job that neither receipt nor exit record tells of.
         """
         mark = new_mark()
@@ -135,9 +136,10 @@ class Scheduler:
         for token, job_id in re.findall(r"^(\w+?)(?:\.\d+)?\.exit:job=(\d+(?:\[\])?)", parts.get("ran", ""), re.MULTILINE):
             found.setdefault(token, Receipt(token, 0, "", job_id))
         wanted = {token for names in tokens.values() for token in names}
-        found = {token: receipt for token, receipt in found.items() if token in wanted}
+        if not strangers:
+            found = {token: receipt for token, receipt in found.items() if token in wanted}
         asked = parts.get("done", "").strip() == "0" or self.backend.matches("unknown", answer.stderr)
-        if not asked and found.keys() != wanted:
+        if not asked and not found.keys() >= wanted:
             raise CommandError("the scheduler's list could not be read", command=command, exit_code=answer.exit_code, stderr=answer.stderr)
         return found
 
@@ -228,6 +230,21 @@ class Scheduler:
         said = errors or split(answer.stdout, mark).get("cancel", "").strip()
         if (any(code != "0" for code in codes) or len(codes) != len(commands)) and not self.backend.matches("ended", said):
             raise CommandError("the jobs could not be cancelled", command=commands[0], exit_code=answer.exit_code, stderr=said)
+
+    def remove(self, folders: Mapping[str, Sequence[str]]) -> None:
+        """Remove the files of jobs, given by token, from the folders of their batches; an empty folder goes too. One round trip.
+
+        Raises :class:`CommandError` where something stays.
+        """
+        lines = ["cj_bad=0"]
+        for folder, tokens in folders.items():
+            lines.append(f"if [ -d {shlex.quote(folder)} ]; then cd {shlex.quote(folder)} || exit 1")
+            for start in range(0, len(tokens), _FILES):
+                lines.append(f"rm -f {' '.join(f'{token}.*' for token in tokens[start : start + _FILES])} || cj_bad=1")
+            lines.append(f"case $(ls -A) in receipts|'') rm -f receipts; cd / && rmdir {shlex.quote(folder)} || cj_bad=1 ;; esac; fi")
+        answer = self._run("\n".join([*lines, "exit $cj_bad"]))
+        if answer.exit_code != 0:
+            raise CommandError("files of jobs could not be removed", exit_code=answer.exit_code, stderr=answer.stderr)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 

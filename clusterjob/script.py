@@ -348,13 +348,13 @@ def _parent(result: AsyncResult, reference: Mapping[str, Any]) -> dict[str, Any]
 _recovered: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
-def current_store() -> Store:
+def current_store(finish: bool = True) -> Store:
     """Return the store that submissions go to: ``JobScript.cache_folder``, else what :func:`open_store` finds.
 
-    A process that opens it finishes the submissions that others left open and died.
+    A process that opens it finishes the submissions that others left open and died; not with ``finish=False``, which asks no cluster.
     """
     store = open_store(JobScript.cache_folder)
-    if store not in _recovered:
+    if finish and store not in _recovered:
         _recovered.add(store)
         recover(store)
     return store

@@ -20,7 +20,7 @@ FLOORS = [
     ["monitor", "submission"],
     ["result"],
     ["script", "plan"],
-    ["conformance"],
+    ["care", "conformance"],
     ["cli"],
     ["__main__", "__init__"],
 ]

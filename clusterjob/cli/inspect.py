@@ -22,7 +22,7 @@ from clusterjob.status import Status
 @as_json
 def list_jobs(states: Sequence[str], earlier: bool, as_json: bool) -> None:
     """List the jobs in the store, without asking any cluster."""
-    store = current_store()
+    store = current_store(finish=False)
     wanted = [Status[state.upper()] for state in states] or None
     results = [AsyncResult(record, store) for record in store.select(statuses=wanted, earlier=earlier)]
     if as_json:

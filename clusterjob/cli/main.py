@@ -7,6 +7,7 @@ import sys
 import click
 
 import clusterjob
+from clusterjob.cli.care import doctor, prune, store
 from clusterjob.cli.inspect import backends, check, list_jobs, logs, show, status
 from clusterjob.cli.jobs import cancel, plan, render, resubmit, submit, wait
 from clusterjob.errors import ClusterJobError, JobNotFoundError
@@ -17,8 +18,8 @@ NOT_FOUND = 4
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(clusterjob.__version__, prog_name="clusterjob")
-@click.option("--store", metavar="FOLDER", help="The store of records; by default .clusterjob here or above, or $CLUSTERJOB_STORE.")
-def cli(store: str | None) -> None:
+@click.option("--store", "where", metavar="STORE", help="A folder or a URL; by default .clusterjob here or above, or $CLUSTERJOB_STORE.")
+def cli(where: str | None) -> None:
     """Batch jobs, written once and run under any scheduler.
 
     A job is named by its job id, its name, or the start of its key.
@@ -26,11 +27,11 @@ def cli(store: str | None) -> None:
     Exit codes: 0 all is well (asked about jobs: all completed); 1 an error, or a job failed or was cancelled; 2 wrong usage; 3 jobs have
     not ended; 4 there is no such job.
     """
-    if store is not None:
-        JobScript.cache_folder = store
+    if where is not None:
+        JobScript.cache_folder = where
 
 
-for command in (submit, render, plan, list_jobs, status, show, logs, cancel, wait, resubmit, backends, check):
+for command in (submit, render, plan, list_jobs, status, show, logs, cancel, wait, resubmit, backends, check, doctor, prune, store):
     cli.add_command(command)
 
 

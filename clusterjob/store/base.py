@@ -149,6 +149,10 @@ class Store(ABC):
         """Add records as they are, oldest first; return how many were not there before. The newest of a key is its current one."""
 
     @abstractmethod
+    def exists(self) -> bool:
+        """Whether the store has been made; asking does not make it."""
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of files and connections; the next call opens them again."""
 

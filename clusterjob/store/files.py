@@ -184,6 +184,9 @@ class FileStore(Store):
             self._save(new)
         return len(new)
 
+    def exists(self) -> bool:
+        return (self.folder / "records").is_dir()
+
     def close(self) -> None:
         with self._thread_lock:
             self._files.clear()

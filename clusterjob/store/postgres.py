@@ -52,6 +52,16 @@ class PostgresStore(SqlStore):
     def rebuild(self) -> str:
         raise StoreError(f"{self.url}: mending a broken database is PostgreSQL's own business; see its manual, chapter 'Backup and Restore'")
 
+    def exists(self) -> bool:
+        import psycopg
+
+        try:
+            with psycopg.connect(self._dsn, connect_timeout=10) as database:
+                row = database.execute("SELECT to_regclass('clusterjob.state')").fetchone()
+        except psycopg.Error as error:
+            raise StoreError(f"the store {self.url} cannot be used: {str(error).strip()}") from error
+        return row is not None and row[0] is not None
+
     def close(self) -> None:
         with self._lock:
             if self._connection is not None and self._pid == os.getpid():

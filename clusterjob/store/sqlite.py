@@ -68,6 +68,9 @@ class SqliteStore(SqlStore):
                 make_newest_current(connection, {record.key for record in records})
         return str(old)
 
+    def exists(self) -> bool:
+        return self.path.is_file()
+
     def close(self) -> None:
         with self._lock:
             if self._connection is not None and self._pid == os.getpid():

@@ -75,6 +75,11 @@ def _environment(name: str, lab: Path | None, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("PATH", "/usr/lib/gridengine", prepend=":")
 
 
+def on(*names: str) -> pytest.MarkDecorator:
+    """Run a test on these flavours only."""
+    return pytest.mark.parametrize("place", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names], indirect=True)
+
+
 # one process runs all tests of a flavour: they share its slow job
 @pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FLAVOURS])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path | None, Path]:

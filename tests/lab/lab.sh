@@ -4,6 +4,7 @@
 #   lab.sh install          Debian's packages (root)
 #   lab.sh up [NAME...]     start: slurm (slurmdbd behind it), noacct (a second Slurm, accounting off), sge; default: all
 #   lab.sh down [NAME...]   stop what `up` started, by the pids it was started with
+#   lab.sh stop DAEMON...   stop single daemons (slurm-ctld, slurmdbd, noacct-ctld, sge-qmaster ...); `up` starts them again
 #
 # State, logs and pids live under $CLUSTERJOB_LAB (default: clusterjob-lab in the temporary folder).
 # `up` is idempotent; a warm start of all three takes about five seconds. README.md beside this file says more.
@@ -167,7 +168,7 @@ nodes_ready() {   # a node whose daemon was killed comes back as down: resume it
 slurm_up() {
     local name=$1 port=$2
     # leave alone what runs: somebody's tests may be using it
-    if alive "$name-ctld" && alive "$name-node1" && alive "$name-node2"; then return 0; fi
+    if alive "$name-ctld" && alive "$name-node1" && alive "$name-node2" && { [ "$name" != slurm ] || alive slurmdbd; }; then return 0; fi
     munge_up
     slurm_conf "$name" "$port"
     [ "$name" != slurm ] || accounting_up
@@ -279,6 +280,10 @@ down() {
 }
 
 command=${1:-}; shift || true
+if [ "$command" = stop ]; then
+    for daemon in "$@"; do stop "$daemon" 15; done
+    exit 0
+fi
 [ $# -gt 0 ] || set -- slurm noacct sge
 case $command in
     install) install_packages ;;

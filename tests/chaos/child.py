@@ -1,0 +1,112 @@
+"""A process that submits a batch, and is killed by itself at a step of the protocol that it is told.
+
+    child.py PROFILE LEDGER NAME COUNT [STEP]
+
+Each job appends its name to LEDGER. STEP is a point in POINTS; with ``+all`` behind it the shell that talks to the scheduler dies too, as
+if the power went off; without, it goes on, as a login node does when a laptop falls asleep. Prints the job ids when it gets to the end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clusterjob import JobScript, submit
+from clusterjob.scheduler import Scheduler
+from clusterjob.store import Store
+from clusterjob.transport.local import LocalTransport
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.chaos.killing import kill_below
+
+everything = False
+
+
+def die() -> None:
+    """End this process as SIGKILL does, and with ``+all`` all that it started."""
+    if everything:
+        kill_below(os.getpid())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(owner: Any, name: str, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None) -> None:
+    """Wrap a method."""
+    method = getattr(owner, name)
+
+    def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
+        if before:
+            before()
+        result = method(self, *arguments, **named)
+        if after:
+            after()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def watch_receipts(count: int) -> None:
+    """Die once a few receipts are written."""
+
+    def watch() -> None:
+        while True:
+            written = sum(path.read_text().count("\n") for path in Path().glob(".clusterjob-runs/*/receipts") if path.stat().st_mtime > began)
+            if written >= max(1, count // 2):
+                die()
+            time.sleep(0.001)
+
+    began = time.time() - 0.1
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def arrange(point: str, count: int, store: type[Store]) -> None:
+    if point == "before-claim":
+        around(store, "claim", before=die)
+    elif point == "after-claim":
+        around(store, "claim", after=die)
+    elif point == "in-upload":
+        from clusterjob.transport import local
+
+        written = [0]
+        write = local._write
+
+        def write_some(file: Any) -> None:
+            written[0] += 1
+            if written[0] > count // 2:
+                die()
+            write(file)
+
+        local._write = write_some
+    elif point == "after-upload":
+        around(LocalTransport, "put", after=die)
+    elif point == "in-submit":
+        around(Scheduler, "submit", before=lambda: watch_receipts(count), after=lambda: time.sleep(30))
+    elif point == "after-submit":
+        around(Scheduler, "submit", after=die)
+    elif point == "after-record":
+        around(store, "write", after=die)
+
+
+def main() -> None:
+    global everything
+    profile, ledger, name, count, *step = sys.argv[1:]
+    jobs = []
+    for number in range(int(count)):
+        job = JobScript(f"echo {name}-{number} >> {ledger}", f"{name}-{number}")
+        job.read_settings(profile)
+        jobs.append(job)
+    if step and step[0]:
+        point, _, rest = step[0].partition("+")
+        everything = rest == "all"
+        from clusterjob.script import current_store
+
+        arrange(point, int(count), type(current_store()))
+    print(*(result.job_id for result in submit(jobs)))
+
+
+main()

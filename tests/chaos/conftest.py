@@ -1,0 +1,48 @@
+"""What the chaos tests share: the live schedulers of the contract suite, and how long a storm lasts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from clusterjob import AsyncResult, Status, wait
+from clusterjob.script import current_store
+from tests.contract.conftest import Flavour, cluster, place  # noqa: F401  (fixtures)
+
+LONG = bool(os.environ.get("CLUSTERJOB_CHAOS"))  # make chaos
+CHILD = Path(__file__).parent / "child.py"
+
+
+def start(flavour: Flavour, name: str, count: int, step: str = "") -> subprocess.Popen[str]:
+    """Start a process that submits ``count`` jobs."""
+    command = [sys.executable, str(CHILD), str(flavour.profile), str(Path("ledger").absolute()), name, str(count), step]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(flavour: Flavour, name: str, count: int, step: str = "") -> int:
+    """Let a process submit ``count`` jobs; return how it ended. One that is not killed must succeed."""
+    process = start(flavour, name, count, step)
+    out, err = process.communicate(timeout=120)
+    assert step or process.returncode == 0, out + err
+    return process.returncode
+
+
+def everything_ran_once(wanted: int, seconds: float = 120) -> None:
+    """Wait for all jobs of the store, and see that each ran once and completed."""
+    store = current_store()
+    results = [AsyncResult(record, store) for record in store.select()]
+    assert len(results) == wanted
+    _, left = wait(results, seconds)
+    assert not left, [(result, result.words, result.record.phase) for result in left[:5]]
+    bad = [result.explain() + str(result.history) for result in results if result.status != Status.COMPLETED]
+    assert not bad, "\n".join(bad[:5])
+    deadline = time.monotonic() + 5
+    while len(Path("ledger").read_text().split()) < wanted and time.monotonic() < deadline:
+        time.sleep(0.1)
+    twice = {name: times for name, times in Counter(Path("ledger").read_text().split()).items() if times > 1}
+    assert not twice
+    assert len(Path("ledger").read_text().split()) == wanted

@@ -1,0 +1,116 @@
+"""The scheduler's daemons go away and come back, on the real Slurm."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clusterjob import Status, submit, wait
+from tests.conftest import LAB_SCRIPT
+from tests.contract.conftest import Flavour, on
+
+from .conftest import everything_ran_once, start
+
+
+def daemon(command: str, name: str) -> None:
+    done = subprocess.run([str(LAB_SCRIPT), command, name], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def controller(cluster: Flavour) -> Iterator[Callable[[str], None]]:
+    """Stops and starts the controller of the Slurm without accounting."""
+    yield lambda command: daemon(command, "noacct-ctld" if command == "stop" else "noacct")
+    daemon("up", "noacct")
+
+
+@on("noacct")
+def test_the_controller_stops_while_jobs_are_submitted(cluster: Flavour, controller: Callable[[str], None]) -> None:
+    process = start(cluster, "down", 60)
+    deadline = time.monotonic() + 30
+    while not any(path.stat().st_size for path in Path().glob(".clusterjob-runs/*/receipts")):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    controller("stop")
+    time.sleep(2)
+    controller("up")
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, out + err
+    again = start(cluster, "down", 60)
+    again.communicate(timeout=120)
+    everything_ran_once(60, 180)
+
+
+@on("noacct")
+def test_the_controller_stops_while_jobs_are_watched(cluster: Flavour, controller: Callable[[str], None]) -> None:
+    results = cluster.batch([cluster.job(f"sleep 4; echo {number}") for number in range(5)])
+    controller("stop")
+    for _ in range(50):
+        states = [result.status for result in results]
+        assert set(states) <= {Status.PENDING, Status.RUNNING, Status.COMPLETED}
+        if results[0].stale_since:
+            break
+        time.sleep(0.2)
+    assert results[0].stale_since
+    assert time.time() - results[0].stale_since < 60
+    time.sleep(3)
+    assert not any(result.status > Status.COMPLETED for result in results)
+    controller("up")
+    assert wait(results, 90)[1] == []
+    assert [result.status for result in results] == [Status.COMPLETED] * 5
+    assert results[0].stale_since is None
+
+
+@on("slurm")
+def test_accounting_is_down_the_whole_time(cluster: Flavour) -> None:
+    daemon("stop", "slurmdbd")
+    try:
+        good = cluster.batch([cluster.job(f"echo {number}") for number in range(5)])
+        bad = cluster.run("exit 7")
+        assert wait([*good, bad], 60)[1] == []
+        assert [result.status for result in good] == [Status.COMPLETED] * 5
+        assert (bad.status, bad.exit_code) == (Status.FAILED, 7)
+    finally:
+        daemon("up", "slurm")
+
+
+@on("noacct")
+def test_polls_that_hang_say_nothing(cluster: Flavour, controller: Callable[[str], None]) -> None:
+    """Polls that hang until their time limit say nothing; the next good one does."""
+    controller_pid = int((Path(cluster.lab or ".") / "run/noacct-ctld.pid").read_text())
+    job = cluster.job("sleep 2")
+    job.read_settings(_impatient(cluster))
+    result = job.submit()
+    subprocess.run(["kill", "-STOP", str(controller_pid)], check=True)
+    timer = threading.Timer(6, lambda: subprocess.run(["kill", "-CONT", str(controller_pid)], check=False))
+    timer.start()
+    try:
+        seen = set()
+        deadline = time.monotonic() + 60
+        while not result.ready() and time.monotonic() < deadline:
+            seen.add(bool(result.stale_since))
+            time.sleep(0.1)
+        assert result.status == Status.COMPLETED
+        assert True in seen
+    finally:
+        timer.join()
+
+
+def _impatient(cluster: Flavour) -> Path:
+    profile = Path("impatient.ini")
+    profile.write_text(cluster.profile.read_text() + "command_timeout = 1\n")
+    return profile
+
+
+@on("noacct")
+def test_jobs_go_on_without_anybody(cluster: Flavour) -> None:
+    """Nobody polls for longer than the scheduler remembers its jobs (MinJobAge is 10 s there): the exit records tell."""
+    results = submit([cluster.job("exit 0"), cluster.job("exit 5")])
+    time.sleep(25)
+    assert wait(results, 60)[1] == []
+    assert [(result.status, result.exit_code) for result in results] == [(Status.COMPLETED, 0), (Status.FAILED, 5)]
