@@ -145,6 +145,8 @@ def _from_word(backend: Backend, record: Record, task: Task, evidence: Evidence,
         return _finish(task, Status.FAILED, Reason.SIGNAL, signal=answer.signal)
     if answer.exit_code:
         return _finish(task, Status.FAILED, Reason.EXIT, answer.exit_code)
+    if own is not None:  # it ran, and could not write down its end (a full disk); the scheduler saw it end well
+        return _finish(task, Status.COMPLETED, exit_code=0)
     task.words = f"{answer.state}, but the job left no exit record: it did not run"
     return _finish(task, Status.FAILED, Reason.LOST)
 
@@ -178,6 +180,9 @@ def _note_usage(task: Task, evidence: Evidence) -> None:
             task.ended = answer.ended or task.ended
             task.usage.update(answer.usage)
     if own is not None:
+        if own.runs > task.runs:
+            task.runs = own.runs
+            task.history = [*task.history, [own.started or evidence.now, Status.RUNNING.name, f"run {own.runs} on {own.host}"]]
         task.host = own.host or task.host
         task.started = own.started or task.started
         task.ended = own.ended or task.ended
@@ -191,5 +196,6 @@ def _with_history(before: Task, found: Task, evidence: Evidence) -> Task:
     if found == before:
         return before
     if found.status != before.status:
-        found.history = [*before.history, [round(evidence.now, 3), found.status.name, found.words]]
+        words = f"queued again: {found.words}" if found.status == Status.PENDING else found.words
+        found.history = [*found.history, [round(evidence.now, 3), found.status.name, words]]
     return found

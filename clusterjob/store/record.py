@@ -32,12 +32,13 @@ class Task:
     ended: float | None = None
     host: str = ""
     usage: dict[str, float] = field(default_factory=dict)  # elapsed, cpu: s; max_rss: MB
+    runs: int = 1  # more than one where the scheduler started it over
     missing_since: float | None = None  # no good listing has shown it since then
     history: list[list[Any]] = field(default_factory=list)  # [time, status name, words]
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that differ from the defaults."""
-        return {name: value for name in _TASK_FIELDS if (value := getattr(self, name)) not in (None, "", {}, [])}
+        return {name: value for name in _TASK_FIELDS if (value := getattr(self, name)) not in (None, "", {}, []) and (name, value) != ("runs", 1)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Task:
