@@ -67,7 +67,8 @@ def _examine_store(store: Store, fix: bool) -> Iterator[Finding]:
         finding = Finding("store", False, report.broken, "put it aside, and make a new one of all records that can be read")
         yield _mend(finding, fix, lambda: f"the broken one is {store.rebuild()}")
         report = store.examine()
-    else:
+        facts = ", ".join(f"{name} {value}" for name, value in report.facts.items() if name != "store")
+    if not report.broken:
         yield Finding("store", True, f"{store.url}: {facts}")
     for damaged in report.damaged:
         detail = f"{damaged.token}, of job {damaged.name!r} (id {damaged.job_id}): {damaged.why}"

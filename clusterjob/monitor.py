@@ -322,12 +322,17 @@ def scheduler_for(reference: dict[str, Any], transport: Transport | None = None)
         return scheduler
 
 
+def monitor_at(store: Store, place: str) -> Monitor | None:
+    """Return the monitor of a store's jobs at a place, where this process has one already."""
+    return _monitors.get((store.url, place))
+
+
 def monitor_for(store: Store, reference: dict[str, Any], resume: Resume) -> Monitor:
     """Return the monitor of a store's jobs on the scheduler that ``reference`` names; one a process. ``resume`` finishes open submissions."""
     scheduler = scheduler_for(reference)
-    place = (store.url, json.dumps(reference, sort_keys=True))
+    place = place_of(reference)
     with _registry:
-        monitor = _monitors.get(place)
+        monitor = _monitors.get((store.url, place))
         if monitor is None:
-            monitor = _monitors[place] = Monitor(store, scheduler, resume, place_of(reference))
+            monitor = _monitors[store.url, place] = Monitor(store, scheduler, resume, place)
         return monitor

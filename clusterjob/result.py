@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import ClusterJobError, CommandError, JobFailedError, StoreError, SubmissionError, WaitTimeoutError
-from clusterjob.monitor import Monitor, monitor_for
+from clusterjob.monitor import Monitor, monitor_at, monitor_for
 from clusterjob.status import Reason, Status
 from clusterjob.store import Record, Store, Task, open_store
 from clusterjob.submission import refusal, resume, run_local, submit_records
@@ -37,7 +37,8 @@ class AsyncResult:
     def monitor(self) -> Monitor:
         """The poller of the job's cluster; a job that is only looked at needs neither it nor a backend."""
         if self._monitor is None:
-            self._monitor = monitor_for(self.store, self.record.spec["backend"], resume)
+            known = monitor_at(self.store, self.record.place)  # without reading the spec, which is large
+            self._monitor = known or monitor_for(self.store, self.record.spec["backend"], resume)
             self.record = self._monitor.track(self.record)
         return self._monitor
 

@@ -49,6 +49,8 @@ def prune(older_than: str, states: Sequence[str], dry_run: bool, as_json: bool) 
     """Remove old jobs: their records, and their scripts, logs and exit records on the cluster. Jobs that have not ended are never touched."""
     from clusterjob import care
 
+    if older_than.strip().replace(".", "").isdigit():
+        raise click.BadParameter(f"{older_than!r} has no unit; expected something like 30d or 12h", param_hint="--older-than")
     wanted = [Status[state.upper()] for state in states or ["completed"]]
     gone, problems = care.prune(current_store(finish=False), parse_time(older_than), wanted, dry_run)
     if as_json:

@@ -51,8 +51,14 @@ class Task:
 _TASK_FIELDS = tuple(item.name for item in fields(Task))
 
 
-@dataclass(eq=False)
-class Record:
+class _Referable:
+    """Gives a class with slots the one that weak references need (``weakref_slot`` is not in Python 3.10)."""
+
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(eq=False, slots=True)
+class Record(_Referable):
     """One submission of one job script. ``spec`` is what was asked for: enough to show, compare and submit it again."""
 
     key: str

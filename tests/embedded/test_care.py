@@ -1,0 +1,177 @@
+"""doctor, prune and store copy, as a person uses them, on the embedded scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clusterjob import JobScript, Status, submit, wait
+from clusterjob.script import current_store
+
+from .test_cli import run
+
+CHILD = """
+import os, signal
+from clusterjob import JobScript, submit
+from clusterjob.transport.local import LocalTransport
+if {point!r} == "upload":
+    LocalTransport.put = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+else:
+    from clusterjob.scheduler import Scheduler
+    real = Scheduler.submit
+    Scheduler.submit = lambda *arguments: (real(*arguments), os.kill(os.getpid(), signal.SIGKILL))
+submit([JobScript("echo ran >> ledger", "left-open", prologue="echo prologue >> prologues")])
+"""
+
+
+@pytest.fixture(autouse=True)
+def _spool(spool: Path) -> None:
+    pass
+
+
+def leave_open(point: str) -> None:
+    """Have a process die in the middle of a submission."""
+    done = subprocess.run([sys.executable, "-c", CHILD.format(point=point)], capture_output=True, timeout=60)
+    assert done.returncode == -9
+
+
+def test_doctor_says_that_all_is_well() -> None:
+    wait(submit([JobScript("true", "good")]), 30)
+    text = run("doctor")
+    assert "journal wal" in text
+    assert "records 1" in text
+    assert "BAD" not in text
+    assert json.loads(run("doctor", "--json"))[0]["ok"] is True
+
+
+@pytest.mark.parametrize(("point", "prologues"), [("upload", "prologue\n"), ("submit", "prologue\n")])
+def test_doctor_finishes_what_a_dead_process_left_open(point: str, prologues: str) -> None:
+    leave_open(point)
+    text = run("doctor", code=1)
+    assert "'left-open'" in text
+    assert "was not finished" in text
+    assert "would be mended (--fix): finish it" in text
+    assert "SUBMITTING" not in run("list")
+    assert "it is PENDING, with job id" in run("doctor", "--fix")
+    assert run("wait", "left-open", "--timeout", "30s")
+    assert Path("ledger").read_text() == "ran\n"
+    assert Path("prologues").read_text() == prologues
+    assert "BAD" not in run("doctor")
+
+
+def test_whoever_opens_the_store_next_finishes_it() -> None:
+    leave_open("upload")
+    submit([JobScript("echo other >> ledger", "another")])
+    deadline = time.monotonic() + 20
+    while not Path("ledger").exists() or len(Path("ledger").read_text().split()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run("wait", "left-open", "another")
+    assert sorted(Path("ledger").read_text().split()) == ["other", "ran"]
+
+
+def test_doctor_puts_damaged_records_aside() -> None:
+    wait(submit([JobScript("true", "good"), JobScript("true # 2", "bad")]), 30)
+    store = current_store()
+    store.close()
+    with sqlite3.connect(".clusterjob/store.sqlite") as connection:
+        connection.execute("UPDATE records SET data = '{\"half' WHERE name = 'bad'")
+    connection.close()
+    assert "good" in run("list")
+    assert "of job 'bad'" in run("doctor", code=1)
+    assert "it is in" in run("doctor", "--fix")
+    assert len(list(Path(".clusterjob/damaged").iterdir())) == 1
+    assert "BAD" not in run("doctor")
+
+
+def test_doctor_makes_a_broken_store_anew() -> None:
+    wait(submit([JobScript(f"true # {number}", f"job{number}") for number in range(3)]), 30)
+    current_store().close()
+    path = Path(".clusterjob/store.sqlite")
+    os.truncate(path, path.stat().st_size - 4096)
+    assert "BAD" in run("doctor", code=1)
+    text = run("doctor", "--fix")
+    assert "the broken one is" in text
+    assert list(Path(".clusterjob").glob("store.sqlite.broken-*"))
+    run("list")
+
+
+def test_doctor_looks_at_a_profile() -> None:
+    Path("bad.ini").write_text("[Attributes]\nbackend = slrum\n")
+    assert "Did you mean 'slurm'" in run("doctor", "-p", "bad.ini", code=1)
+    Path("good.ini").write_text("[Attributes]\nbackend = local\n")
+    assert "clusterjob spool" in run("doctor", "-p", "good.ini")
+
+
+def make_old(*names: str) -> None:
+    """Date the ends of jobs back by a hundred days."""
+    store = current_store()
+    records = [record for name in names for record in store.select(name=name)]
+    for record in records:
+        record.task.ended = time.time() - 100 * 86400
+    store.write(records)
+    store.close()
+
+
+def test_prune_removes_old_jobs_and_their_files_and_nothing_else() -> None:
+    results = submit([JobScript("echo 1", "old"), JobScript("exit 3", "failed"), JobScript("echo 2", "young"), JobScript("sleep 60", "live")])
+    wait(results[:3], 30)
+    make_old("old", "failed")
+    folder = Path(results[0].record.runs)
+    dry = json.loads(run("prune", "--older-than", "30d", "--dry-run", "--json"))
+    assert [item["name"] for item in dry["removed"]] == ["old"]
+    assert "old" in run("list")
+    assert "1 submissions were removed" in run("prune", "--older-than", "30d")
+    left = {path.name.split(".")[0] for path in folder.iterdir()}
+    assert left == {result.record.token for result in results[1:]} | {"receipts"}
+    assert "failed" in run("prune", "--older-than", "30d", "--state", "failed", "--state", "cancelled")
+    assert "live" in run("list")
+    run("cancel", "live")
+    run("wait", "live", code=1)
+    make_old("young", "live")
+    run("prune", "--older-than", "1d", "-s", "completed", "-s", "cancelled")
+    assert not folder.exists()
+    assert "no jobs" in run("list")
+
+
+def test_prune_keeps_what_a_waiting_job_looks_at() -> None:
+    first = JobScript("sleep 1", "first").submit()
+    second = JobScript("sleep 60", "second").submit(after=[first])
+    first.wait(30)
+    make_old("first")
+    assert "0 submissions" in run("prune", "--older-than", "1d")
+    second.cancel()
+    second.wait(30)
+    assert "1 submissions" in run("prune", "--older-than", "1d")
+
+
+def test_prune_wants_a_unit() -> None:
+    assert "30d" in run("prune", "--older-than", "30", code=2)
+
+
+@pytest.mark.xdist_group("postgresql")
+def test_a_store_is_copied_into_other_kinds(database: str, tmp_path: Path) -> None:
+    wait(submit([JobScript("true", "one"), JobScript("exit 3", "two")]), 30)
+    JobScript("exit 3", "two").submit().wait(30)  # a retry: two submissions of one key
+    before = [record.to_json() for record in current_store().select(earlier=True)]
+    places = [f"file://{tmp_path}/files", database, f"sqlite:///{tmp_path}/again.sqlite"]
+    source = ".clusterjob"
+    for target in places:
+        assert "3 records" in run("store", "copy", source, target)
+        assert "0 of them new" in run("store", "copy", source, target)
+        assert "two" in run("--store", target, "list")
+        source = target
+    from clusterjob.store import open_store
+
+    last = open_store(places[-1])
+    assert [record.to_json() for record in last.select(earlier=True)] == before
+    JobScript.cache_folder = places[-1]
+    assert submit([JobScript("true", "one")])[0].status == Status.COMPLETED
+    assert "there is no store" in run("store", "copy", "nowhere", places[0], code=1)
