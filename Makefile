@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint unit lab lab-install lab-down docs bench clean
+.PHONY: demo test lint unit chaos lab lab-install lab-down docs bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); }
@@ -40,6 +40,10 @@ lab-install:
 test: lint lab-install
 	$(BIN)/python -m pytest -n 4 --dist loadgroup
 
+# the storms of tests/chaos at full length: about half an hour
+chaos: $(VENV)/all lab-install
+	CLUSTERJOB_CHAOS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup tests/chaos tests/unit/test_machine.py
+
 lab: lab-install
 	tests/lab/lab.sh up
 
@@ -53,8 +57,9 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/rendering.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/records.py
+	$(BIN)/python benchmarks/stores.py
 	$(BIN)/python benchmarks/imports.py
-	@if [ "$$(id -u)" = 0 ]; then $(MAKE) lab && nsenter --net=/run/netns/clusterjob-lab $(BIN)/python benchmarks/slurm.py; else echo "benchmarks/slurm.py needs the lab, which needs root"; fi
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) lab && for name in slurm protocol; do nsenter --net=/run/netns/clusterjob-lab $(BIN)/python benchmarks/$$name.py; done; else echo "benchmarks/slurm.py and protocol.py need the lab, which needs root"; fi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache
