@@ -73,15 +73,15 @@ def lab() -> Path:
     with (LAB / "lock").open("w") as lock:  # several processes run the tests; the first one starts it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not NETNS.exists():
-            STARTED.touch()
+            STARTED.write_text(str(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()))
         started = subprocess.run([str(LAB_SCRIPT), "up"], timeout=180, capture_output=True, text=True)
     assert started.returncode == 0, f"the lab does not start:\n{started.stdout}{started.stderr}"
     return LAB
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Stop the lab that the tests started, once all processes of them are done."""
-    if not hasattr(session.config, "workerinput") and STARTED.exists():
+    """Stop the lab, if it was this run of the tests that started it, once all its processes are done."""
+    if not hasattr(session.config, "workerinput") and STARTED.exists() and STARTED.read_text() == str(os.getpid()):
         subprocess.run([str(LAB_SCRIPT), "down"], check=False, timeout=120, capture_output=True)
         STARTED.unlink()
 

@@ -3,7 +3,7 @@
     child.py PROFILE LEDGER NAME COUNT [STEP]
 
 Each job appends its name to LEDGER. STEP is a point in POINTS; with ``+all`` behind it the shell that talks to the scheduler dies too, as
-if the power went off; without, it goes on, as a login node does when a laptop falls asleep. Prints the job ids when it gets to the end.
+if the power went off; without, it goes on, as a login node does when a laptop falls asleep. Prints ``ready`` when it is about to submit, and the job ids when it gets to the end.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def main() -> None:
         from clusterjob.script import current_store
 
         arrange(point, int(count), type(current_store()))
+    print("ready", flush=True)
     print(*(result.job_id for result in submit(jobs)))
 
 
