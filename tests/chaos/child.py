@@ -2,8 +2,9 @@
 
     child.py PROFILE LEDGER NAME COUNT [STEP]
 
-Each job appends its name to LEDGER. STEP is a point in POINTS; with ``+all`` behind it the shell that talks to the scheduler dies too, as
-if the power went off; without, it goes on, as a login node does when a laptop falls asleep. Prints ``ready`` when it is about to submit, and the job ids when it gets to the end.
+Each job appends its name to LEDGER; the first is an array of two. STEP is a point in POINTS; with ``+all`` behind it the shell that talks to
+the scheduler dies too, as if the power went off; without, it goes on, as a login node does when a laptop falls asleep. Prints ``ready`` when
+it is about to submit, and the job ids when it gets to the end.
 """
 
 from __future__ import annotations
@@ -97,8 +98,10 @@ def main() -> None:
     profile, ledger, name, count, *step = sys.argv[1:]
     jobs = []
     for number in range(int(count)):
-        job = JobScript(f"echo {name}-{number} >> {ledger}", f"{name}-{number}")
+        job = JobScript(f"echo {name}-{number}$CLUSTERJOB_ARRAY_INDEX >> {ledger}", f"{name}-{number}")
         job.read_settings(profile)
+        if number == 0:
+            job.array = "1-2"
         jobs.append(job)
     if step and step[0]:
         point, _, rest = step[0].partition("+")

@@ -362,3 +362,48 @@ def test_a_runs_folder_that_was_deleted_does_not_keep_a_job_alive() -> None:
     shutil.rmtree(".clusterjob-runs")
     assert result.wait(5)
     assert result.reason == Reason.LOST
+
+
+def test_the_job_that_ran_counts_where_a_duplicate_slipped_through() -> None:
+    result = job().submit()
+    listed(line(result, "FAILED"))  # the fence ended job 41; 40, of the same token, ran, and its exit record shows late
+    Path(result.record.runs, f"{result.record.token}.exit").write_text(f"job=40\nhost=h\nstart={now()}\nlimit=\n")
+    assert result.status == Status.PENDING
+    assert result.job_id == "40"
+    assert "41 is a duplicate that ended; 40 ran" in str(result.history)
+    listed(line(result, "RUNNING", number="40"), line(result, "FAILED"))
+    assert result.status == Status.RUNNING
+    listed(line(result, "COMPLETED", number="40"), line(result, "FAILED"))
+    Path(result.record.runs, f"{result.record.token}.exit").write_text(f"job=40\nhost=h\nstart={now()}\nlimit=\nexit=0\nend={now()}\n")
+    assert result.status == Status.COMPLETED
+
+
+def test_handles_of_other_processes_are_asked_about_too() -> None:
+    """One poll is for all jobs of the store on that cluster; the other process reads the answer and asks nobody."""
+    jobs = [job("mine"), job("his")]
+    jobs[1]._profiles = jobs[0]._profiles
+    mine, his = submit([jobs[0]])[0], submit([jobs[1]])[0]
+    other = Monitor(mine.store, his.monitor.scheduler, his.monitor.resume, mine.monitor.place)
+    stored = other.store.by_tokens([his.record.token])[his.record.token]
+    other.track(stored)
+    listed(line(mine, "RUNNING"), line(his, "RUNNING"))
+    mine.monitor.refresh(force=True)
+    assert mine.store.by_tokens([his.record.token])[his.record.token].status == Status.RUNNING
+    before = other.scheduler.commands
+    other._interval = 100.0
+    other.refresh()
+    assert other.scheduler.commands == before
+    assert other.polls == 0
+
+
+def test_staleness_is_shared() -> None:
+    result = job(active="false").submit()
+    result.monitor.refresh(force=True)
+    since = result.stale_since
+    assert since is not None
+    other = Monitor(result.store, result.monitor.scheduler, result.monitor.resume, result.monitor.place)
+    his = other.track(result.store.by_tokens([result.record.token])[result.record.token])
+    other._interval = 100.0
+    other.refresh()
+    assert other.stale_since == since
+    assert his.status == Status.PENDING
