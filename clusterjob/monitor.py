@@ -143,8 +143,9 @@ class Monitor:
 
     @error.setter
     def error(self, words: str) -> None:
-        if words and words != self._error and self.scheduler.accounting:
-            _log.warning("%s: %s", self.scheduler.backend.title, words)
+        first = words.partition("\n")[0]
+        if first and first != self._error.partition("\n")[0] and self.scheduler.accounting:
+            _log.warning("%s: %s", self.scheduler.backend.title, first)
         self._error = words
 
     def _note_staleness(self, listing: Listing) -> None:

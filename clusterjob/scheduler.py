@@ -197,7 +197,8 @@ class Scheduler:
         listing = Listing(asked=True)
         unknown = self.backend.matches("unknown", errors)
         if len(codes) != expected or (any(code != "0" for code in codes) and not unknown):
-            listing.error = errors or f"a command ended with exit code {' '.join(codes) or answer.exit_code}"
+            said = "\n".join(line for line in answer.stderr.splitlines() if mark not in line).strip()
+            listing.error = errors or said or f"a command ended with exit code {' '.join(codes) or answer.exit_code}"
             listing.asked = False
         reading: Reading = read_output(self.backend.outputs[kind], parts.get(kind, ""))
         for entry in reading.answers:

@@ -48,9 +48,9 @@ def test_the_controller_stops_while_jobs_are_submitted(cluster: Flavour, control
 
 @on("noacct")
 def test_the_controller_stops_while_jobs_are_watched(cluster: Flavour, controller: Callable[[str], None]) -> None:
-    results = cluster.batch([cluster.job(f"sleep 4; echo {number}") for number in range(5)])
+    results = cluster.batch([cluster.job(f"sleep 20; echo {number}") for number in range(5)])
     controller("stop")
-    for _ in range(50):
+    for _ in range(75):
         states = [result.status for result in results]
         assert set(states) <= {Status.PENDING, Status.RUNNING, Status.COMPLETED}
         if results[0].stale_since:
