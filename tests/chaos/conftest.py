@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from clusterjob import AsyncResult, Status, wait
@@ -17,9 +18,9 @@ LONG = bool(os.environ.get("CLUSTERJOB_CHAOS"))  # make chaos
 CHILD = Path(__file__).parent / "child.py"
 
 
-def start(flavour: Flavour, name: str, count: int, step: str = "") -> subprocess.Popen[str]:
-    """Start a process that submits ``count`` jobs."""
-    command = [sys.executable, str(CHILD), str(flavour.profile), str(Path("ledger").absolute()), name, str(count), step]
+def start(flavour: Flavour, name: str, count: int, step: str = "", prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start a process that submits ``count`` jobs; ``prefix`` is a command to start it with."""
+    command = [*prefix, sys.executable, str(CHILD), str(flavour.profile), str(Path("ledger").absolute()), name, str(count), step]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -6,6 +6,10 @@ import random
 import signal
 import time
 
+import pytest
+
+from clusterjob import AsyncResult, Status, lease
+from clusterjob.script import current_store
 from tests.contract.conftest import Flavour, on
 
 from .conftest import LONG, everything_ran_once, run, start
@@ -54,3 +58,23 @@ def submit_whole(cluster: Flavour, name: str) -> float:
     began = time.monotonic()
     process.communicate(timeout=60)
     return time.monotonic() - began
+
+
+@on("local")
+def test_a_submission_that_died_on_another_machine_is_finished_here(cluster: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other machine has a name and process ids of its own; nobody here can see that it is dead, until its lease is over."""
+    process = start(
+        cluster, "far", COUNT, "after-claim", prefix=["unshare", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-c", 'hostname far; "$@"', "-"]
+    )
+    process.communicate(timeout=60)
+    store = current_store()
+    records = store.select(unsent=True)
+    assert len(records) == COUNT
+    assert all(record.owner.startswith("far:") for record in records)
+    results = [AsyncResult(record, store) for record in records]
+    results[0].monitor.refresh(force=True)
+    assert [result.job_id for result in results] == [None] * COUNT
+    assert {result.status for result in results} == {Status.PENDING}
+    monkeypatch.setattr(lease, "LEASE", 1.0)
+    time.sleep(1)
+    everything_ran_once(COUNT)

@@ -468,6 +468,24 @@ def test_a_duplicate_submitted_by_hand_ends_at_once(cluster: Flavour) -> None:
     assert Path("ledger").read_text() == "run\n"
 
 
+def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> None:
+    result = cluster.run("sleep 2; echo run >> ledger")
+    scheduler = result.monitor.scheduler
+    script = next(Path(result.record.runs).glob(f"{result.record.token}.{scheduler.backend.general['extension']}"))
+    until(lambda: result.status == Status.RUNNING and script.with_suffix(".exit").exists())
+    options = {"slurm": "--output=again.log --error=again.log", "sge": f"-cwd -j y -o {Path.cwd()}/again.log", "local": ""}[cluster.family]
+    command = scheduler._fill("submit", script=f"{options} {script}")
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if cluster.name == "local":  # it knows the token, and gives the job that has it
+        assert done.stdout.strip() == result.job_id
+    else:
+        until(lambda: Path("again.log").exists() and f"ran as {result.job_id} already" in Path("again.log").read_text())
+    assert result.wait(60)
+    assert result.status == Status.COMPLETED
+    assert Path("ledger").read_text() == "run\n"
+
+
 def test_unsupported_resources_are_refused(cluster: Flavour) -> None:
     if cluster.family != "slurm":
         with pytest.raises(ResourcesNotSupportedError, match="gpus"):

@@ -145,6 +145,11 @@ NodeName=node[1-2] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((port + 1))
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=100
 PartitionName=short Nodes=ALL MaxTime=1 State=UP DefMemPerCPU=100
 C
+    if [ "$name" = noacct ]; then   # and jobs that others may push aside
+        printf '%s\n' PreemptType=preempt/partition_prio PreemptMode=REQUEUE >>"$dir/slurm.conf"
+        sed -i '/^PartitionName/s/$/ PriorityTier=10 PreemptMode=OFF/' "$dir/slurm.conf"
+        printf 'PartitionName=%s Nodes=ALL PriorityTier=1 State=UP DefMemPerCPU=100 PreemptMode=%s\n' spare CANCEL again REQUEUE >>"$dir/slurm.conf"
+    fi
     if [ "$name" = slurm ]; then
         printf '%s\n' AccountingStorageType=accounting_storage/slurmdbd AccountingStorageHost=localhost \
             AccountingStoragePort=26815 AccountingStoreFlags=job_comment >>"$dir/slurm.conf"
