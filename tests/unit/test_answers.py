@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,13 @@ def test_flux() -> None:
     assert known["child"] == (Status.FAILED, Reason.DEPENDENCY)
     assert known["lost node"] == (Status.FAILED, Reason.NODE_FAILURE)
     ends = dict(zip(names, ((answer.exit_code, answer.signal) for answer in answers.values()), strict=True))
+    jobspec = '{"resources": [], "attributes": {"system": {"duration": 0}, "user": {"clusterjob": "0123456789abcdef"}}, "version": 1}'
+    Path("flux").write_text(f"#!/bin/sh\ncase $1 in jobs) echo 12; echo 13 ;; *) [ $3 = 13 ] || echo '{jobspec}' ;; esac\n")
+    Path("flux").chmod(0o700)
+    said = subprocess.run(
+        ["/bin/sh", "-c", load_backend("flux").commands["find"]], env={"PATH": f".:{os.environ['PATH']}"}, capture_output=True, text=True
+    )
+    assert [(key[0], answer.token) for key, answer in read("flux", "find", said.stdout).items()] == [("12", "0123456789abcdef")]
     assert (ends["exit1"], ends["killed"], ends["nosuchprog"], ends["cancelled early"]) == ((1, None), (None, 9), (127, None), (None, None))
 
 
