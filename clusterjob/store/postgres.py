@@ -28,10 +28,12 @@ class PostgresStore(SqlStore):
 
     def __init__(self, url: str) -> None:
         super().__init__()
+        try:
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            raise StoreError("a store in PostgreSQL needs psycopg: pip install 'clusterjob[postgres]'") from error
         self._dsn = url
         self.url = _without_password(url)
-        self._connection: psycopg.Connection[Any] | None = None
-        self._pid = 0
         self._revision: int | None = None
 
     def changed_elsewhere(self) -> bool:
@@ -62,12 +64,6 @@ class PostgresStore(SqlStore):
             raise StoreError(f"the store {self.url} cannot be used: {str(error).strip()}") from error
         return row is not None and row[0] is not None
 
-    def close(self) -> None:
-        with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
-            self._connection = None
-
     @contextlib.contextmanager
     def _transaction(self, write: bool = True) -> Iterator[Connection]:
         import psycopg
@@ -94,12 +90,11 @@ class PostgresStore(SqlStore):
             self._revision = revision
 
     def _connect(self) -> psycopg.Connection[Any]:
-        if self._connection is not None and self._pid == os.getpid() and not self._connection.closed:
-            return self._connection
-        try:
-            import psycopg
-        except ImportError as error:
-            raise StoreError("a store in PostgreSQL needs psycopg: pip install 'clusterjob[postgres]'") from error
+        import psycopg
+
+        if self._is_open() and not self._connection.closed:
+            open_one: psycopg.Connection[Any] = self._connection
+            return open_one
         database = psycopg.connect(self._dsn, autocommit=True, connect_timeout=10, options="-c search_path=clusterjob")
         self._prepare(database)
         self._connection, self._pid = database, os.getpid()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,6 +65,8 @@ class SqlStore(Store):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.RLock()
+        self._connection: Any = None
+        self._pid = 0  # of the process that opened it: connections do not survive a fork
 
     # -- submitting -------------------------------------------------------------------------------------------------
 
@@ -197,6 +200,15 @@ class SqlStore(Store):
             insert(connection, new, current=None)
             make_newest_current(connection, {record.key for record in new})
         return len(new)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._is_open():
+                self._connection.close()
+            self._connection = None
+
+    def _is_open(self) -> bool:
+        return self._connection is not None and self._pid == os.getpid()
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 

@@ -30,8 +30,6 @@ class SqliteStore(SqlStore):
         super().__init__()
         self.path = path
         self.url = f"sqlite:///{path}"
-        self._connection: sqlite3.Connection | None = None
-        self._pid = 0
         self._version: int | None = None
 
     def changed_elsewhere(self) -> bool:
@@ -71,12 +69,6 @@ class SqliteStore(SqlStore):
     def exists(self) -> bool:
         return self.path.is_file()
 
-    def close(self) -> None:
-        with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
-            self._connection = None
-
     @contextlib.contextmanager
     def _transaction(self, write: bool = True) -> Iterator[Connection]:
         with self._lock:
@@ -98,8 +90,9 @@ class SqliteStore(SqlStore):
                 raise self._explain(error) from error
 
     def _connect(self) -> sqlite3.Connection:
-        if self._connection is not None and self._pid == os.getpid():
-            return self._connection
+        if self._is_open():
+            open_one: sqlite3.Connection = self._connection
+            return open_one
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not self.path.exists():

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,9 @@ def test_a_newer_database_is_refused_and_a_lost_connection_comes_back(database: 
 def test_a_password_is_never_shown() -> None:
     assert "secret" not in PostgresStore("postgresql://me:secret@host:5/db").url
     assert PostgresStore("postgresql://me:secret@host:5/db").url == "postgresql://me@host:5/db"
+
+
+def test_without_psycopg_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StoreError, match=r"pip install 'clusterjob\[postgres\]'"):
+        open_store("postgresql:///x")
