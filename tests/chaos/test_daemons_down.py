@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import subprocess
 import threading
 import time
@@ -11,10 +13,18 @@ from pathlib import Path
 import pytest
 
 from clusterjob import Status, submit, wait
-from tests.conftest import LAB_SCRIPT
+from tests.conftest import LAB, LAB_SCRIPT
 from tests.contract.conftest import Flavour, on
 
 from .conftest import everything_ran_once, start
+
+
+@contextlib.contextmanager
+def nobody_starts_the_lab() -> Iterator[None]:
+    """Keep the other processes of this test run from starting what is stopped on purpose (tests/conftest.py, ``lab``)."""
+    with (LAB / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def daemon(command: str, name: str) -> None:
@@ -25,8 +35,9 @@ def daemon(command: str, name: str) -> None:
 @pytest.fixture
 def controller(cluster: Flavour) -> Iterator[Callable[[str], None]]:
     """Stops and starts the controller of the Slurm without accounting."""
-    yield lambda command: daemon(command, "noacct-ctld" if command == "stop" else "noacct")
-    daemon("up", "noacct")
+    with nobody_starts_the_lab():
+        yield lambda command: daemon(command, "noacct-ctld" if command == "stop" else "noacct")
+        daemon("up", "noacct")
 
 
 @on("noacct")
@@ -68,15 +79,16 @@ def test_the_controller_stops_while_jobs_are_watched(cluster: Flavour, controlle
 
 @on("slurm")
 def test_accounting_is_down_the_whole_time(cluster: Flavour) -> None:
-    daemon("stop", "slurmdbd")
-    try:
-        good = cluster.batch([cluster.job(f"echo {number}") for number in range(5)])
-        bad = cluster.run("exit 7")
-        assert wait([*good, bad], 60)[1] == []
-        assert [result.status for result in good] == [Status.COMPLETED] * 5
-        assert (bad.status, bad.exit_code) == (Status.FAILED, 7)
-    finally:
-        daemon("up", "slurm")
+    with nobody_starts_the_lab():
+        daemon("stop", "slurmdbd")
+        try:
+            good = cluster.batch([cluster.job(f"echo {number}") for number in range(5)])
+            bad = cluster.run("exit 7")
+            assert wait([*good, bad], 60)[1] == []
+            assert [result.status for result in good] == [Status.COMPLETED] * 5
+            assert (bad.status, bad.exit_code) == (Status.FAILED, 7)
+        finally:
+            daemon("up", "slurm")
 
 
 @on("noacct")

@@ -33,21 +33,23 @@ def test_killed_at_random_moments(cluster: Flavour) -> None:
     print(f"seed {seed}")
     moments = random.Random(seed)
     killed = 0
-    spans = [submit_whole(cluster, f"whole{number}") for number in range(3)]
+    span = submit_whole(cluster, "whole")
     for number in range(MOMENTS):
         process = start(cluster, f"r{number}", COUNT)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(moments.uniform(0, max(spans)))
-        killed += process.poll() is None
+        time.sleep(moments.uniform(0, span))
+        in_time = process.poll() is None
+        killed += in_time
+        span *= 1.05 if in_time else 0.9  # how long it takes changes with the load
         if moments.random() < 0.5:
             kill_below(process.pid)
         process.kill()
         process.communicate()
         run(cluster, f"r{number}", COUNT)
     print(f"{killed} of {MOMENTS} were killed before they were done")
-    assert killed > MOMENTS / 5
-    everything_ran_once((MOMENTS + 3) * COUNT, 600 if LONG else 120)
+    assert killed > MOMENTS / 4
+    everything_ran_once((MOMENTS + 1) * COUNT, 600 if LONG else 120)
 
 
 def submit_whole(cluster: Flavour, name: str) -> float:
