@@ -40,6 +40,7 @@ def controller(cluster: Flavour) -> Iterator[Callable[[str], None]]:
         daemon("up", "noacct")
 
 
+@pytest.mark.alone
 @on("noacct")
 def test_the_controller_stops_while_jobs_are_submitted(cluster: Flavour, controller: Callable[[str], None]) -> None:
     process = start(cluster, "down", 60)
@@ -57,6 +58,7 @@ def test_the_controller_stops_while_jobs_are_submitted(cluster: Flavour, control
     everything_ran_once(60, 180)
 
 
+@pytest.mark.alone
 @on("noacct")
 def test_the_controller_stops_while_jobs_are_watched(cluster: Flavour, controller: Callable[[str], None]) -> None:
     results = cluster.batch([cluster.job(f"sleep 20; echo {number}") for number in range(5)])
@@ -77,6 +79,7 @@ def test_the_controller_stops_while_jobs_are_watched(cluster: Flavour, controlle
     assert results[0].stale_since is None
 
 
+@pytest.mark.alone
 @on("slurm")
 def test_accounting_is_down_the_whole_time(cluster: Flavour) -> None:
     with nobody_starts_the_lab():
@@ -91,6 +94,7 @@ def test_accounting_is_down_the_whole_time(cluster: Flavour) -> None:
             daemon("up", "slurm")
 
 
+@pytest.mark.alone
 @on("noacct")
 def test_polls_that_hang_say_nothing(cluster: Flavour, controller: Callable[[str], None]) -> None:
     """Polls that hang until their time limit say nothing; the next good one does."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -91,11 +93,22 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def cluster(place: tuple[str, Path | None, Path], spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flavour]:
+def cluster(request: pytest.FixtureRequest, place: tuple[str, Path | None, Path], spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flavour]:
     name, lab, profile = place
     _environment(name, lab, monkeypatch)
-    with namespace(lab):
+    with _in_use(name, lab, alone=request.node.get_closest_marker("alone") is not None), namespace(lab):
         yield Flavour(name, profile, lab)
+
+
+@contextlib.contextmanager
+def _in_use(name: str, lab: Path | None, alone: bool) -> Iterator[None]:
+    """Keep a scheduler whose daemons a test stops (mark ``alone``) from the tests of other processes."""
+    if lab is None:
+        yield
+        return
+    with (lab / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -110,9 +123,10 @@ def overtime(place: tuple[str, Path | None, Path], spool_folder: Path, tmp_path_
     _environment(name, lab, patch)
     flavour = Flavour(name, profile, lab)
     time = {"local": "2s", "sge": "5s"}.get(name, "1m")
+    node = {"nodelist": "node1"} if flavour.family == "slurm" else {}  # node2 is the one that a test breaks
     with namespace(lab):
         result = flavour.run(
-            "trap 'echo warned; exit 9' TERM\nfor i in $(seq 300); do sleep 1; done", jobname="overtime", time=time, workdir=str(folder)
+            "trap 'echo warned; exit 9' TERM\nfor i in $(seq 300); do sleep 1; done", jobname="overtime", time=time, workdir=str(folder), **node
         )
     result.dump(folder / "dumped.json")
     patch.undo()

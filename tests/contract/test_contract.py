@@ -155,6 +155,7 @@ def test_cancel_of_a_job_that_ended_unseen(cluster: Flavour) -> None:
     assert result.status == Status.COMPLETED
 
 
+@pytest.mark.alone
 def test_node_failure(cluster: Flavour) -> None:
     options: dict[str, Any] = {"no_requeue": True, "nodelist": "node2"} if cluster.family == "slurm" else {}
     # the parent of the wrapper, which is the body's parent, is the scheduler's shepherd on Grid Engine and on the embedded scheduler
