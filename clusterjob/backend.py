@@ -42,6 +42,7 @@ _LIMITS = {
     "command_timeout": 120.0,  # s for one of the scheduler's commands
     "settle": 20.0,  # s in which exit record and accounting may lag behind the end of a job
     "lost_after": 300.0,  # s after which a job that no source knows is lost
+    "connections": 10.0,  # logins to a host in a minute, by all processes of this machine
     "retry_wait": 15.0,  # s before jobs are offered again that the scheduler could not take now
 }
 _ERRORS = ("retry", "limit", "unknown", "no_accounting", "ended")
@@ -335,7 +336,7 @@ class _Reader:
                 limits[key] = float(value)
             except ValueError:
                 raise self.error(f"{value!r} is not a number", "Limits", key) from None
-            if limits[key] < 0 or (key in ("submit_parallel", "array_size") and limits[key] < 1):
+            if limits[key] < 0 or (key in ("submit_parallel", "array_size", "connections") and limits[key] < 1):
                 raise self.error(f"{value} is too small", "Limits", key)
         return limits
 

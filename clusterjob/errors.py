@@ -9,6 +9,9 @@
     ├── RenderError                   a body, prologue, epilogue or auxiliary script cannot be rendered
     ├── CommandError                  a command on the scheduler's host failed or could not be run
     │   └── TransportError            ... because the host could not be reached or did not answer in time
+    │       ├── LineBrokenError       ... or the connection broke; what can be repeated was
+    │       └── LoginError            ... or it did not let us in
+    │           └── HostKeyError      ... or it is not known to be the right host
     ├── SubmissionError               the scheduler refused jobs, or their folder cannot be written
     ├── StoreError                    the store of records cannot be used
     ├── JobNotFoundError              nothing in the store has that id, name or key
@@ -84,6 +87,20 @@ class TransportError(CommandError):
     """The host could not be reached, or a command did not end in time: nothing is known about what it did."""
 
     transient = True
+
+
+class LineBrokenError(TransportError):
+    """The connection broke, or could not be made just now."""
+
+
+class LoginError(TransportError):
+    """The host did not let us in; asking again would not help, and may lock the account."""
+
+    transient = False
+
+
+class HostKeyError(LoginError):
+    """The host's key is unknown, or not the one that is known: the message has the steps that settle it."""
 
 
 class SubmissionError(ClusterJobError):

@@ -319,7 +319,10 @@ def scheduler_for(reference: dict[str, Any], transport: Transport | None = None)
         scheduler = _schedulers.get(identity)
         if scheduler is None:
             backend = load_backend(reference["name"], reference.get("overrides"), map(Path, reference.get("beside", ())), reference.get("source"))
-            scheduler = _schedulers[identity] = Scheduler(backend, transport or open_transport(reference.get("host", "")))
+            if transport is None:
+                way = (reference.get(name, "") for name in ("host", "transport", "ssh_config"))
+                transport = open_transport(*way, limit=int(backend.limits["connections"]))
+            scheduler = _schedulers[identity] = Scheduler(backend, transport)
         return scheduler
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,12 @@ from clusterjob.answers import Answer, ExitRecord, Reading, read_exit_record, re
 from clusterjob.backend import Backend
 from clusterjob.errors import CommandError, TransportError
 from clusterjob.shell import Ticket, marked, new_mark, prelude, scrub, split, submission_script
-from clusterjob.transport import Completed, Transport
+from clusterjob.transport import Completed, Transport, Upload
 
 _IDS = 1000  # ids of one command line
 _FILES = 500  # files of one command line
+_SPOOL = Path(__file__).parent / "spool.py"
+_SPOOL_THERE = f".local/share/clusterjob/spool-{zlib.crc32(_SPOOL.read_bytes()):08x}.py"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Scheduler:
         self.commands = 0
         self.trips = 0
         self.accounting = bool(backend.commands.get("finished"))  # until it says that there is none
+        self._far_spool = bool(transport.host) and any("{spool}" in command for command in backend.commands.values())
 
     # -- submitting -------------------------------------------------------------------------------------------------
 
@@ -266,7 +270,13 @@ class Scheduler:
 
     def _run(self, script: str, timeout: float | None = None) -> Completed:
         self.trips += 1
-        return self.transport.run(script, timeout or self._limit("command_timeout"))
+        if self._far_spool:
+            script = f"cj_spool=$HOME/{_SPOOL_THERE}; [ -f \"$cj_spool\" ] || exit 94\n{script}"
+        done = self.transport.run(script, timeout or self._limit("command_timeout"))
+        if done.exit_code == 94 and self._far_spool:  # the embedded scheduler is not there yet
+            self.transport.put([Upload(self.transport.resolve(f"~/{_SPOOL_THERE}"), _SPOOL.read_text(encoding="utf-8"), replace=True)])
+            done = self.transport.run(script, timeout or self._limit("command_timeout"))
+        return done
 
     def _fill(
         self, command: str, *, ids: Sequence[str] = (), cluster: str | None = None, script: str = "", separator: str = ",", age: float = 0.0
@@ -279,7 +289,7 @@ class Scheduler:
             "user": '"$(id -un)"',
             "clusters": option,
             "age": str(int(age)),
-            "spool": f"{shlex.quote(sys.executable)} -I -S {shlex.quote(str(Path(__file__).parent / 'spool.py'))}",
+            "spool": 'python3 -I -S "$cj_spool"' if self._far_spool else f"{shlex.quote(sys.executable)} -I -S {shlex.quote(str(_SPOOL))}",
         }
         return re.sub(r"(?<!\$)\{(\w+)\}", lambda match: values.get(match[1], match[0]), self.backend.commands[command])
 

@@ -144,7 +144,8 @@ class JobScript:
 
     def _backend_reference(self) -> tuple[dict[str, Any], str]:
         attributes = self.attributes
-        return _reference(attributes.get("backend") or "local", attributes.get("remote") or "", self._profiles, self._folders)
+        way = tuple((name, str(attributes[name])) for name in ("transport", "ssh_config") if attributes.get(name))
+        return _reference(attributes.get("backend") or "local", attributes.get("remote") or "", way, self._profiles, self._folders)
 
     def get_backend(self) -> Backend:
         """Return the backend, with the overrides of the profiles."""
@@ -236,7 +237,7 @@ class JobScript:
             "aux": {_inside(name, "auxiliary script"): self._render(text, f"auxiliary script {name!r}", variables)
                     for name, text in self.aux_scripts.items()},
             "inputs": [_input(path) for path in self.inputs],
-            "after": [_parent(result, reference) for result in after if result.status != Status.COMPLETED],
+            "after": [_parent(result, place) for result in after if result.status != Status.COMPLETED],
             "prologue": self._render(settings["prologue"], "the prologue", variables) if settings.get("prologue") else "",
             "epilogue": self._render(settings["epilogue"], "the epilogue", variables) if settings.get("epilogue") else "",
             "filename": _inside(settings["filename"], "filename") if settings.get("filename") else "",
@@ -269,14 +270,16 @@ def _check_names(backend: Backend, **names: str) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _reference(name: str, host: str, profiles: tuple[Profile, ...], folders: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+def _reference(name: str, host: str, way: tuple[tuple[str, str], ...], profiles: tuple[Profile, ...], folders: tuple[str, ...]) -> tuple[dict[str, Any], str]:
     """Return the reference of a backend, and the name of its place."""
     beside = [str(profile.path.parent / "backends") for profile in profiles]
     overrides: dict[str, dict[str, str]] = {}
     for profile in profiles:
         for section, entries in profile.overrides.items():
             overrides.setdefault(section, {}).update(entries)
-    reference: dict[str, Any] = {"name": name, "host": host}
+    reference: dict[str, Any] = {"name": name, "host": host, **dict(way)}
+    if "ssh_config" in reference:
+        reference["ssh_config"] = os.path.abspath(os.path.expanduser(reference["ssh_config"]))
     if beside or folders:
         reference["beside"] = [*dict.fromkeys(beside), *folders]
     if overrides:
@@ -334,9 +337,9 @@ def _digest(source: str, mtime: int, size: int, inode: int) -> str:
     return digest.hexdigest()
 
 
-def _parent(result: AsyncResult, reference: Mapping[str, Any]) -> dict[str, Any]:
+def _parent(result: AsyncResult, place: str) -> dict[str, Any]:
     record = result.record
-    if record.spec["backend"] != reference:
+    if record.place != place:
         raise SubmissionError(f"a job can only come after jobs of the same scheduler; {record.name!r} is with {record.backend!r}")
     if record.finished:
         raise SubmissionError(f"job {record.name!r} ({record.job_id}) is {record.status}: what comes after it would never run")

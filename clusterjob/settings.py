@@ -14,7 +14,7 @@ from clusterjob.errors import SettingsError
 from clusterjob.inifile import COMMON_RESOURCES, Sections, boolean, read_ini
 
 # attributes that mean something to clusterjob; any other is a variable of the body
-ATTRIBUTES = ("backend", "remote", "rootdir", "workdir", "shell", "prologue", "epilogue", "filename")
+ATTRIBUTES = ("backend", "remote", "transport", "ssh_config", "rootdir", "workdir", "shell", "prologue", "epilogue", "filename")
 _COUNTS = ("nodes", "ppn", "threads", "gpus")
 _TEXTS = ("jobname", "queue", "account", "stdout", "stderr", "array")
 

@@ -68,10 +68,10 @@ def uploads(scheduler: Scheduler, record: Record, again: bool = False) -> list[U
     own = bool(record.spec.get("filename"))
     files = [Upload(script_path(scheduler, record), render_record(scheduler, record), executable=True, replace=own or again)]
     files += [Upload(os.path.join(record.workdir, name), text, executable=True, replace=True) for name, text in record.spec.get("aux", {}).items()]
-    for path, _, source in record.spec.get("inputs", ()):
+    for path, digest, source in record.spec.get("inputs", ()):
         target = os.path.join(record.workdir, path)
         if scheduler.transport.host or os.path.realpath(source) != os.path.realpath(target):
-            files.append(Upload(target, Path(source), replace=True))
+            files.append(Upload(target, Path(source), replace=True, digest=digest))
     return files
 
 

@@ -45,6 +45,20 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monitor._schedulers.clear()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def masters() -> Iterator[None]:
+    """Keep the sockets of ssh's masters in a folder of this process, and end them at the end."""
+    from clusterjob import transport
+
+    with tempfile.TemporaryDirectory(prefix="cj-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        patch.delenv("SSH_AUTH_SOCK", raising=False)
+        yield
+        transport.close_all()
+        for path in Path(folder).glob("clusterjob/*"):
+            subprocess.run(["ssh", "-S", str(path), "-O", "exit", "-"], capture_output=True, timeout=10)
+
+
 @pytest.fixture(scope="session")
 def spool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("spool")

@@ -1,8 +1,8 @@
-"""The surface of a transport: run, put, resolve, close."""
+"""The surface of a transport: run, stream, put, resolve, close."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,7 @@ class Upload:
     content: str | Path
     executable: bool = False
     replace: bool = False  # whole or not at all, over a file that may be there
+    digest: str = ""  # the sha256 of its content, where it is known: a file that is there already is not sent
 
 
 class Transport(Protocol):
@@ -35,8 +36,15 @@ class Transport(Protocol):
     def run(self, script: str, timeout: float | None = None) -> Completed:
         """Run a POSIX shell script of any length; its standard input is empty.
 
+        A script may be run once more when the line broke while it ran: give it scripts that may be repeated.
         Raises :class:`TransportError` where the host cannot be reached or the script does not end within ``timeout`` seconds. A
         script that fails is no error here: its exit code says so.
+        """
+
+    def stream(self, script: str, sink: Callable[[bytes], object], timeout: float | None = None) -> Completed:
+        """Run a script and hand its output to ``sink`` as it comes, as bytes; it is not run again when the line breaks.
+
+        Raises what :meth:`run` does, and :class:`LineBrokenError`.
         """
 
     def put(self, files: Sequence[Upload]) -> None:

@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clusterjob.errors import CommandError, TransportError
@@ -38,6 +40,35 @@ class LocalTransport:
             raise
         return Completed(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
+    def stream(self, script: str, sink: Callable[[bytes], object], timeout: float | None = None) -> Completed:
+        """Run a shell script and pass its output on as it comes."""
+        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as said:
+            source.write(script.encode("utf-8", "surrogateescape"))
+            source.seek(0)
+            try:
+                process = subprocess.Popen(_RUNNER, stdin=source, stdout=subprocess.PIPE, stderr=said, start_new_session=True)
+            except OSError as error:
+                raise TransportError(f"no shell could be started: {error}") from error
+            late = threading.Timer(timeout or threading.TIMEOUT_MAX, _kill_group, [process])
+            late.daemon = True
+            if timeout is not None:
+                late.start()
+            try:
+                assert process.stdout is not None
+                with process.stdout as output:
+                    while data := output.read1(1 << 18):  # type: ignore[attr-defined]
+                        sink(data)
+                process.wait()
+            except BaseException:
+                _kill_group(process)
+                raise
+            finally:
+                late.cancel()
+            if timeout is not None and process.returncode == -signal.SIGKILL:
+                raise TransportError(f"no answer within {timeout:g} s", command=script[:2000])
+            said.seek(0)
+            return Completed(process.returncode, "", said.read().decode("utf-8", "replace"))
+
     def put(self, files: Sequence[Upload]) -> None:
         """Write files; a folder is made once."""
         made: set[str] = set()
@@ -65,7 +96,8 @@ class LocalTransport:
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    with contextlib.suppress(ValueError):  # its pipes are closed already
+        process.communicate()
 
 
 def _write(file: Upload) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clusterjob.errors import TransportError
@@ -22,6 +22,9 @@ class RecordingTransport:
         done = self.inner.run(script, timeout)
         self.turns.append({"script": script, "exit_code": done.exit_code, "stdout": done.stdout, "stderr": done.stderr})
         return done
+
+    def stream(self, script: str, sink: Callable[[bytes], object], timeout: float | None = None) -> Completed:
+        return self.inner.stream(script, sink, timeout)
 
     def put(self, files: Sequence[Upload]) -> None:
         self.inner.put(files)
@@ -57,6 +60,11 @@ class ReplayTransport:
         self.asked.append(script)
         self._names |= zip(_made_names(turn["script"]), _made_names(script), strict=False)
         return Completed(turn["exit_code"], self._renamed(turn["stdout"]), self._renamed(turn["stderr"]))
+
+    def stream(self, script: str, sink: Callable[[bytes], object], timeout: float | None = None) -> Completed:
+        done = self.run(script, timeout)
+        sink(done.stdout.encode())
+        return Completed(done.exit_code, "", done.stderr)
 
     def put(self, files: Sequence[Upload]) -> None:
         """Take files and forget them."""

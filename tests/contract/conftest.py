@@ -16,6 +16,7 @@ from clusterjob import AsyncResult, JobScript, submit
 from tests.conftest import namespace
 
 FLAVOURS = ("local", "slurm", "noacct", "sge")
+WAYS = ("", "@ssh", "@openssh")
 # poll_interval also tells the two Slurms apart: a cluster is known by its backend and overrides
 _PROFILES = {
     "local": "[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\npoll_interval = 0.25\n",
@@ -23,6 +24,8 @@ _PROFILES = {
     "noacct": "[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0.1\npoll_interval = 0.51\nsettle = 3\n",
     "sge": "[Attributes]\nbackend = sge\nparallel_environment = smp\n[Limits]\nfirst_poll = 0.2\npoll_interval = 0.5\nsettle = 5\n",
 }
+_HOSTS = {"local": "lab-plain", "slurm": "lab-slurm", "noacct": "lab-noacct", "sge": "lab-sge"}
+_USERS = {"ssh": "lab", "openssh": "labcsh"}  # bash and csh, both with a banner
 _numbers = itertools.count()
 
 
@@ -33,6 +36,7 @@ class Flavour:
     name: str
     profile: Path
     lab: Path | None
+    way: str = ""  # the transport; "" for this machine
     made: list[AsyncResult] = field(default_factory=list)
 
     @property
@@ -79,31 +83,44 @@ def _environment(name: str, lab: Path | None, monkeypatch: pytest.MonkeyPatch) -
 
 def on(*names: str) -> pytest.MarkDecorator:
     """Run a test on these flavours only."""
-    return pytest.mark.parametrize("place", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names], indirect=True)
+    return pytest.mark.parametrize("place", names, indirect=True)
 
 
-# one process runs all tests of a flavour: they share its slow job
-@pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FLAVOURS])
+@pytest.fixture(scope="session", params=[name + way for way in WAYS for name in FLAVOURS])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path | None, Path]:
     name = request.param
     lab = None if name == "local" else request.getfixturevalue("lab")
     profile = tmp_path_factory.mktemp(name) / f"{name}.ini"
-    profile.write_text(_PROFILES[name])
+    profile.write_text(_profile(name, lab))
     return name, lab, profile
+
+
+def _profile(place: str, lab: Path | None, rootdir: Path | None = None) -> str:
+    """Return the profile of a scheduler, and of the way to it: what is behind the ``@``."""
+    name, _, way = place.partition("@")
+    if not way:
+        return _PROFILES[name]
+    assert lab is not None
+    where = f"remote = {_USERS[way]}@{_HOSTS[name]}\ntransport = {way}\nssh_config = {lab}/ssh/config\n" + (f"rootdir = {rootdir}\n" if rootdir else "")
+    return _PROFILES[name].replace("[Limits]\n", "[Limits]\nconnections = 1000\n").replace("[Attributes]\n", "[Attributes]\n" + where)
 
 
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest, place: tuple[str, Path | None, Path], spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flavour]:
-    name, lab, profile = place
+    full, lab, profile = place
+    name, _, way = full.partition("@")
+    if way:  # the same folders over there: relative paths mean the same as here
+        profile = Path("remote.ini").absolute()
+        profile.write_text(_profile(full, lab, Path.cwd()))
     _environment(name, lab, monkeypatch)
     with _in_use(name, lab, alone=request.node.get_closest_marker("alone") is not None), namespace(lab):
-        yield Flavour(name, profile, lab)
+        yield Flavour(name, profile, lab, way)
 
 
 @contextlib.contextmanager
 def _in_use(name: str, lab: Path | None, alone: bool) -> Iterator[None]:
     """Keep a scheduler whose daemons a test stops (mark ``alone``) from the tests of other processes."""
-    if lab is None:
+    if lab is None or name == "local":
         yield
         return
     with (lab / f"{name}.lock").open("w") as lock:
@@ -114,14 +131,15 @@ def _in_use(name: str, lab: Path | None, alone: bool) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def overtime(place: tuple[str, Path | None, Path], spool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AsyncResult]:
     """A job that runs into its time limit, submitted when the flavour's first test begins: Slurm takes a minute and more."""
-    name, lab, profile = place
+    full, lab, profile = place
+    name, _, way = full.partition("@")
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp(f"overtime-{name}")
     patch.setenv("CLUSTERJOB_SPOOL", str(spool_folder))
     patch.setenv("CLUSTERJOB_SPOOL_CORES", "4")
     patch.setattr(JobScript, "cache_folder", folder)
     _environment(name, lab, patch)
-    flavour = Flavour(name, profile, lab)
+    flavour = Flavour(name, profile, lab, way)
     time = {"local": "2s", "sge": "5s"}.get(name, "1m")
     node = {"nodelist": "node1"} if flavour.family == "slurm" else {}  # node2 is the one that a test breaks
     with namespace(lab):

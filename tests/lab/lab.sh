@@ -2,7 +2,7 @@
 # Real schedulers for the tests, in a network namespace of their own: nothing listens where others could reach it.
 #
 #   lab.sh install          Debian's packages (root)
-#   lab.sh up [NAME...]     start: slurm (slurmdbd behind it), noacct (a second Slurm, accounting off), sge; default: all
+#   lab.sh up [NAME...]     start: slurm (slurmdbd behind it), noacct (a second Slurm, accounting off), sge, ssh; default: all
 #   lab.sh down [NAME...]   stop what `up` started, by the pids it was started with
 #   lab.sh stop DAEMON...   stop single daemons (slurm-ctld, slurmdbd, noacct-ctld, sge-qmaster ...); `up` starts them again
 #
@@ -14,7 +14,7 @@ LAB=${CLUSTERJOB_LAB:-${TMPDIR:-/tmp}/clusterjob-lab}
 NETNS=clusterjob-lab
 PACKAGES="slurmctld slurmd slurm-client munge slurmdbd mariadb-server iproute2
           gridengine-master gridengine-exec gridengine-client gridengine-common
-          postgresql"
+          postgresql openssh-server openssh-client libpam-google-authenticator tcsh fish busybox"
 export SGE_ROOT=/var/lib/gridengine SGE_CELL=default
 
 alive() { [ -f "$LAB/run/$1.pid" ] && kill -0 "$(cat "$LAB/run/$1.pid")" 2>/dev/null; }
@@ -252,6 +252,8 @@ sge_up() {
     inside qmod -cq all.q >/dev/null 2>&1 || true   # a job that failed while the daemons still started leaves the queue in state E
 }
 
+. "$(dirname "$0")/sshd.sh"
+
 up() {
     [ "$(id -u)" = 0 ] || { echo "lab: the daemons need root" >&2; exit 1; }
     mkdir -p "$LAB/run" && chmod 755 "$LAB"
@@ -261,7 +263,8 @@ up() {
             slurm) slurm_up slurm 26817 ;;
             noacct) MIN_JOB_AGE=10 slurm_up noacct 27817 ;;
             sge) sge_up ;;
-            *) echo "lab: there is no '$name'; there are slurm, noacct, sge" >&2; exit 2 ;;
+            ssh) ssh_up ;;
+            *) echo "lab: there is no '$name'; there are slurm, noacct, sge, ssh" >&2; exit 2 ;;
         esac
     done
 }
@@ -278,6 +281,7 @@ down() {
             slurm) for d in slurm-node1 slurm-node2 slurm-ctld slurmdbd mariadbd; do stop $d; done ;;
             noacct) for d in noacct-node1 noacct-node2 noacct-ctld; do stop $d; done ;;
             sge) stop sge-execd; stop sge-qmaster 15 ;;
+            ssh) ssh_down ;;
         esac
     done
     alive slurm-ctld || alive noacct-ctld || stop munged
@@ -289,7 +293,7 @@ if [ "$command" = stop ]; then
     for daemon in "$@"; do stop "$daemon" 15; done
     exit 0
 fi
-[ $# -gt 0 ] || set -- slurm noacct sge
+[ $# -gt 0 ] || set -- slurm noacct sge ssh
 case $command in
     install) install_packages ;;
     up) up "$@" ;;

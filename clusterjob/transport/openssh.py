@@ -1,0 +1,229 @@
+"""The way through the system's ssh: for Kerberos, hardware keys, and hosts where a person logs in once with two factors.
+
+One ssh process, the master, holds the connection, and commands go through its socket (ssh_config(5), ControlMaster). It is the user's own
+master where one runs, else one of ours, which outlives this process for a while and serves all others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import selectors
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from clusterjob.errors import HostKeyError, LineBrokenError, LoginError, TransportError
+from clusterjob.transport import ask
+from clusterjob.transport.remote import RemoteTransport
+from clusterjob.transport.route import find_hop, parse_remote
+
+_KEEP = "10m"  # after the last command
+_NO_LOGIN = re.compile(r"Permission denied|Too many authentication failures|authentication methods|keyboard-interactive", re.IGNORECASE)
+
+
+class OpenSshTransport(RemoteTransport):
+    """A host that is reached with the ``ssh`` program."""
+
+    def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
+        super().__init__(host, limit)
+        user, name, port = parse_remote(host)
+        self._options = [*(["-F", os.path.expanduser(config)] if config else []), *(["-l", user] if user else []), *(["-p", str(port)] if port else [])]
+        self._target = ["--", name]
+        self.config = config
+        self._own = socket_path(f"{host}\0{config}")
+        self._socket: list[str] | None = None  # options that lead to a living master
+        self._checked = 0.0
+
+    def route(self) -> str:
+        return f"{find_hop(self.host, self.config)} by ssh{', over a master of the user' if self._socket == [] else ''}"
+
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    def login(self, keep: str = "12h") -> None:
+        """Start a master that stays, with ssh's own questions in the terminal. Raises :class:`TransportError`."""
+        with self._opening:
+            self._socket = self._living()
+            if self._socket is None:
+                self.state.admit()
+                self.connections += 1
+                self._start(keep, interactive=ask.somebody_is_there())
+                self._socket = ["-S", self._own]
+
+    def _open(self) -> None:
+        self._socket = self._living()
+        if self._socket is None:
+            self._start(_KEEP, interactive=False)
+            self._socket = ["-S", self._own]
+
+    def connect(self) -> None:
+        """Make sure that a master lives; one that does is no login."""
+        with self._opening:
+            if self._socket is None:
+                self._socket = self._living()
+        super().connect()
+
+    def _living(self) -> list[str] | None:
+        """Return the options that lead to a living master: ours, else the user's."""
+        for options in (["-S", self._own], []):
+            done = self._ssh([*options, "-O", "check"], timeout=10)
+            if done is not None and done.returncode == 0:
+                return options
+        return None
+
+    def _ssh(self, options: list[str], timeout: float) -> subprocess.CompletedProcess[str] | None:
+        command = ["ssh", *self._options, *options, *self._target]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        except OSError as error:
+            raise LoginError(f"{self.host}: the ssh program cannot be run: {error}", hint="Install it, or take 'transport = ssh'.") from error
+
+    def _start(self, keep: str, interactive: bool) -> None:
+        """Start a master of our own; it goes to the background once it is logged in."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._own)  # of a master that is gone
+        hop = find_hop(self.host, self.config)
+        options = ["-S", self._own, "-o", "ControlMaster=yes", "-o", f"ControlPersist={keep}", "-N", "-f", "-T", "-a", "-x"]
+        options += ["-o", "ForwardX11=no", "-o", "ClearAllForwardings=yes", "-o", "PermitLocalCommand=no", "-o", "RequestTTY=no"]
+        options += ["-o", f"ServerAliveInterval={int(hop.alive)}", "-o", "ServerAliveCountMax=3", "-o", f"ConnectTimeout={int(hop.connect_timeout)}"]
+        options += [] if interactive else ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
+        with tempfile.TemporaryFile() as said:
+            try:
+                process = subprocess.Popen(
+                    ["ssh", *self._options, *options, *self._target], stdin=None if interactive else subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL, stderr=None if interactive else said, start_new_session=not interactive,
+                )  # fmt: skip
+                code = process.wait(None if interactive else 3 * hop.connect_timeout + 30)
+            except OSError as error:
+                raise LoginError(f"{self.host}: the ssh program cannot be run: {error}", hint="Install it, or take 'transport = ssh'.") from error
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise LineBrokenError(f"{self.host}: ssh did not get through") from None
+            said.seek(0)
+            words = said.read().decode("utf-8", "replace").strip()
+        if code != 0:
+            raise self._failure(words)
+
+    def _failure(self, words: str) -> TransportError:
+        last = words.splitlines()[-1].strip() if words else "see above"
+        if "host key" in words.lower() or "HOST IDENTIFICATION HAS CHANGED" in words:
+            return HostKeyError(f"{self.host}: its host key is not the one that is known, or it is not known: {last}", stderr=words,
+                                hint=f"Log in once with ssh, which has the steps that settle it:\n  ssh {' '.join([*self._options, *self._target[1:]])}")  # fmt: skip
+        if _NO_LOGIN.search(words):
+            return LoginError(
+                f"{self.host} does not let us in without questions: {last}",
+                hint="Log in once for all programs, in a terminal: clusterjob connect PROFILE (or: clusterjob connect HOST).",
+            )
+        return LineBrokenError(f"{self.host} cannot be reached: {last}")
+
+    def _drop(self) -> None:
+        """Forget the master; the next use looks whether it lives. Others may be using it: it is left to end by itself."""
+        self._socket = None
+
+    def disconnect(self) -> None:
+        """End our master."""
+        self._ssh(["-S", self._own, "-O", "exit"], timeout=10)
+        self._socket = None
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    def _exchange(
+        self, command: str, feed: Iterable[bytes], out: Callable[[bytes], object], err: Callable[[bytes], object], timeout: float | None
+    ) -> None:
+        if self._socket is None:
+            raise LineBrokenError(f"{self.host}: the connection was closed")
+        # without its master ssh would make a connection of its own: this proxy lets it fail
+        options = [*self._socket, "-o", "ControlMaster=no", "-o", "BatchMode=yes", "-o", "ProxyCommand=false", "-T", "-a", "-x"]
+        seen: list[bytes] = []
+
+        def heard(data: bytes) -> None:
+            seen.append(data)
+            err(data)
+
+        code = self._pipe(["ssh", *self._options, *options, *self._target, command], feed, out, heard, timeout)
+        if code == 255:  # also where the host takes no more sessions just now
+            words = b"".join(seen).decode("utf-8", "replace").strip()
+            raise LineBrokenError(f"{self.host}: the connection was lost: {words.splitlines()[-1] if words else 'ssh ended'}")
+
+    def _pipe(
+        self, command: list[str], feed: Iterable[bytes], out: Callable[[bytes], object], err: Callable[[bytes], object], timeout: float | None
+    ) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        except OSError as error:
+            raise LoginError(f"{self.host}: the ssh program cannot be run: {error}") from error
+        errors: list[BaseException] = []
+        sender = threading.Thread(target=_send, args=(process, feed, errors), daemon=True)
+        sender.start()
+        try:
+            _receive(process, out, err, deadline)
+            code = process.wait(10)
+        except TimeoutError:
+            raise TransportError(f"{self.host}: no answer within {timeout:g} s") from None
+        except subprocess.TimeoutExpired:
+            code = 255
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+        sender.join(1)
+        if errors and not isinstance(errors[0], OSError):
+            raise errors[0]
+        return code
+
+
+def _send(process: subprocess.Popen[bytes], feed: Iterable[bytes], errors: list[BaseException]) -> None:
+    assert process.stdin is not None
+    try:
+        with process.stdin as pipe:
+            for data in feed:
+                pipe.write(data)
+    except BaseException as error:  # raised where the answer is waited for
+        errors.append(error)
+        if not isinstance(error, OSError):
+            process.kill()
+
+
+def _receive(process: subprocess.Popen[bytes], out: Callable[[bytes], object], err: Callable[[bytes], object], deadline: float | None) -> None:
+    """Take both streams in until they end; raises TimeoutError."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, out)  # type: ignore[arg-type]
+        selector.register(process.stderr, selectors.EVENT_READ, err)  # type: ignore[arg-type]
+        while selector.get_map():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError
+            for key, _ in selector.select(left):
+                data = os.read(key.fd, 1 << 18)
+                if data:
+                    key.data(data)
+                else:
+                    selector.unregister(key.fileobj)
+
+
+def socket_path(name: str) -> str:
+    """Return the path of our master's socket for a host: short, as sockets want it, in a folder of the user's alone."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime, "clusterjob") if runtime else Path(tempfile.gettempdir(), f"clusterjob-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise LoginError(f"{folder}: no folder for ssh's socket: {error.strerror}") from error
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
+        raise LoginError(f"{folder} is not a folder of yours alone: ssh's socket cannot stand there. Set XDG_RUNTIME_DIR to one that is")
+    return str(folder / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:20])

@@ -1,0 +1,255 @@
+"""The way through paramiko: one connection, as many channels as sshd allows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from clusterjob.errors import LineBrokenError, LoginError, TransportError
+from clusterjob.transport import ask, hostkeys
+from clusterjob.transport.login import authenticate
+from clusterjob.transport.remote import RemoteTransport
+from clusterjob.transport.route import Hop, find_hop
+
+if TYPE_CHECKING:
+    import paramiko
+
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")  # twice as fast as the others in Python
+_BANNER_TRIES = 3
+_OPEN = 30.0  # s for a channel to open
+_REKEY = 1 << 34  # bytes; paramiko's own bound is half a GB, and each exchange of keys stops the stream. OpenSSH's is 64 GB
+
+
+class ParamikoTransport(RemoteTransport):
+    """A host that is reached with paramiko, as the user's own ssh would reach it."""
+
+    def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
+        super().__init__(host, limit)
+        self.config = config
+        self._client: paramiko.Transport | None = None
+        self._lines: list[Any] = []  # what the connection stands on: sockets, hops, proxies; the first is the nearest
+        self._process = os.getpid()
+        self._asked = False
+        self._refused: LoginError | None = None
+
+    def route(self) -> str:
+        hop = find_hop(self.host, self.config)
+        if hop.command:
+            return f"{hop} by ProxyCommand {hop.command}"
+        return " -> ".join([*(str(find_hop(jump, self.config)) for jump in hop.jumps), str(hop)])
+
+    def connected(self) -> bool:
+        if self._process != os.getpid():  # a fork's connection is its parent's
+            self._client, self._lines, self._process = None, [], os.getpid()
+        return self._client is not None and self._client.is_active()
+
+    def login(self) -> None:
+        """Connect, and ask the user what the host asks, also where that was done before. Raises :class:`TransportError`."""
+        self._asked, self._refused = False, None
+        self.connect()
+
+    def _open(self) -> None:
+        if self._refused is not None:
+            raise self._refused
+        self._drop()
+        try:
+            self._client = self._reach(find_hop(self.host, self.config))
+        except LoginError as error:
+            self._refused = error  # asked again by login() alone: hosts lock out who knocks too often
+            self._drop()
+            raise
+        except BaseException:
+            self._drop()
+            raise
+
+    def _ask(self, host: str, question: str, echo: bool) -> str:
+        if self._asked_before:
+            raise LoginError(
+                f"{host} asks {question.strip()!r} again, because the connection was lost.",
+                hint="Call clusterjob.connect(profile) to log in again; jobs go on meanwhile.",
+            )
+        self._asked = True
+        return ask.ask(host, question, echo)
+
+    def _reach(self, hop: Hop) -> paramiko.Transport:
+        """Return a connection to a host, over the hops that its configuration names."""
+        self._asked_before = self._asked
+        line: Any = None
+        if hop.jumps:
+            hops = [find_hop(jump, self.config) for jump in hop.jumps]
+            before: paramiko.Transport | None = None
+            for number, jump in enumerate(hops):
+                # the first hop may have a way of its own; later ones are reached from the one before
+                before = self._reach(jump) if number == 0 else self._login(jump, self._channel(before, jump))
+            line = self._channel(before, hop)
+        elif hop.command:
+            line = self._proxy(hop)
+        return self._login(hop, line)
+
+    def _channel(self, before: Any, hop: Hop) -> Any:
+        import paramiko
+
+        try:
+            return before.open_channel("direct-tcpip", (hop.hostname, hop.port), ("127.0.0.1", 0), timeout=hop.connect_timeout)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise LineBrokenError(f"{self.host}: the hop before {hop} cannot reach it: {error}") from error
+
+    def _proxy(self, hop: Hop) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(["/bin/sh", "-c", f"exec {hop.command}"], stdin=theirs, stdout=theirs, start_new_session=True)
+        self._lines.append(_Proxy(process, ours))
+        return ours
+
+    def _login(self, hop: Hop, line: Any) -> paramiko.Transport:
+        import paramiko
+
+        for number in range(_BANNER_TRIES):
+            if line is None:
+                line = self._dial(hop)
+            self._lines.append(line)
+            client = paramiko.Transport(line)
+            self._lines.append(client)
+            self._prefer(client, hop)
+            try:
+                client.start_client(timeout=hop.connect_timeout)
+                break
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                client.close()
+                # a host under load drops connections before it says who it is: sshd_config(5), MaxStartups
+                if "banner" not in str(error) and not isinstance(error, (OSError, EOFError)) or number == _BANNER_TRIES - 1 or hop.jumps or hop.command:
+                    raise LineBrokenError(f"{hop}: no SSH connection: {error or type(error).__name__}") from error
+                line = None
+                time.sleep(0.5 * 2**number)
+        hostkeys.check(hop, client.get_remote_server_key())
+        try:
+            authenticate(client, hop, self._ask)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            if isinstance(error, paramiko.AuthenticationException) and client.is_active():
+                raise LoginError(f"{hop}: {error}") from error
+            raise LineBrokenError(f"{hop}: the connection was lost during the login: {error or type(error).__name__}") from error
+        client.set_keepalive(int(hop.alive))
+        return client
+
+    def _prefer(self, client: Any, hop: Hop) -> None:
+        """Put fast ciphers first, and the kinds of host key that the user knows."""
+        options = client.get_security_options()
+        options.ciphers = tuple(sorted(options.ciphers, key=lambda name: name not in _CIPHERS))
+        kinds = {item.kind for item in hostkeys.known_keys(hop)}
+        kinds |= {"rsa-sha2-512", "rsa-sha2-256"} if "ssh-rsa" in kinds else set()
+        options.key_types = tuple(sorted(options.key_types, key=lambda name: name not in kinds))
+        client.packetizer.REKEY_BYTES = client.packetizer.REKEY_BYTES_OVERFLOW_MAX = _REKEY
+        client.banner_timeout = hop.connect_timeout
+
+    def _dial(self, hop: Hop) -> socket.socket:
+        try:
+            line = socket.create_connection((hop.hostname, hop.port), timeout=hop.connect_timeout)
+        except OSError as error:
+            why = "its name is not known" if isinstance(error, socket.gaierror) else str(error)
+            raise LineBrokenError(f"{hop} cannot be reached: {why}") from error
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # a line on which nothing arrives any more is dead after three missed signs of life
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(3000 * hop.alive))
+        return line
+
+    def _drop(self) -> None:
+        self._client = None
+        lines, self._lines = self._lines, []
+        for line in reversed(lines):
+            with contextlib.suppress(Exception):
+                line.close()
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    def _exchange(
+        self, command: str, feed: Iterable[bytes], out: Callable[[bytes], object], err: Callable[[bytes], object], timeout: float | None
+    ) -> None:
+        import paramiko
+
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            channel = self._session()
+            with contextlib.closing(channel):
+                channel.exec_command(command)
+                errors: list[BaseException] = []
+                sender = threading.Thread(target=_send, args=(channel, feed, errors), daemon=True)
+                sender.start()
+                _receive(channel, out, err, deadline)
+                sender.join(1)
+                if errors and not isinstance(errors[0], (OSError, paramiko.SSHException)):
+                    raise errors[0]
+        except TimeoutError:
+            raise TransportError(f"{self.host}: no answer within {timeout:g} s") from None
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise LineBrokenError(f"{self.host}: the connection was lost: {error or type(error).__name__}") from error
+
+    def _session(self) -> Any:
+        """Open a channel; where sshd allows fewer than we take it to, wait for one of ours to end."""
+        import paramiko
+
+        for number in range(8):
+            client = self._client
+            if client is None:
+                raise LineBrokenError(f"{self.host}: the connection was closed")
+            try:
+                return client.open_session(window_size=1 << 24, timeout=_OPEN)
+            except paramiko.ChannelException as error:
+                if error.code not in (1, 4) or number == 7:  # prohibited, short of resources: RFC 4254, 5.1
+                    raise
+                time.sleep(0.1 * 2**number)
+        raise LineBrokenError(f"{self.host}: no channel")
+
+
+class _Proxy:
+    """A ProxyCommand's process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], line: socket.socket) -> None:
+        self.process, self.line = process, line
+
+    def close(self) -> None:
+        self.line.close()
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(2)
+
+
+def _send(channel: Any, feed: Iterable[bytes], errors: list[BaseException]) -> None:
+    try:
+        for data in feed:
+            channel.sendall(data)
+        channel.shutdown_write()
+    except BaseException as error:  # raised where the answer is waited for
+        errors.append(error)
+        with contextlib.suppress(Exception):
+            channel.shutdown_write() if isinstance(error, (OSError, EOFError)) else channel.close()
+
+
+def _receive(channel: Any, out: Callable[[bytes], object], err: Callable[[bytes], object], deadline: float | None) -> None:
+    """Take both streams in until the other side closes them; raises TimeoutError."""
+    wake = threading.Event()
+    channel.in_buffer.set_event(wake)
+    channel.in_stderr_buffer.set_event(wake)
+    while True:
+        wake.clear()
+        idle = True
+        while channel.recv_ready():
+            out(channel.recv(1 << 20))
+            idle = False
+        while channel.recv_stderr_ready():
+            err(channel.recv_stderr(1 << 20))
+            idle = False
+        if idle:
+            if channel.eof_received or channel.closed:
+                if not channel.recv_ready() and not channel.recv_stderr_ready():
+                    return
+                continue
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError
+            wake.wait(1.0 if left is None else min(left, 1.0))
