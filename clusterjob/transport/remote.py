@@ -155,8 +155,10 @@ class RemoteTransport(ABC):
         self, command: str, script: str, data: Iterable[bytes], sink: Callable[[bytes], object] | None, timeout: float | None, check: bool = True
     ) -> Completed:
         mark = f"clusterjob-{secrets.token_hex(8)}"
-        # the words of the mark are apart in the command: a shell that echoes what it runs prints no mark
+        # the words of the mark are apart in the command: a shell that echoes what it runs prints no mark. A job that inherits SSH_CLIENT
+        # has its bash read .bashrc, as a login has (bash(1), INVOCATION)
         lines = [
+            "unset SSH_CLIENT SSH2_CLIENT SSH_CONNECTION SSH_TTY",
             f"cj_mark={mark[:10]}''{mark[10:]}; printf '\\n%s\\n' $cj_mark; printf '\\n%s\\n' $cj_mark >&2",
             f"( {script}\n)",
             f"printf '\\n%s %s\\n' {mark[:10]}''{mark[10:]} $? >&2",

@@ -376,11 +376,12 @@ def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> Non
     few = cluster.batch([cluster.job(f"echo {number}") for number in range(2)])
     scheduler = few[0].monitor.scheduler
     wait(few, 60)
-    counts = []
+    counts, trips = [], []
     for size in (2, 12):
-        before = scheduler.trips
+        before, asked = scheduler.trips, getattr(scheduler.transport, "trips", 0)
         results = cluster.batch([cluster.job(f"sleep 5; echo {size}-{number}") for number in range(size)])
         counts.append(scheduler.trips - before)
+        trips.append(getattr(scheduler.transport, "trips", 0) - asked)
         until(lambda results=results: all(result.status <= Status.RUNNING for result in results))  # type: ignore[misc]
         before, polls = scheduler.commands, results[0].monitor.polls
         results[0].monitor.refresh(force=True)
@@ -388,6 +389,7 @@ def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> Non
         assert scheduler.commands - before <= 2 * asked
         assert wait(results, 60)[1] == []
     assert counts == [1, 1]
+    assert trips == ([2, 2] if cluster.way else [0, 0])
 
 
 def test_refused_by_the_scheduler(cluster: Flavour) -> None:
@@ -412,10 +414,11 @@ def test_a_surrounding_job_does_not_leak(cluster: Flavour, monkeypatch: pytest.M
     monkeypatch.setenv("SPOOL_TASK", "77")
     monkeypatch.setenv("CLUSTERJOB_ARRAY_INDEX", "77")
     monkeypatch.setenv("KEPT", "kept")
-    result = cluster.finish('env | grep -E "leak1|leak2|=77$|=7$|999999999|^KEPT"')
+    result = cluster.finish('env | grep -E "leak1|leak2|=77$|=7$|999999999|^KEPT|^SSH_|^HOME"')
     assert result.status == Status.COMPLETED, result.explain()
     lines = set(result.stdout().split())
-    assert "KEPT=kept" in lines
+    assert ("KEPT=kept" in lines) == (not cluster.way)
+    assert not [line for line in lines if line.startswith("SSH_")]
     mine = {"local": "SPOOL_", "slurm": "SLURM_", "sge": "SGE_"}[cluster.family]
     assert not [line for line in lines if line.startswith((mine, "CLUSTERJOB_", "PBS_"))]
 
@@ -475,9 +478,8 @@ def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> 
     script = next(Path(result.record.runs).glob(f"{result.record.token}.{scheduler.backend.general['extension']}"))
     until(lambda: result.status == Status.RUNNING and script.with_suffix(".exit").exists())
     options = {"slurm": "--output=again.log --error=again.log", "sge": f"-cwd -j y -o {Path.cwd()}/again.log", "local": ""}[cluster.family]
-    command = scheduler._fill("submit", script=f"{options} {script}")
-    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = scheduler._run(f"cd {Path.cwd()}; " + scheduler._fill("submit", script=f"{options} {script}"))
+    assert done.exit_code == 0, done.stderr
     if cluster.name == "local":  # it knows the token, and gives the job that has it
         assert done.stdout.strip() == result.job_id
     else:
