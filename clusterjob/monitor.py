@@ -48,6 +48,7 @@ class Monitor:
         self.polls = 0
         self._last = 0.0
         self._due = 0.0
+        self.fetch_at = 0.0  # outputs are not fetched before: the line was broken
         self._interval = scheduler.backend.limits["first_poll"]
         self._lock = threading.RLock()
 
@@ -320,8 +321,8 @@ def scheduler_for(reference: dict[str, Any], transport: Transport | None = None)
         if scheduler is None:
             backend = load_backend(reference["name"], reference.get("overrides"), map(Path, reference.get("beside", ())), reference.get("source"))
             if transport is None:
-                way = (reference.get(name, "") for name in ("host", "transport", "ssh_config"))
-                transport = open_transport(*way, limit=int(backend.limits["connections"]))
+                host, kind, config = (reference.get(name, "") for name in ("host", "transport", "ssh_config"))
+                transport = open_transport(host, kind, config, int(backend.limits["connections"]))
             scheduler = _schedulers[identity] = Scheduler(backend, transport)
         return scheduler
 

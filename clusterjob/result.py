@@ -5,21 +5,34 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from clusterjob.errors import ClusterJobError, CommandError, JobFailedError, StoreError, SubmissionError, WaitTimeoutError
+from clusterjob import logs
+from clusterjob.ending import finish, settled
+from clusterjob.errors import (
+    ClusterJobError,
+    CommandError,
+    JobFailedError,
+    LoginError,
+    SettingsError,
+    StoreError,
+    SubmissionError,
+    TransportError,
+    WaitTimeoutError,
+)
+from clusterjob.fetch import Order, RemoteFile, fetch, list_files
 from clusterjob.monitor import Monitor, monitor_at, monitor_for
+from clusterjob.staging import Files, check_outputs
 from clusterjob.status import Reason, Status
 from clusterjob.store import Record, Store, Task, open_store
-from clusterjob.submission import refusal, resume, run_local, submit_records
+from clusterjob.submission import refusal, resume, submit_records
 
 _log = logging.getLogger(__name__)
-_TAIL = 10  # lines of a log shown in an error
+_LOOK = 1.0  # s between two looks at a log that is followed
 
 
 class AsyncResult:
@@ -128,8 +141,8 @@ class AsyncResult:
     def _refresh(self, force: bool = False) -> None:
         if not self.record.finished:
             self.monitor.refresh(force)
-        if self.record.epilogue == "due" and self.record.finished:
-            _run_epilogue(self.store, self.record)
+        if "due" in (self.record.epilogue, self.record.outputs) and self.record.finished:
+            finish(self.monitor, self.record)
 
     # -- waiting ----------------------------------------------------------------------------------------------------
 
@@ -138,13 +151,13 @@ class AsyncResult:
         return not wait([self], timeout)[1]
 
     def get(self, timeout: float | None = None) -> Status:
-        """Wait for the end of the job and return its state, which is COMPLETED.
+        """Wait for the end of the job, and for its outputs; return its state, which is COMPLETED.
 
         Raises :class:`WaitTimeoutError`, and :class:`JobFailedError` with cause, logs and job id for a job that did not complete.
         """
         if not self.wait(timeout):
             raise WaitTimeoutError(f"job {self.name!r} ({self.job_id}) has not ended after {timeout:g} s; it goes on")
-        if self.record.status != Status.COMPLETED:
+        if self.record.status != Status.COMPLETED or self.record.outputs not in ("", "done"):
             raise JobFailedError(self.explain(), self)
         return self.record.status
 
@@ -155,7 +168,7 @@ class AsyncResult:
     async def _wait_async(self) -> AsyncResult:
         import asyncio
 
-        while not await asyncio.to_thread(self.ready):
+        while not (await asyncio.to_thread(self.ready) and settled(self.record)):
             await asyncio.sleep(max(0.01, self.monitor.wait_time()))
         return self
 
@@ -194,87 +207,82 @@ class AsyncResult:
             raise StoreError(f"{path} is not a dumped result: {type(error).__name__}: {error}") from error
         return cls(store.by_tokens([record.token]).get(record.token, record), store)
 
-    # -- logs -------------------------------------------------------------------------------------------------------
+    # -- logs and files ---------------------------------------------------------------------------------------------
 
     def log_path(self, stream: str = "stdout", index: int | None = None) -> str:
         """Return the absolute path of the job's ``stdout`` or ``stderr`` on its host; ``index`` is that of an array's element."""
-        record = self.record
-        path = record.spec["resources"].get(stream)
-        if not path:
-            suffix = f".{index}" if index is not None else ""
-            return f"{record.runs}/{record.token}{suffix}.{'out' if stream == 'stdout' else 'err'}"
-        values = {"{id}": record.job_id or "", "{task}": str(index if index is not None else ""), "{name}": record.name}
-        if re.search(r"[%$^{]", path):
-            patterns = self.monitor.scheduler.backend.general["patterns"]
-            for pattern, _, value in (item.partition(":") for item in patterns.split()):
-                path = path.replace(pattern, values.get(value, value))
-        return os.path.join(record.workdir, path)
+        own = not self.record.spec["resources"].get(stream)  # no backend is needed to say where it is
+        return logs.log_path(None if own else self.monitor.scheduler, self.record, stream, index)
 
     def stdout(self, index: int | None = None) -> str:
         """Return what the job has written to its standard output so far; empty where there is no file yet."""
-        return self._log("stdout", index)
+        return logs.read(self.monitor.scheduler, self.record, "stdout", index)
 
     def stderr(self, index: int | None = None) -> str:
         """Return what the job has written to its standard error so far; empty where there is no file yet."""
-        return self._log("stderr", index)
+        return logs.read(self.monitor.scheduler, self.record, "stderr", index)
 
-    def _log(self, stream: str, index: int | None) -> str:
-        import shlex
+    def tail(self, lines: int = 10, follow: bool = False, stream: str = "stdout", index: int | None = None) -> Any:
+        """Return the last lines of a log; with ``follow`` an iterator over these, and over all that is added until the job has ended.
 
-        indices = [index] if index is not None or self.record.tasks is None else list(self.record.tasks)
-        files = " ".join(shlex.quote(self.log_path(stream, item)) for item in indices)
-        done = self.monitor.scheduler.transport.run(f'for f in {files}; do [ ! -e "$f" ] || cat "$f"; done')
-        if done.exit_code != 0:
-            raise CommandError(f"the {stream} of {self.name!r} cannot be read", exit_code=done.exit_code, stderr=done.stderr)
-        return done.stdout
+        Following costs a command a second over the connection that there is; while the line is broken it waits.
+        """
+        if not follow:
+            return logs.read(self.monitor.scheduler, self.record, stream, index, lines)
+        return self._follow(logs.Follower(self.monitor.scheduler, self.record, stream, index, lines))
+
+    def _follow(self, follower: logs.Follower) -> Iterator[str]:
+        while True:
+            ended = self.ready()
+            try:
+                yield from follower.look()
+            except LoginError:
+                raise
+            except TransportError as error:
+                _log.warning("%s", str(error).partition("\n")[0])
+                ended = False
+            if ended:
+                return
+            time.sleep(_LOOK)
+
+    def files(self, *patterns: str) -> list[RemoteFile]:
+        """List the job's files on its host, with paths in the workdir: those of the patterns, else its outputs, else all. One round trip.
+
+        Raises :class:`CommandError`, :class:`SettingsError`.
+        """
+        wanted = check_outputs(patterns or [pattern for pattern, _ in self.record.spec.get("outputs", ())] or ["**"])
+        order = Order(self.record.workdir, [(pattern, "") for pattern, _ in wanted], Path())
+        found = list_files(self.monitor.scheduler.transport, [order])[0]
+        return list({file.path: file for files in found for file in files}.values())
+
+    def fetch(self, outputs: Files = (), into: str | os.PathLike[str] | None = None) -> list[Path]:
+        """Fetch files now, whatever state the job is in, and return their local paths: its ``outputs``, unless others are named.
+
+        They go where the outputs go when the job ends, or into the folder that is given. What is here already is not sent. Raises
+        :class:`CommandError` for what cannot be fetched, :class:`SettingsError`.
+        """
+        spec = self.record.spec
+        wanted = check_outputs(outputs) if outputs else spec.get("outputs", ())
+        if not wanted:
+            raise SettingsError(f"job {self.name!r} names no outputs: say which files to fetch, for example fetch(['*.dat'])")
+        folder = Path(into if into is not None else spec.get("into") or spec.get("cwd") or "").expanduser()
+        order = Order(self.record.workdir, wanted, folder.absolute())
+        fetch(self.monitor.scheduler.transport, [order])
+        if order.error or order.missing:
+            raise CommandError(order.error or f"not found in {order.workdir}: {', '.join(order.missing)}")
+        if self.record.outputs not in ("", "done") and not outputs and into is None and self.record.finished:
+            self.record.outputs = "done"
+            self.store.write([self.record])
+        return list(dict.fromkeys(order.paths))
 
     def explain(self) -> str:
         """Say in a few lines what became of the job: cause, code, job id, and the end of its logs."""
-        record, task = self.record, self.record.task
-        parts = [f"job {record.name!r} ({self.job_id or 'not submitted'}) is {task.status}"]
-        if task.reason:
-            parts.append(f"reason: {task.reason}")
-        if task.exit_code is not None:
-            parts.append(f"exit code {task.exit_code}")
-        if task.signal is not None:
-            parts.append(f"signal {task.signal}")
-        if task.words:
-            parts.append(f"the scheduler says {task.words!r}")
-        lines = [", ".join(parts)]
-        index = self._bad_index()
-        for stream in ("stdout", "stderr"):
-            path = self.log_path(stream, index)
-            try:
-                text = self._log(stream, index).rstrip()
-            except CommandError as error:
-                text = str(error)
-            lines.append(f"  {stream}: {path}" + ("" if text else " (empty)"))
-            lines += [f"    {line}" for line in text.splitlines()[-_TAIL:]]
-        return "\n".join(lines)
-
-    def _bad_index(self) -> int | None:
-        for index, task in (self.record.tasks or {}).items():
-            if task.status > Status.COMPLETED:
-                return index
-        return next(iter(self.record.tasks), None) if self.record.tasks else None
+        return logs.explain(self.monitor.scheduler, self.record, self.job_id)
 
     def __repr__(self) -> str:
         task = self.record.task
         why = f" ({task.reason})" if task.reason else ""
         return f"<AsyncResult {self.name!r} {self.job_id or '-'} {task.status}{why}>"
-
-
-def _run_epilogue(store: Store, record: Record) -> None:
-    """Run an epilogue unless somebody has begun it already; what goes wrong is kept in the record, and does not change the state."""
-    if not store.begin(record, "epilogue"):
-        record.epilogue = "started"
-        return
-    try:
-        run_local(record, "epilogue")
-        record.epilogue = "done"
-    except SubmissionError as error:
-        record.epilogue = str(error)
-    store.write([record])
 
 
 def renewed(record: Record) -> Record:
@@ -283,7 +291,7 @@ def renewed(record: Record) -> Record:
     return Record(
         key=record.key, token=token, name=record.name, backend=record.backend, host=record.host, workdir=record.workdir,
         runs=f"{os.path.dirname(record.runs)}/{token}", spec_json=record.spec_json, created=time.time(), place=record.place,
-        prologue="due" if record.prologue else "", epilogue="due" if record.epilogue else "",
+        prologue="due" if record.prologue else "", epilogue="due" if record.epilogue else "", outputs="due" if record.outputs else "",
         tasks=None if record.tasks is None else {index: Task() for index in record.tasks},
     )  # fmt: skip
 
@@ -349,7 +357,7 @@ def wait(results: Iterable[AsyncResult], timeout: float | None = None) -> tuple[
     deadline = None if timeout is None else time.monotonic() + timeout
     for _ in _rounds(everyone, deadline):
         pass
-    return [result for result in everyone if result.record.finished], [result for result in everyone if not result.record.finished]
+    return [result for result in everyone if settled(result.record)], [result for result in everyone if not settled(result.record)]
 
 
 def as_completed(results: Iterable[AsyncResult], timeout: float | None = None) -> Iterator[AsyncResult]:
@@ -371,15 +379,16 @@ def _rounds(results: Sequence[AsyncResult], deadline: float | None) -> Iterator[
     while left:
         for monitor in {id(result.monitor): result.monitor for result in left}.values():
             monitor.refresh()
-        ended = [result for result in left if result.record.finished]
-        for result in ended:
-            result._refresh()
+        for result in left:
+            if result.record.finished:
+                result._refresh()
+        ended = [result for result in left if settled(result.record)]
         if ended:
-            left = [result for result in left if not result.record.finished]
+            left = [result for result in left if not settled(result.record)]
             yield ended
         if not left:
             return
-        pause = min(result.monitor.wait_time() for result in left)
+        pause = min(max(result.monitor.wait_time(), 0.2 if result.record.finished else 0.0) for result in left)
         if deadline is not None:
             remaining = deadline - time.monotonic()
             if remaining <= 0:

@@ -271,7 +271,7 @@ class Scheduler:
     def _run(self, script: str, timeout: float | None = None) -> Completed:
         self.trips += 1
         if self._far_spool:
-            script = f"cj_spool=$HOME/{_SPOOL_THERE}; [ -f \"$cj_spool\" ] || exit 94\n{script}"
+            script = f'cj_spool=$HOME/{_SPOOL_THERE}; [ -f "$cj_spool" ] || exit 94\n{script}'
         done = self.transport.run(script, timeout or self._limit("command_timeout"))
         if done.exit_code == 94 and self._far_spool:  # the embedded scheduler is not there yet
             self.transport.put([Upload(self.transport.resolve(f"~/{_SPOOL_THERE}"), _SPOOL.read_text(encoding="utf-8"), replace=True)])

@@ -16,21 +16,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from clusterjob import units
 from clusterjob.backend import Backend, load_backend
-from clusterjob.errors import RenderError, ResourcesNotSupportedError, SettingsError, SubmissionError
+from clusterjob.errors import RenderError, ResourcesNotSupportedError, SettingsError, SubmissionError, TransportError
 from clusterjob.inifile import COMMON_RESOURCES
 from clusterjob.monitor import scheduler_for
 from clusterjob.render import parse_array, render_text
 from clusterjob.result import AsyncResult, recover, submit_prepared
 from clusterjob.result import wait as wait_for
 from clusterjob.settings import ATTRIBUTES, Profile, check_resource, read_profile
+from clusterjob.staging import Files, check_outputs, expand_inputs, inside, pairs
 from clusterjob.status import Status
 from clusterjob.store import Record, Store, Task, encode_spec, open_store, place_of
 from clusterjob.submission import RUNS, exit_names, render_record
 
 if TYPE_CHECKING:
     from clusterjob.plan import Plan
+    from clusterjob.scheduler import Scheduler
 
-_OWN = (*ATTRIBUTES, "aux_scripts", "inputs", "verbatim", "body")
+_OWN = (*ATTRIBUTES, "aux_scripts", "inputs", "outputs", "verbatim", "body")
 _CANONICAL = json.JSONEncoder(sort_keys=True).encode
 _KEY_VERSION = 1  # changes when equal jobs would get other keys
 
@@ -57,17 +59,16 @@ class JobScript:
         jobname: str | None = None,
         *,
         aux_scripts: Mapping[str, str] | None = None,
-        inputs: Iterable[str | os.PathLike[str]] = (),
+        inputs: Files = (),
+        outputs: Files = (),
         params: Mapping[str, Any] | None = None,
         verbatim: bool = False,
         **settings: Any,
     ) -> None:
-        if "outputs" in settings:
-            raise SettingsError("'outputs' is not known yet: results stay in the workdir, where result.record.workdir says")
         own = self.__dict__
         own["body"], own["verbatim"] = body, verbatim
         own["aux_scripts"] = dict(aux_scripts or {})
-        own["inputs"] = [os.fspath(path) for path in inputs]
+        own["inputs"], own["outputs"] = pairs(inputs, "input"), pairs(outputs, "output")
         own["params"] = dict(params or {})
         own["attributes"], own["resources"], own["_profiles"] = {}, {}, ()
         if self._defaults is not None:
@@ -221,7 +222,7 @@ class JobScript:
         resources = {name: value for name, value in self.resources.items() if value is not None}
         settings = self.attributes
         here = os.getcwd()
-        workdir = _resolved(os.path.join(settings.get("rootdir") or "", settings.get("workdir") or ""), here, scheduler)
+        workdir = _workdir(os.path.join(settings.get("rootdir") or "", settings.get("workdir") or ""), here, scheduler, dry)
         _check_names(scheduler.backend, jobname=resources.setdefault("jobname", "job"), workdir=workdir)
         variables = self.variables() | {"workdir": workdir, "jobname": resources["jobname"]}
         spec: dict[str, Any] = {
@@ -234,17 +235,20 @@ class JobScript:
         named = {**settings, **self.params}
         extra = {name: value for name, value in named.items() if name in scheduler.backend.attributes}
         optional = {
-            "aux": {_inside(name, "auxiliary script"): self._render(text, f"auxiliary script {name!r}", variables)
+            "aux": {inside(name, "auxiliary script"): self._render(text, f"auxiliary script {name!r}", variables)
                     for name, text in self.aux_scripts.items()},
-            "inputs": [_input(path) for path in self.inputs],
+            "inputs": expand_inputs(self.inputs),
+            "outputs": check_outputs(self.outputs),
             "after": [_parent(result, place) for result in after if result.status != Status.COMPLETED],
             "prologue": self._render(settings["prologue"], "the prologue", variables) if settings.get("prologue") else "",
             "epilogue": self._render(settings["epilogue"], "the epilogue", variables) if settings.get("epilogue") else "",
-            "filename": _inside(settings["filename"], "filename") if settings.get("filename") else "",
+            "filename": inside(settings["filename"], "filename") if settings.get("filename") else "",
             "attributes": extra,
             "cache_id": cache_id,
         }  # fmt: skip
         spec |= {name: value for name, value in optional.items() if value}
+        if "outputs" in spec:  # they come to the folder that a local job would have had
+            spec["into"] = os.path.normpath(os.path.join(here, settings.get("workdir") or "")) if not _rooted(settings) else here
         token = "TOKEN" if dry else secrets.token_hex(8)
         array = resources.get("array")
         indices = parse_array(array) if array else []
@@ -258,7 +262,7 @@ class JobScript:
             backend=scheduler.backend.name, host=reference["host"], workdir=workdir, runs=f"{workdir}/{RUNS}/{batch}",
             spec_json=encode_spec(spec), _spec=spec, place=place,
             prologue="due" if spec.get("prologue") else "", epilogue="due" if spec.get("epilogue") else "",
-            created=time.time(), tasks={index: Task() for index in indices} if array else None,
+            outputs="due" if spec.get("outputs") else "", created=time.time(), tasks={index: Task() for index in indices} if array else None,
         )  # fmt: skip
 
 
@@ -270,7 +274,9 @@ def _check_names(backend: Backend, **names: str) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _reference(name: str, host: str, way: tuple[tuple[str, str], ...], profiles: tuple[Profile, ...], folders: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+def _reference(
+    name: str, host: str, way: tuple[tuple[str, str], ...], profiles: tuple[Profile, ...], folders: tuple[str, ...]
+) -> tuple[dict[str, Any], str]:  # fmt: skip
     """Return the reference of a backend, and the name of its place."""
     beside = [str(profile.path.parent / "backends") for profile in profiles]
     overrides: dict[str, dict[str, str]] = {}
@@ -288,10 +294,23 @@ def _reference(name: str, host: str, way: tuple[tuple[str, str], ...], profiles:
     return reference, place_of(reference)
 
 
+def _rooted(settings: Mapping[str, Any]) -> bool:
+    return str(settings.get("workdir") or "").startswith(("/", "~"))
+
+
+def _workdir(path: str, here: str, scheduler: Scheduler, dry: bool) -> str:
+    """Return the absolute workdir; a dry run does without a host that cannot be reached, and leaves the path as it was written."""
+    try:
+        return _resolved(path, here, scheduler)
+    except TransportError:
+        if not dry:
+            raise
+        return path or "~"
+
+
 @functools.lru_cache(maxsize=256)
-def _resolved(path: str, here: str, scheduler: Any) -> str:
-    resolved: str = scheduler.transport.resolve(path)
-    return resolved
+def _resolved(path: str, here: str, scheduler: Scheduler) -> str:
+    return scheduler.transport.resolve(path)
 
 
 def job_key(spec: Mapping[str, Any], backend: str, host: str, workdir: str) -> str:
@@ -307,34 +326,6 @@ def job_key(spec: Mapping[str, Any], backend: str, host: str, workdir: str) -> s
             [item[:2] for item in spec.get("inputs", ())], spec["resources"].get("array"),
         ]  # fmt: skip
     return hashlib.sha256(_CANONICAL(content).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _inside(name: str, what: str) -> str:
-    """Check that a file name stays in the workdir."""
-    path = os.path.normpath(name)
-    if os.path.isabs(path) or path.startswith("..") or path in ("", ".") or any(ord(character) < 32 for character in name):
-        raise SettingsError(f"{what} {name!r} is not a file below the workdir: expected a relative path without '..' and control characters")
-    return path
-
-
-def _input(path: str) -> list[str]:
-    source = os.path.abspath(os.path.expanduser(path))
-    if not os.path.isfile(source):
-        raise SettingsError(f"input {path!r}: there is no such file in {os.getcwd()}")
-    relative = os.path.basename(source) if os.path.isabs(path) or path.startswith("~") else path
-    if "\\" in relative:
-        raise SettingsError(f"input {path!r}: a name with a backslash cannot be checked on the other side; rename the file")
-    stat = os.stat(source)
-    return [_inside(relative, "input"), _digest(source, stat.st_mtime_ns, stat.st_size, stat.st_ino), source]
-
-
-@functools.lru_cache(maxsize=4096)
-def _digest(source: str, mtime: int, size: int, inode: int) -> str:
-    digest = hashlib.sha256()
-    with open(source, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _parent(result: AsyncResult, place: str) -> dict[str, Any]:

@@ -75,6 +75,10 @@ def uploads(scheduler: Scheduler, record: Record, again: bool = False) -> list[U
     return files
 
 
+def _all_uploads(scheduler: Scheduler, records: Iterable[Record], again: bool = False) -> list[Upload]:
+    return list({file.path: file for record in records for file in uploads(scheduler, record, again)}.values())
+
+
 def submit_records(
     store: Store, scheduler: Scheduler, records: Sequence[Record], again: Callable[[Record], bool]
 ) -> tuple[list[Record], list[tuple[Record, Receipt]]]:
@@ -98,7 +102,7 @@ def submit_records(
         try:
             for record in fresh:
                 run_prologue(store, record)
-            scheduler.transport.put([file for record in fresh for file in uploads(scheduler, record)])
+            scheduler.transport.put(_all_uploads(scheduler, fresh))
         except BaseException:
             with contextlib.suppress(StoreError):  # it may be what failed; then they are resumed like those of a dead process
                 store.discard(fresh)
@@ -272,7 +276,7 @@ def _finish(store: Store, scheduler: Scheduler, taken: Sequence[Record], deferre
     missing = [record for record in left if record.token not in deferred]
     for record in missing:
         run_prologue(store, record)
-    scheduler.transport.put([file for record in missing for file in uploads(scheduler, record, again=True)])
+    scheduler.transport.put(_all_uploads(scheduler, missing, again=True))
     refused = offer(store, scheduler, left) if left else []
     for record, receipt in refused:
         record.task.status, record.task.reason, record.task.words = Status.FAILED, Reason.SUBMISSION, _said(receipt)

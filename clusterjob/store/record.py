@@ -81,6 +81,7 @@ class Record(_Referable):
     leased: float = 0.0  # s since the epoch; since then it does
     prologue: str = ""  # "" for none, else "due", "started", "done"
     epilogue: str = ""  # the same, or what went wrong
+    outputs: str = ""  # "" for none, else "due", "done", or what went wrong
     task: Task = field(default_factory=Task)
     tasks: dict[int, Task] | None = None  # of an array
     _spec: dict[str, Any] | None = None

@@ -22,7 +22,8 @@ def ask(host: str, question: str, echo: bool = False) -> str:
     if threading.current_thread() is not threading.main_thread() or not somebody_is_there():
         raise LoginError(
             f"{host} asks {question.strip()!r}, and there is nobody to answer.",
-            hint="Log in from a terminal or a notebook; with 'transport = openssh' in the profile, 'clusterjob connect PROFILE' logs in once for all programs.",
+            hint="Log in from a terminal or a notebook. With 'transport = openssh' in the profile, 'clusterjob connect PROFILE' "
+            "logs in once for all programs.",
         )
     try:
         if echo:

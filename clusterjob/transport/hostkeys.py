@@ -87,14 +87,15 @@ def check(hop: Hop, key: paramiko.PKey) -> None:
     file = hop.known_hosts[0] if hop.known_hosts else "~/.ssh/known_hosts"
     revoked = next((item for item in known if item.revoked and item.key == blob), None)
     if revoked is not None:
-        raise HostKeyError(f"{hop}: its key {fingerprint(blob)} is marked as revoked in {revoked.place}; do not connect, and ask whoever runs the host")
+        raise HostKeyError(
+            f"{hop}: its key {fingerprint(blob)} is marked as revoked in {revoked.place}.", hint="Do not connect; ask whoever runs the host."
+        )
     valid = [item for item in known if not item.revoked]
     if any(item.key == blob for item in valid):
         return
     if valid:
         raise HostKeyError(
-            f"{hop}: the host key has CHANGED. It is now {fingerprint(blob)} ({kind}); "
-            f"known is {fingerprint(valid[0].key)} ({valid[0].place}).",
+            f"{hop}: the host key has CHANGED. It is now {fingerprint(blob)} ({kind}); known is {fingerprint(valid[0].key)} ({valid[0].place}).",
             hint="Either the host was installed anew, or somebody stands between you and it. Compare the fingerprint with the one that your centre "
             f"publishes. If it is right:\n  ssh-keygen -R {word} -f {file}\n  {_visit(hop)}",
         )

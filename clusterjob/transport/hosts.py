@@ -70,7 +70,7 @@ class Host:
                 wait = logins[-self.limit] + _MINUTE - now
             if now + wait > deadline:
                 raise TransportError(
-                    f"{self.name}: {len(logins)} logins in the last minute, which is as many as [Limits] connections allows; try again in {wait:.0f} s"
+                    f"{self.name}: {len(logins)} logins in the last minute, as many as [Limits] connections allows; try again in {wait:.0f} s"
                 )
             time.sleep(min(wait, 1.0) + 0.01)
 

@@ -86,7 +86,7 @@ def _load(hop: Hop, path: str, ask: Ask) -> Any:
     passphrase = None
     for attempt in range(hop.prompts + 1):
         try:
-            return paramiko.PKey.from_path(path, passphrase)
+            return paramiko.PKey.from_path(path, passphrase)  # type: ignore[arg-type]  # cryptography takes bytes
         except (TypeError, paramiko.PasswordRequiredException):  # encrypted, and there was no passphrase
             if passphrase is not None:
                 raise
@@ -122,7 +122,7 @@ def _agent_keys(hop: Hop) -> list[Any]:
         line = socket.socket(socket.AF_UNIX)
         line.settimeout(60)  # one that asks its user to confirm takes a while
         line.connect(path)
-        agent._connect(line)
+        agent._connect(line)  # type: ignore[attr-defined]
     except (OSError, paramiko.SSHException):
         return []
     return list(agent.get_keys())

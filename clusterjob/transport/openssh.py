@@ -22,7 +22,7 @@ from pathlib import Path
 from clusterjob.errors import HostKeyError, LineBrokenError, LoginError, TransportError
 from clusterjob.transport import ask
 from clusterjob.transport.remote import RemoteTransport
-from clusterjob.transport.route import find_hop, parse_remote
+from clusterjob.transport.route import find_hop, parse_remote, ssh_options
 
 _KEEP = "10m"  # after the last command
 _NO_LOGIN = re.compile(r"Permission denied|Too many authentication failures|authentication methods|keyboard-interactive", re.IGNORECASE)
@@ -33,9 +33,8 @@ class OpenSshTransport(RemoteTransport):
 
     def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
         super().__init__(host, limit)
-        user, name, port = parse_remote(host)
-        self._options = [*(["-F", os.path.expanduser(config)] if config else []), *(["-l", user] if user else []), *(["-p", str(port)] if port else [])]
-        self._target = ["--", name]
+        self._options = ssh_options(host, config)
+        self._target = ["--", parse_remote(host)[1]]
         self.config = config
         self._own = socket_path(f"{host}\0{config}")
         self._socket: list[str] | None = None  # options that lead to a living master
@@ -117,8 +116,10 @@ class OpenSshTransport(RemoteTransport):
     def _failure(self, words: str) -> TransportError:
         last = words.splitlines()[-1].strip() if words else "see above"
         if "host key" in words.lower() or "HOST IDENTIFICATION HAS CHANGED" in words:
-            return HostKeyError(f"{self.host}: its host key is not the one that is known, or it is not known: {last}", stderr=words,
-                                hint=f"Log in once with ssh, which has the steps that settle it:\n  ssh {' '.join([*self._options, *self._target[1:]])}")  # fmt: skip
+            return HostKeyError(
+                f"{self.host}: its host key is not the one that is known, or it is not known: {last}", stderr=words,
+                hint=f"Log in once with ssh, which has the steps that settle it:\n  ssh {' '.join([*self._options, *self._target[1:]])}",
+            )  # fmt: skip
         if _NO_LOGIN.search(words):
             return LoginError(
                 f"{self.host} does not let us in without questions: {last}",

@@ -19,6 +19,7 @@ from pathlib import Path
 from clusterjob.errors import SettingsError, TransportError
 
 _REMOTE = re.compile(r"(?:(?P<user>[^@\s/:]+)@)?(?P<host>[^@\s/:\[\]]+|\[[0-9a-fA-F:.%\w]+\])(?::(?P<port>\d{1,5}))?")
+_KNOWN_HOSTS = "~/.ssh/known_hosts /etc/ssh/ssh_known_hosts"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def find_hop(remote: str, config: str = "") -> Hop:
     preferred = [word for word in first.get("preferredauthentications", "").split(",") if word in methods]
     alive = float(first.get("serveraliveinterval") or 0)
     timeout = _given(first, "connecttimeout")
-    known = " ".join([*options.get("userknownhostsfile", []), *options.get("globalknownhostsfile", [])]) or "~/.ssh/known_hosts /etc/ssh/ssh_known_hosts"
+    known = " ".join([*options.get("userknownhostsfile", []), *options.get("globalknownhostsfile", [])]) or _KNOWN_HOSTS
     return Hop(
         hostname, number, name, name=remote, batch=first.get("batchmode") == "yes", prompts=int(first.get("numberofpasswordprompts") or 3),
         identity_files=tuple(os.path.expanduser(path) for path in options.get("identityfile", ())),
@@ -92,11 +93,16 @@ def _agent(value: str) -> str:
     return os.path.expanduser(os.environ.get(value[1:], "none") if value.startswith("$") else value)
 
 
+def ssh_options(remote: str, config: str) -> list[str]:
+    """Return the options of the ssh program that say what stands before and behind the name of a host."""
+    user, _, port = parse_remote(remote)
+    return [*(["-F", os.path.expanduser(config)] if config else []), *(["-l", user] if user else []), *(["-p", str(port)] if port else [])]
+
+
 def _ssh_options(remote: str, config: str) -> dict[str, list[str]]:
-    user, host, port = parse_remote(remote)
-    command = ["ssh", "-G", *(["-F", os.path.expanduser(config)] if config else []), *(["-l", user] if user else []), *(["-p", str(port)] if port else [])]
+    command = ["ssh", "-G", *ssh_options(remote, config), "--", parse_remote(remote)[1]]
     try:
-        done = subprocess.run([*command, "--", host], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TransportError(f"{remote}: the ssh configuration cannot be read: {error}") from error
     if done.returncode != 0:

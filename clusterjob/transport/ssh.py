@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from clusterjob.transport.route import Hop, find_hop
 if TYPE_CHECKING:
     import paramiko
 
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what goes wrong is raised; paramiko would print it besides
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")  # twice as fast as the others in Python
 _BANNER_TRIES = 3
 _OPEN = 30.0  # s for a channel to open
@@ -103,7 +105,8 @@ class ParamikoTransport(RemoteTransport):
     def _proxy(self, hop: Hop) -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
-            process = subprocess.Popen(["/bin/sh", "-c", f"exec {hop.command}"], stdin=theirs, stdout=theirs, start_new_session=True)
+            end = theirs.fileno()
+            process = subprocess.Popen(["/bin/sh", "-c", f"exec {hop.command}"], stdin=end, stdout=end, start_new_session=True)
         self._lines.append(_Proxy(process, ours))
         return ours
 
@@ -123,7 +126,8 @@ class ParamikoTransport(RemoteTransport):
             except (paramiko.SSHException, OSError, EOFError) as error:
                 client.close()
                 # a host under load drops connections before it says who it is: sshd_config(5), MaxStartups
-                if "banner" not in str(error) and not isinstance(error, (OSError, EOFError)) or number == _BANNER_TRIES - 1 or hop.jumps or hop.command:
+                dropped = "banner" in str(error) or isinstance(error, (OSError, EOFError))
+                if not dropped or number == _BANNER_TRIES - 1 or hop.jumps or hop.command:
                     raise LineBrokenError(f"{hop}: no SSH connection: {error or type(error).__name__}") from error
                 line = None
                 time.sleep(0.5 * 2**number)

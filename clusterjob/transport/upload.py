@@ -174,7 +174,8 @@ def _finish(items: Sequence[_Item], base: str, part: str) -> str:
         sums = "\n".join(f"{item.file.digest}  ./{name}" for item, name in zip(members, names, strict=True) if item.file.digest)
         lines.append(f"( cd {shlex.quote(posixpath.join(posixpath.relpath(folder, base), part))} || exit 1")
         if sums:
-            lines.append("cj_sum -c - >/dev/null <<'CJ_SUMS'\n" + sums + "\nCJ_SUMS\n[ $? -eq 0 ] || [ $? -eq 3 ] || { echo 'it arrived damaged' >&2; exit 1; }")
+            lines.append(f"cj_sum -c - >/dev/null <<'CJ_SUMS'\n{sums}\nCJ_SUMS")
+            lines.append("case $? in 0|3) ;; *) echo 'it arrived damaged' >&2; exit 1 ;; esac")
         for start in range(0, len(names), _NAMES):
             lines.append(f"mv -f {' '.join(shlex.quote(f'./{name}') for name in names[start : start + _NAMES])} .. || exit 1")
         lines.append(f"cd .. && rmdir {part} ) || return 1")

@@ -47,7 +47,7 @@ class Flavour:
         job = JobScript(body, jobname or f"contract{next(_numbers)}")
         job.read_settings(self.profile)
         for name, value in settings.items():
-            if name in ("aux_scripts", "inputs", "params", "verbatim"):
+            if name in ("aux_scripts", "inputs", "outputs", "params", "verbatim"):
                 job.__dict__[name] = value
             elif name in ("workdir", "rootdir", "shell", "prologue", "epilogue", "filename"):
                 setattr(job, name, value)
@@ -101,7 +101,8 @@ def _profile(place: str, lab: Path | None, rootdir: Path | None = None) -> str:
     if not way:
         return _PROFILES[name]
     assert lab is not None
-    where = f"remote = {_USERS[way]}@{_HOSTS[name]}\ntransport = {way}\nssh_config = {lab}/ssh/config\n" + (f"rootdir = {rootdir}\n" if rootdir else "")
+    where = f"remote = {_USERS[way]}@{_HOSTS[name]}\ntransport = {way}\nssh_config = {lab}/ssh/config\n"
+    where += f"rootdir = {rootdir}\n" if rootdir else ""
     return _PROFILES[name].replace("[Limits]\n", "[Limits]\nconnections = 1000\n").replace("[Attributes]\n", "[Attributes]\n" + where)
 
 

@@ -180,8 +180,8 @@ def test_impossible_resources() -> None:
             JobScript("true", **wrong)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="is not an array"):
         str(JobScript("true", array="1-"))
-    with pytest.raises(SettingsError, match="outputs"):
-        JobScript("true", outputs=["x"])
+    with pytest.raises(SettingsError, match="output"):
+        str(JobScript("true", outputs=["../x"]))
     with pytest.raises(SettingsError, match="there is no such file"):
         str(JobScript("true", inputs=["missing"]))
     Path("in").touch()
