@@ -9,6 +9,7 @@ from clusterjob.status import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, Re
 if TYPE_CHECKING:
     from clusterjob.errors import ClusterJobError
     from clusterjob.plan import Plan
+    from clusterjob.reach import connect
     from clusterjob.result import AsyncResult, as_completed, cancel, wait
     from clusterjob.script import JobScript, submit
 
@@ -16,12 +17,12 @@ __version__ = "3.0.0.dev0"
 
 __all__ = [
     "CANCELLED", "COMPLETED", "FAILED", "PENDING", "RUNNING", "AsyncResult", "ClusterJobError", "JobScript", "Plan", "Reason", "Status",
-    "as_completed", "cancel", "submit", "wait",
+    "as_completed", "cancel", "connect", "submit", "wait",
 ]  # fmt: skip
 
 _HOME = {
     "AsyncResult": "result", "as_completed": "result", "cancel": "result", "wait": "result", "JobScript": "script", "submit": "script",
-    "Plan": "plan", "ClusterJobError": "errors",
+    "Plan": "plan", "ClusterJobError": "errors", "connect": "reach",
 }  # fmt: skip
 
 

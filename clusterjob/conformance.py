@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import ClusterJobError
+from clusterjob.monitor import scheduler_for
 from clusterjob.result import AsyncResult
-from clusterjob.script import JobScript, current_store
+from clusterjob.script import JobScript
 from clusterjob.status import Reason, Status
 from clusterjob.transport.recording import RecordingTransport
 
@@ -32,21 +34,28 @@ def run_checks(profile: str, record: str | None = None, time_limit: bool = False
     Errors of clusterjob's own become failed checks; a profile that cannot be read raises :class:`SettingsError`.
     """
     name = f"check-{int(time.time())}"
-    job = _job(profile, "echo output of $CLUSTERJOB_ID\nexit 3", name)
-    scheduler = AsyncResult(job.prepare(None, ()), current_store()).monitor.scheduler
+    job = _job(profile, "echo output of $CLUSTERJOB_ID\ncp check-input check-output\nexit 3", name)
+    folder = tempfile.TemporaryDirectory(prefix="clusterjob-check-")
+    Path(folder.name, "check-input").write_text(f"{name}\n", encoding="utf-8")
+    job.__dict__["inputs"] = [(f"{folder.name}/check-input", "")]
+    scheduler = scheduler_for(job.backend_reference)
     if record is not None:
         scheduler.transport = RecordingTransport(scheduler.transport)
     try:
+        if scheduler.transport.host and (yield from _try("connection", lambda: _route(scheduler.transport))) is None:
+            return
         version = yield from _try("commands", scheduler.version)
         if version is None:
             return
         result: AsyncResult | None = yield from _try("submit", job.submit)
         if result is not None:
             yield from _check_end(result)
+            yield from _check_files(result)
         yield from _check_cancel(_job(profile, "sleep 3600", f"{name}-cancel"))
         if time_limit:
             yield from _check_limit(_job(profile, "sleep 3600", f"{name}-limit", "1m"))
     finally:
+        folder.cleanup()
         if isinstance(scheduler.transport, RecordingTransport) and record is not None:
             scheduler.transport.save(Path(record))
 
@@ -85,6 +94,20 @@ def _check_end(result: AsyncResult) -> Iterator[Check]:
     yield Check("usage", "elapsed" in result.usage, usage or "nothing is known")
     scheduler = result.monitor.scheduler
     yield Check("accounting", True, "works" if scheduler.accounting else "there is none; exit records stand in for it")
+
+
+def _check_files(result: AsyncResult) -> Iterator[Check]:
+    with tempfile.TemporaryDirectory(prefix="clusterjob-check-") as folder:
+        paths = yield from _try("file fetched", lambda: result.fetch(["check-output"], folder))
+        if paths is not None:
+            text = paths[0].read_text(encoding="utf-8")
+            yield Check("file as it was sent", text == result.name + "\n", f"{result.record.workdir}/check-output")
+
+
+def _route(transport: Any) -> str:
+    transport = getattr(transport, "inner", transport)
+    transport.connect()
+    return str(transport.route())
 
 
 def _check_cancel(job: JobScript) -> Iterator[Check]:

@@ -222,8 +222,8 @@ class AsyncResult:
         """Return what the job has written to its standard error so far; empty where there is no file yet."""
         return logs.read(self.monitor.scheduler, self.record, "stderr", index)
 
-    def tail(self, lines: int = 10, follow: bool = False, stream: str = "stdout", index: int | None = None) -> Any:
-        """Return the last lines of a log; with ``follow`` an iterator over these, and over all that is added until the job has ended.
+    def tail(self, lines: int | None = 10, follow: bool = False, stream: str = "stdout", index: int | None = None) -> Any:
+        """Return the last lines of a log (None: all); with ``follow`` an iterator over these, and what is added until the job has ended.
 
         Following costs a command a second over the connection that there is; while the line is broken it waits.
         """

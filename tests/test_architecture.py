@@ -21,7 +21,7 @@ FLOORS = [
     ["ending"],
     ["result"],
     ["script", "plan"],
-    ["care", "conformance"],
+    ["care", "conformance", "reach"],
     ["cli"],
     ["__main__", "__init__"],
 ]

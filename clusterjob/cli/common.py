@@ -31,7 +31,8 @@ def script_options(command: Command) -> Command:
         click.option("-b", "--backend", help="The backend, in place of the profile's."),
         click.option("-n", "--name", help="The job's name; by default the script's file name."),
         click.option("-w", "--workdir", help="The working directory, in place of the profile's."),
-        click.option("-i", "--input", "inputs", multiple=True, metavar="FILE", help="A file the job reads; may be repeated."),
+        click.option("-i", "--input", "inputs", multiple=True, metavar="FILE", help="A file or folder the job reads; may be repeated."),
+        click.option("-o", "--output", "outputs", multiple=True, metavar="PATTERN", help="What to fetch when the job has ended; may be repeated."),
         click.option("--verbatim", is_flag=True, help="Take the script as it stands: it is no Jinja template."),
     ]):  # fmt: skip
         command = option(command)
@@ -40,7 +41,7 @@ def script_options(command: Command) -> Command:
 
 def make_job(
     script: str, profile: str | None, resources: Sequence[str], params: Sequence[str], backend: str | None, name: str | None,
-    workdir: str | None, inputs: Sequence[str], verbatim: bool,
+    workdir: str | None, inputs: Sequence[str], outputs: Sequence[str], verbatim: bool,
 ) -> JobScript:  # fmt: skip
     """Make the job that the options of :func:`script_options` describe."""
     path = Path(script)
@@ -48,7 +49,7 @@ def make_job(
         body = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{script} cannot be read as text: {error}") from None
-    job = JobScript(body, inputs=inputs, params=dict(map(_pair, params)), verbatim=verbatim)
+    job = JobScript(body, inputs=inputs, outputs=outputs, params=dict(map(_pair, params)), verbatim=verbatim)
     if profile is not None:
         job.read_settings(profile)
     for key, value in map(_pair, resources):
@@ -104,6 +105,11 @@ def print_table(results: Sequence[AsyncResult]) -> None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created))
         place = f"{record.backend}@{record.host}" if record.host else record.backend
         rows.append((result.job_id or "-", record.name, task.status.name + stale, why, place, when, record.key[:10]))
+    print_columns(rows)
+
+
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows, the first of them the headings."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

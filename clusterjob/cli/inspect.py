@@ -101,10 +101,17 @@ def _page(result: AsyncResult) -> str:
 @click.argument("job")
 @click.option("-e", "--stderr", "errors", is_flag=True, help="Standard error, in place of standard output.")
 @click.option("-a", "--index", type=int, help="One element of an array.")
-def logs(job: str, errors: bool, index: int | None) -> None:
+@click.option("-n", "--lines", type=click.IntRange(0), help="Only the last lines.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until the job has ended.")
+def logs(job: str, errors: bool, index: int | None, lines: int | None, follow: bool) -> None:
     """Print what a job has written so far."""
+    stream = "stderr" if errors else "stdout"
     for result in find_jobs([job]):
-        click.echo(result.stderr(index) if errors else result.stdout(index), nl=False)
+        if follow:
+            for text in result.tail(lines, follow=True, stream=stream, index=index):
+                click.echo(text, nl=False)
+        else:
+            click.echo(result.tail(lines, stream=stream, index=index), nl=False)
 
 
 @click.command()

@@ -10,6 +10,7 @@ import clusterjob
 from clusterjob.cli.care import doctor, prune, store
 from clusterjob.cli.inspect import backends, check, list_jobs, logs, show, status
 from clusterjob.cli.jobs import cancel, plan, render, resubmit, submit, wait
+from clusterjob.cli.remote import connect, fetch, files, hosts
 from clusterjob.errors import ClusterJobError, JobNotFoundError
 from clusterjob.script import JobScript
 
@@ -31,7 +32,8 @@ def cli(where: str | None) -> None:
         JobScript.cache_folder = where
 
 
-for command in (submit, render, plan, list_jobs, status, show, logs, cancel, wait, resubmit, backends, check, doctor, prune, store):
+for command in (submit, render, plan, list_jobs, status, show, logs, cancel, wait, resubmit, files, fetch, backends, check, connect, hosts, doctor,
+                prune, store):  # fmt: skip
     cli.add_command(command)
 
 

@@ -31,11 +31,12 @@ _NO_LOGIN = re.compile(r"Permission denied|Too many authentication failures|auth
 class OpenSshTransport(RemoteTransport):
     """A host that is reached with the ``ssh`` program."""
 
+    kind = "openssh"
+
     def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
-        super().__init__(host, limit)
+        super().__init__(host, config, limit)
         self._options = ssh_options(host, config)
         self._target = ["--", parse_remote(host)[1]]
-        self.config = config
         self._own = socket_path(f"{host}\0{config}")
         self._socket: list[str] | None = None  # options that lead to a living master
         self._checked = 0.0
@@ -55,6 +56,7 @@ class OpenSshTransport(RemoteTransport):
                 self.connections += 1
                 self._start(keep, interactive=ask.somebody_is_there())
                 self._socket = ["-S", self._own]
+                self._logged_in()
 
     def _open(self) -> None:
         self._socket = self._living()

@@ -38,8 +38,10 @@ _FEED = (
 class RemoteTransport(ABC):
     """A host that is reached over one connection. ``trips`` counts the commands that were sent, ``connections`` the logins."""
 
-    def __init__(self, host: str, limit: int = 10) -> None:
-        self.host = host
+    kind = ""  # as profiles write it
+
+    def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
+        self.host, self.config = host, config  # as the user wrote it; a file in place of ~/.ssh/config
         self.state = Host(host, limit)
         self.trips = self.connections = 0
         self._slots = threading.BoundedSemaphore(CHANNELS)
@@ -120,8 +122,11 @@ class RemoteTransport(ABC):
                 self.state.admit()
                 self.connections += 1
                 self._open()
-                self._ever = True
-                self.state.note(connected=time.time(), route=self.route())
+                self._logged_in()
+
+    def _logged_in(self) -> None:
+        self._ever = True
+        self.state.note(connected=time.time(), route=self.route(), transport=self.kind, ssh_config=self.config)
 
     def close(self) -> None:
         """Let go of the connection; the next call opens it again."""

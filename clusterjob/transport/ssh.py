@@ -31,9 +31,10 @@ _REKEY = 1 << 34  # bytes; paramiko's own bound is half a GB, and each exchange 
 class ParamikoTransport(RemoteTransport):
     """A host that is reached with paramiko, as the user's own ssh would reach it."""
 
+    kind = "ssh"
+
     def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
-        super().__init__(host, limit)
-        self.config = config
+        super().__init__(host, config, limit)
         self._client: paramiko.Transport | None = None
         self._lines: list[Any] = []  # what the connection stands on: sockets, hops, proxies; the first is the nearest
         self._process = os.getpid()
@@ -51,7 +52,7 @@ class ParamikoTransport(RemoteTransport):
             self._client, self._lines, self._process = None, [], os.getpid()
         return self._client is not None and self._client.is_active()
 
-    def login(self) -> None:
+    def login(self, keep: str = "") -> None:
         """Connect, and ask the user what the host asks, also where that was done before. Raises :class:`TransportError`."""
         self._asked, self._refused = False, None
         self.connect()

@@ -29,9 +29,9 @@ def test_lines_that_are_cut(cluster: Flavour, tmp_path: Path) -> None:
         failed, transport = 0, None
         for number in range(SUBMISSIONS):
             Path("input").write_text(f"{number}\n" * 1000)
-            jobs = [cluster.job(f"echo {number}-{job} >> ledger; tail -n 1 input > out", workdir=f"w{number}-{job}", inputs=["input"], outputs=["out"])
-                    for job in range(JOBS)]  # fmt: skip
-            jobs = [_with_ledger(job) for job in jobs]
+            bodies = [f"echo {number}-{job} >> {Path('ledger').absolute()}; tail -n 1 input > out" for job in range(JOBS)]
+            files: dict[str, Any] = {"inputs": ["input"], "outputs": ["out"]}
+            jobs = [cluster.job(body, workdir=f"w{number}-{job}", **files) for job, body in enumerate(bodies)]
             while True:
                 try:
                     results: list[AsyncResult] = submit(jobs)
@@ -46,11 +46,6 @@ def test_lines_that_are_cut(cluster: Flavour, tmp_path: Path) -> None:
         assert getattr(transport, "connections", 0) > SUBMISSIONS / 4
     for number in range(SUBMISSIONS):
         assert [Path(f"w{number}-{job}/out").read_text() for job in range(JOBS)] == [f"{number}\n"] * JOBS
-
-
-def _with_ledger(job: Any) -> Any:
-    job.body = job.body.replace("ledger", str(Path("ledger").absolute()))
-    return job
 
 
 @pytest.fixture(autouse=True)
