@@ -53,13 +53,13 @@ class Host:
         with self._changed() as data:
             data.update(values)
 
-    def admit(self) -> None:
+    def admit(self, patience: float = 60.0) -> None:
         """Wait until one more login is allowed: ``limit`` a minute, counted over all processes of this machine's user.
 
         Centres ban users who log in again and again (aiida-core 995, 4288). Raises :class:`TransportError` where the wait would be
-        longer than a minute.
+        longer than ``patience`` seconds.
         """
-        deadline = time.time() + _MINUTE
+        deadline = time.time() + patience
         while True:
             with self._changed() as data:
                 now = time.time()

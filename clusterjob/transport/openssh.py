@@ -50,8 +50,7 @@ class OpenSshTransport(RemoteTransport):
     def login(self, keep: str = "12h") -> None:
         """Start a master that stays, with ssh's own questions in the terminal. Raises :class:`TransportError`."""
         with self._opening:
-            self._socket = self._living()
-            if self._socket is None:
+            if not self._find():
                 self.state.admit()
                 self.connections += 1
                 self._start(keep, interactive=ask.somebody_is_there())
@@ -59,17 +58,16 @@ class OpenSshTransport(RemoteTransport):
                 self._logged_in()
 
     def _open(self) -> None:
-        self._socket = self._living()
-        if self._socket is None:
-            self._start(_KEEP, interactive=False)
-            self._socket = ["-S", self._own]
+        self._start(_KEEP, interactive=False)
+        self._socket = ["-S", self._own]
 
-    def connect(self) -> None:
-        """Make sure that a master lives; one that does is no login."""
-        with self._opening:
-            if self._socket is None:
-                self._socket = self._living()
-        super().connect()
+    def _find(self) -> bool:
+        self._socket = self._living()
+        self._ever = self._ever or self._socket is not None
+        return self._socket is not None
+
+    def _answers(self) -> bool:
+        return self._living() == self._socket  # the master itself sees whether the host does
 
     def _living(self) -> list[str] | None:
         """Return the options that lead to a living master: ours, else the user's."""

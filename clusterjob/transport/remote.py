@@ -63,6 +63,14 @@ class RemoteTransport(ABC):
     def _open(self) -> None:
         """Make the connection. Raises :class:`LineBrokenError`, :class:`LoginError`."""
 
+    def _find(self) -> bool:
+        """Look for a connection that somebody else made; it costs no login."""
+        return False
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Whether the host still answers over the connection."""
+
     @abstractmethod
     def _exchange(
         self, command: str, feed: Iterable[bytes], out: Callable[[bytes], object], err: Callable[[bytes], object], timeout: float | None
@@ -112,13 +120,10 @@ class RemoteTransport(ABC):
     def connect(self) -> None:
         """Make sure that there is a connection that works. Raises :class:`TransportError`."""
         with self._opening:
-            if self._suspect and self.connected():
-                try:
-                    self._talk(_RUN, "true", (), None, 10, check=False)
-                except TransportError:
-                    self._drop()
+            if self._suspect and self.connected() and not self._answers():
+                self._drop()
             self._suspect = False
-            if not self.connected():
+            if not self.connected() and not self._find():
                 self.state.admit()
                 self.connections += 1
                 self._open()
@@ -156,9 +161,7 @@ class RemoteTransport(ABC):
             self.state.note(home=home)
         return self.state.home or "/"
 
-    def _talk(
-        self, command: str, script: str, data: Iterable[bytes], sink: Callable[[bytes], object] | None, timeout: float | None, check: bool = True
-    ) -> Completed:
+    def _talk(self, command: str, script: str, data: Iterable[bytes], sink: Callable[[bytes], object] | None, timeout: float | None) -> Completed:
         mark = f"clusterjob-{secrets.token_hex(8)}"
         # the words of the mark are apart in the command: a shell that echoes what it runs prints no mark. A job that inherits SSH_CLIENT
         # has its bash read .bashrc, as a login has (bash(1), INVOCATION)
@@ -172,15 +175,14 @@ class RemoteTransport(ABC):
         if command is not _RUN and b"\n.\n" in text[:-3]:
             raise ValueError("a line of a fed script is a lone dot")
         reply = _Reply(mark, sink)
-        if check:
-            self.connect()
+        self.connect()
         with self._slots:
             self.trips += 1
             try:
                 self._exchange(command, _chain(text, data), reply.out, reply.err, timeout)
             except LineBrokenError:
                 if not reply.ended:
-                    self._drop()
+                    self._suspect = True  # others may be using the connection: it is let go once it was tried
                     raise
             except TransportError:
                 self._suspect = True

@@ -38,6 +38,7 @@ class ParamikoTransport(RemoteTransport):
         self._client: paramiko.Transport | None = None
         self._lines: list[Any] = []  # what the connection stands on: sockets, hops, proxies; the first is the nearest
         self._process = os.getpid()
+        self._alive = 15.0
         self._asked = False
         self._refused: LoginError | None = None
 
@@ -140,6 +141,7 @@ class ParamikoTransport(RemoteTransport):
                 raise LoginError(f"{hop}: {error}") from error
             raise LineBrokenError(f"{hop}: the connection was lost during the login: {error or type(error).__name__}") from error
         client.set_keepalive(int(hop.alive))
+        self._alive = hop.alive
         return client
 
     def _prefer(self, client: Any, hop: Hop) -> None:
@@ -185,14 +187,35 @@ class ParamikoTransport(RemoteTransport):
                 errors: list[BaseException] = []
                 sender = threading.Thread(target=_send, args=(channel, feed, errors), daemon=True)
                 sender.start()
-                _receive(channel, out, err, deadline)
+                _receive(channel, out, err, deadline, self._probe, 3 * self._alive)
                 sender.join(1)
+                if not errors and not channel.status_event.wait(5):
+                    raise EOFError("the channel was closed")
                 if errors and not isinstance(errors[0], (OSError, paramiko.SSHException)):
                     raise errors[0]
         except TimeoutError:
             raise TransportError(f"{self.host}: no answer within {timeout:g} s") from None
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise LineBrokenError(f"{self.host}: the connection was lost: {error or type(error).__name__}") from error
+
+    def _answers(self) -> bool:
+        import paramiko
+
+        try:
+            self._probe()
+        except (paramiko.SSHException, OSError, EOFError):
+            return False
+        return True
+
+    def _probe(self) -> None:
+        """See that the host still answers. Raises paramiko.SSHException."""
+        import paramiko
+
+        client = self._client
+        if client is None:
+            raise EOFError("the connection was closed")
+        with contextlib.suppress(paramiko.ChannelException):  # that it takes no more channels just now is an answer
+            client.open_session(timeout=2 * self._alive).close()
 
     def _session(self) -> Any:
         """Open a channel; where sshd allows fewer than we take it to, wait for one of ours to end."""
@@ -205,7 +228,7 @@ class ParamikoTransport(RemoteTransport):
             try:
                 return client.open_session(window_size=1 << 24, timeout=_OPEN)
             except paramiko.ChannelException as error:
-                if error.code not in (1, 4) or number == 7:  # prohibited, short of resources: RFC 4254, 5.1
+                if error.code not in (1, 2, 4) or number == 7:  # prohibited, failed, short of resources: RFC 4254, 5.1
                     raise
                 time.sleep(0.1 * 2**number)
         raise LineBrokenError(f"{self.host}: no channel")
@@ -235,8 +258,11 @@ def _send(channel: Any, feed: Iterable[bytes], errors: list[BaseException]) -> N
             channel.shutdown_write() if isinstance(error, (OSError, EOFError)) else channel.close()
 
 
-def _receive(channel: Any, out: Callable[[bytes], object], err: Callable[[bytes], object], deadline: float | None) -> None:
-    """Take both streams in until the other side closes them; raises TimeoutError."""
+def _receive(
+    channel: Any, out: Callable[[bytes], object], err: Callable[[bytes], object], deadline: float | None, probe: Callable[[], object], wait: float
+) -> None:  # fmt: skip
+    """Take both streams in until the other side closes them, and see to it that it still is there; raises TimeoutError."""
+    quiet = time.monotonic()
     wake = threading.Event()
     channel.in_buffer.set_event(wake)
     channel.in_stderr_buffer.set_event(wake)
@@ -249,7 +275,9 @@ def _receive(channel: Any, out: Callable[[bytes], object], err: Callable[[bytes]
         while channel.recv_stderr_ready():
             err(channel.recv_stderr(1 << 20))
             idle = False
-        if idle:
+        if not idle:
+            quiet = time.monotonic()
+        else:
             if channel.eof_received or channel.closed:
                 if not channel.recv_ready() and not channel.recv_stderr_ready():
                     return
@@ -257,4 +285,7 @@ def _receive(channel: Any, out: Callable[[bytes], object], err: Callable[[bytes]
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError
+            if time.monotonic() - quiet > wait:
+                probe()
+                quiet = time.monotonic()
             wake.wait(1.0 if left is None else min(left, 1.0))
