@@ -15,7 +15,7 @@ from clusterjob.monitor import Monitor
 from clusterjob.status import Status
 from clusterjob.store import Record
 from clusterjob.submission import run_local
-from clusterjob.transport.hosts import folder
+from clusterjob.transport.hosts import make_folder
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ def bring(monitor: Monitor, records: list[Record]) -> None:
 def _alone(place: str) -> Iterator[None]:
     """Let one process of this machine fetch from a place at a time."""
     try:
-        folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(folder() / f"{place}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(make_folder() / f"{place}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError:  # nowhere to lock: fetched twice at the worst
         yield
         return

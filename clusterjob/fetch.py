@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import posixpath
 import random
@@ -28,9 +29,12 @@ from clusterjob.transport.progress import Progress
 
 _LARGE = 8 << 20  # bytes from which on a file travels by itself
 _PORTION = 32 << 20  # bytes of small files that travel together
-_NAMES = 2000  # files that travel together
+_NAMES = 1000  # files that travel together
+_ROOTS = 500  # files and folders that one command looks for
 _WAITS = (0.2, 1.0, 4.0)  # s before a broken line is tried again
 _LINE = re.compile(r"(-\S+)\s+\d+\s+\S+\s+\S+\s+(\d+)\s+\S+\s+\S+\s+\S+ \./(.*)")  # of ls -n: mode, size, name
+_SUM = re.compile(r"(\\?)([0-9a-f]{64})  \./(.*)")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,46 +61,55 @@ class Order:
 def list_files(transport: Transport, orders: Sequence[Order], sums: bool = False) -> list[list[list[RemoteFile]]]:
     """Return for each order, and each of its patterns, the files there are; one round trip. Raises :class:`CommandError`."""
     mark = new_mark()
-    lines = ["export LC_ALL=C", 'cj_tool=$(command -v sha256sum || command -v shasum); case $cj_tool in *shasum) cj_tool="$cj_tool -a 256" ;; esac']
+    base = posixpath.commonpath([order.workdir for order in orders])
+    folders: dict[str, list[int]] = {}
     for number, order in enumerate(orders):
-        lines.append(f"printf '\\n%s\\n' {mark}:enter-{number}; cd {shlex.quote(order.workdir)} && echo yes || cd /")
-        for place, (pattern, _) in enumerate(order.wanted):
-            hidden = r"\( -name .clusterjob-runs -o -name '.clusterjob-part-*' \) -prune -o"
-            find = f"find -L {find_roots(pattern)} {hidden} -type f -exec"
-            lines.append(f"printf '\\n%s\\n' {mark}:files-{number}-{place}; {find} ls -ldLn {{}} + 2>/dev/null")
-            if sums:
-                lines.append(f"printf '\\n%s\\n' {mark}:sums-{number}-{place}; [ -z \"$cj_tool\" ] || {find} $cj_tool {{}} + 2>/dev/null")
+        folders.setdefault(posixpath.relpath(order.workdir, base), []).append(number)
+    roots = list(dict.fromkeys(find_roots(pattern, folder) for folder, numbers in folders.items() for number in numbers
+                               for pattern, _ in orders[number].wanted))  # fmt: skip
+    lines = ["export LC_ALL=C", f"cd {shlex.quote(base)} || exit", "cj_sums="]
+    if sums:
+        lines.append('cj_tool=$(command -v sha256sum || command -v shasum); case $cj_tool in *shasum) cj_tool="$cj_tool -a 256" ;; esac')
+        lines.append('[ -z "$cj_tool" ] || cj_sums="-exec $cj_tool {} +"')
+    lines.append(f"printf '\\n%s\\n' {mark}:files")
+    for start in range(0, len(roots), _ROOTS):
+        hidden = r"\( -name .clusterjob-runs -o -name '.clusterjob-part-*' \) -prune -o"
+        lines.append(f"find -L {' '.join(roots[start : start + _ROOTS])} {hidden} -type f -exec ls -ldLn {{}} + $cj_sums 2>/dev/null")
     lines.append(f"printf '\\n%s\\n' {mark}:done")
     done = transport.run("\n".join(lines))
     parts = split(done.stdout, mark)
-    if "done" not in parts:
+    if "done" not in parts and "files" in parts:
         raise CommandError("the files of jobs could not be listed", exit_code=done.exit_code, stderr=done.stderr)
-    found = []
-    for number, order in enumerate(orders):
-        entered = parts[f"enter-{number}"].startswith("yes")
-        found.append([_listed(order, pattern, parts, f"{number}-{place}") if entered else [] for place, (pattern, _) in enumerate(order.wanted)])
+    return _assigned(orders, folders, _listed(parts.get("files", "")))
+
+
+def _listed(text: str) -> list[RemoteFile]:
+    """Read what ls and sha256sum say; names are relative to the folder they were asked in."""
+    sums: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    for line in text.splitlines():
+        if match := _LINE.fullmatch(line):
+            sizes[match[3]] = int(match[2])
+        elif match := _SUM.fullmatch(line):
+            sums[match[3].replace("\\\\", "\\") if match[1] else match[3]] = match[2]  # coreutils writes odd names so
+    if odd := [name for name in sizes if sums and name not in sums]:  # a line break in a name, or a file that cannot be read
+        _log.warning("%d files cannot be read or have odd names, the first: %r", len(odd), odd[0])
+    return [RemoteFile(posixpath.normpath(name), size, sums.get(name, "")) for name, size in sizes.items() if not sums or name in sums]
+
+
+def _assigned(orders: Sequence[Order], folders: dict[str, list[int]], files: Sequence[RemoteFile]) -> list[list[list[RemoteFile]]]:
+    """Give each file to the orders whose workdir it is in, and there to the patterns that it matches."""
+    found: list[list[list[RemoteFile]]] = [[[] for _ in order.wanted] for order in orders]
+    for file in sorted(files, key=lambda file: file.path):
+        folder = file.path
+        while folder:
+            folder = posixpath.dirname(folder)
+            path = file.path.removeprefix(f"{folder}/") if folder else file.path
+            for number in folders.get(folder or ".", ()):
+                for place, (pattern, _) in enumerate(orders[number].wanted):
+                    if matches(pattern, path):
+                        found[number][place].append(RemoteFile(path, file.size, file.digest))
     return found
-
-
-def _listed(order: Order, pattern: str, parts: dict[str, str], place: str) -> list[RemoteFile]:
-    sums = {}
-    for line in parts.get(f"sums-{place}", "").splitlines():
-        digest, _, name = line.partition("  ./")
-        if digest.startswith("\\"):  # coreutils writes odd names so
-            digest, name = digest[1:], name.replace("\\\\", "\\")
-        sums[name] = digest
-    found = []
-    for line in parts[f"files-{place}"].splitlines():
-        match = _LINE.fullmatch(line)
-        if match is None:
-            order.error = order.error or f"a file name in {order.workdir} cannot be read: {line!r}"
-        elif matches(pattern, path := _plain(match[3])):
-            found.append(RemoteFile(path, int(match[2]), sums.get(match[3], "")))
-    return sorted(found, key=lambda file: file.path)
-
-
-def _plain(path: str) -> str:
-    return posixpath.normpath(path)
 
 
 @dataclass

@@ -120,11 +120,12 @@ def check_outputs(files: Files) -> list[list[str]]:
     return found
 
 
-def find_roots(pattern: str) -> str:
-    """Return shell words that name, in the workdir, what a pattern stands for and perhaps more: shells differ in what a character is."""
+def find_roots(pattern: str, folder: str) -> str:
+    """Return shell words that name, in a folder, what a pattern stands for and perhaps more: shells differ in what a character is."""
+    place = "./" if folder == "." else f"./{folder}/"
     if "**" in pattern:
-        return shlex.quote(f"./{fixed(pattern)}".rstrip("/") or ".")
-    return "./" + "".join("*" if _WILD.fullmatch(part) else shlex.quote(part) for part in _WILD.split(pattern) if part)
+        return shlex.quote(f"{place}{fixed(pattern)}".rstrip("/"))
+    return shlex.quote(place) + "".join("*" if _WILD.fullmatch(part) else shlex.quote(part) for part in _WILD.split(pattern) if part)
 
 
 def fixed(pattern: str) -> str:

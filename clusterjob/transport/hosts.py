@@ -22,6 +22,14 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "clusterjob" / "hosts"
 
 
+def make_folder() -> Path:
+    """Make the folder, for its owner only."""
+    path = folder()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.mkdir(exist_ok=True, mode=0o700)
+    return path
+
+
 class Host:
     """One host's file. Where it cannot be written everything works but for what it is for, between processes."""
 
@@ -77,7 +85,7 @@ class Host:
     @contextlib.contextmanager
     def _changed(self) -> Iterator[dict[str, Any]]:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder()
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError:
             yield {"logins": self._own}

@@ -191,20 +191,21 @@ def _archive(items: Sequence[_Item], base: str, part: str, finish: str, progress
             folder = posixpath.join(folder, part)
         info = tarfile.TarInfo(posixpath.join(".", folder, name))
         info.size, info.mtime, info.mode = item.size, int(time.time()), _mode(item.file)
-        yield from packer.pack(_header(info), 6)
+        head = _header(info)
         left = item.size
         for block in _blocks(item.file, 0):
             left -= len(block)
-            yield from packer.pack(block, 6 if item.size < 1 << 16 else _level(block))
+            yield from packer.pack(head + block, _level(block))
             progress.add(len(block))
+            head = b""
         if left:
             raise CommandError(f"{item.file.content} changed while it was read")
-        yield from packer.pack(b"\0" * (-item.size % tarfile.BLOCKSIZE), 6)
+        yield from packer.pack(head + b"\0" * (-item.size % tarfile.BLOCKSIZE))
     if finish:
         text = finish.encode("utf-8", "surrogateescape")
         info = tarfile.TarInfo(f"./{part}.sh")
         info.size, info.mode = len(text), 0o600
-        yield from packer.pack(_header(info) + text + b"\0" * (-len(text) % tarfile.BLOCKSIZE), 6)
+        yield from packer.pack(_header(info) + text + b"\0" * (-len(text) % tarfile.BLOCKSIZE))
     yield from packer.pack(b"\0" * tarfile.RECORDSIZE, 6)
     yield packer.end()
 
@@ -235,22 +236,25 @@ def _blocks(file: Upload, offset: int) -> Iterator[bytes]:
 def _level(block: bytes) -> int:
     """Return how hard to squeeze: not at all what hardly shrinks."""
     sample = block[: 1 << 14]
-    return 1 if len(zlib.compress(sample, 1)) < 0.7 * len(sample) else 0
+    if len(zlib.compress(sample, 1)) > 0.7 * len(sample):
+        return 0
+    return 6 if len(block) < 1 << 16 else 1
 
 
 class _Packer:
     """Makes a gzip file of members, one after the other, each with a level of its own: RFC 1952, 2.2."""
 
     def __init__(self) -> None:
-        self._level = -1
+        self._level, self._used = 6, False
         self._member = zlib.compressobj(6, zlib.DEFLATED, 31)
         self._waiting = io.BytesIO()
 
-    def pack(self, data: bytes, level: int) -> Iterator[bytes]:
-        if level != self._level:
-            if self._level >= 0:
+    def pack(self, data: bytes, level: int | None = None) -> Iterator[bytes]:
+        if level not in (None, self._level):
+            if self._used:
                 self._waiting.write(self._member.flush())
             self._member, self._level = zlib.compressobj(level, zlib.DEFLATED, 31), level
+        self._used = True
         self._waiting.write(self._member.compress(data))
         if self._waiting.tell() > 1 << 16:
             yield self._taken()

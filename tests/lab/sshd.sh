@@ -14,6 +14,7 @@
 #   account  logs in with                                      shell
 #   lab      key; is root under another name                   bash, with a banner in .bashrc
 #   labcsh   key; is root under another name                   tcsh, with a banner and a prompt in .cshrc
+#   quiet    key; is root under another name                   sh, which prints nothing: scp cannot do with a banner
 #   labfish  key; is root under another name                   fish, with a banner in config.fish
 #   password password "let me in"                              sh
 #   otp      keyboard-interactive: password, one-time code     sh
@@ -43,6 +44,7 @@ ssh_accounts() {
 lab 0 /bin/bash
 labcsh 0 /bin/tcsh
 labfish 0 /usr/bin/fish
+quiet 0 /bin/sh
 password 30001 /bin/sh
 otp 30002 /bin/sh
 both 30003 /bin/sh
@@ -109,6 +111,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 AuthorizedKeysFile .ssh/authorized_keys
 StrictModes no
+Subsystem sftp internal-sftp
 LogLevel VERBOSE
 SetEnv CLUSTERJOB_SPOOL_CORES=16
 Match User password
