@@ -17,22 +17,23 @@ def ask(host: str, question: str, echo: bool = False) -> str:
     """Ask, and return the answer. Raises :class:`LoginError` where nobody can be asked."""
     text = question.strip() or "Password:"
     text = f"[{host}] {text} "
+    nobody = LoginError(
+        f"{host} asks {question.strip()!r}, and there is nobody to answer.",
+        hint="Log in from a terminal or a notebook. With 'transport = openssh' in the profile, 'clusterjob connect PROFILE' "
+        "logs in once for all programs.",
+    )
     if prompt is not None:
         return prompt(text, echo)
     if threading.current_thread() is not threading.main_thread() or not somebody_is_there():
-        raise LoginError(
-            f"{host} asks {question.strip()!r}, and there is nobody to answer.",
-            hint="Log in from a terminal or a notebook. With 'transport = openssh' in the profile, 'clusterjob connect PROFILE' "
-            "logs in once for all programs.",
-        )
+        raise nobody
     try:
         if echo:
             return input(text)
         import getpass
 
         return getpass.getpass(text)
-    except EOFError:
-        raise LoginError(f"{host} asks {question.strip()!r}, and got no answer") from None
+    except (EOFError, NotImplementedError):  # the latter where a notebook is run by a program
+        raise nobody from None
 
 
 def somebody_is_there() -> bool:

@@ -27,7 +27,7 @@ def test_killed_at_every_step(cluster: Flavour) -> None:
     everything_ran_once(len(steps) * COUNT)
 
 
-@on("local", "slurm", "sge")
+@on("local", "slurm", "sge", "slurm@ssh")
 def test_killed_at_random_moments(cluster: Flavour) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")

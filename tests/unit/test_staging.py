@@ -104,7 +104,7 @@ NAMES = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_chara
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(NAMES, min_size=1, max_size=3), min_size=1, max_size=5), st.data())
 def test_files_of_any_name_come_back(tmp_path: Path, names: list[list[str]], data: st.DataObject) -> None:
     """Whatever the names: what is named by itself, and what a pattern finds, arrives under its name, and nothing is executed."""
