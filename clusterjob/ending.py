@@ -40,13 +40,15 @@ def bring(monitor: Monitor, records: list[Record]) -> None:
         stored = monitor.store.by_tokens(record.token for record in records)
         for record in records:  # another process may have been quicker
             record.outputs = stored[record.token].outputs if record.token in stored else record.outputs
-        due = [record for record in records if record.outputs == "due"]
+        due = [record for record in records if record.outputs == "due"][: monitor.most]
         if not due:
             return
         orders = [Order(record.workdir, record.spec["outputs"], Path(record.spec["into"])) for record in due]
         try:
             fetch(monitor.scheduler.transport, orders)
+            monitor.went_well(len(due), True)
         except TransportError as error:
+            monitor.went_well(len(due), False)
             monitor.fetch_at = monitor.clock() + monitor.scheduler.backend.limits["poll_interval"]
             _log.warning("outputs could not be fetched yet: %s", str(error).partition("\n")[0])
             return

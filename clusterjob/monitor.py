@@ -30,6 +30,7 @@ from clusterjob.verdict import Evidence, judge
 _log = logging.getLogger(__name__)
 _SLACK = 120.0  # s by which the clocks of the scheduler and its login node may differ
 _GROWTH = 1.5
+_MANY, _FEW = 100_000, 20
 _WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
 
 
@@ -49,6 +50,7 @@ class Monitor:
         self._last = 0.0
         self._due = 0.0
         self.fetch_at = 0.0  # outputs are not fetched before: the line was broken
+        self.most = _MANY  # ended jobs that are asked about, or fetched from, at once: fewer where that takes longer than the line holds
         self._interval = scheduler.backend.limits["first_poll"]
         self._lock = threading.RLock()
 
@@ -181,7 +183,10 @@ class Monitor:
         return changed
 
     def _settle(self, open_tasks: Sequence[tuple[Record, int | None, Task, Answer | None]], listing: Listing, changed: list[Record]) -> None:
+        if len(open_tasks) > self.most:  # any of them: some may stay open for long
+            open_tasks = [open_tasks[number] for number in sorted(random.sample(range(len(open_tasks)), self.most))]
         findings = self._ask_ended([(record, index) for record, index, _, _ in open_tasks])
+        self.went_well(len(open_tasks), not findings.unreadable.issuperset(record.runs for record, _, _, _ in open_tasks))
         if findings.history.error:
             self.error = findings.history.error
         for record, index, task, answer in open_tasks:
@@ -195,6 +200,13 @@ class Monitor:
                 history_asked=findings.history.asked, history_exists=self.scheduler.accounting,
             )  # fmt: skip
             _replace(record, index, judge(self.scheduler.backend, record, task, evidence), changed)
+
+    def went_well(self, count: int, well: bool) -> None:
+        """Learn from an exchange about ``count`` jobs how many the line bears at once."""
+        if not well:
+            self.most = max(_FEW, count // 2)
+        elif count >= self.most:
+            self.most = min(_MANY, 2 * self.most)
 
     def _ask_ended(self, places: Sequence[tuple[Record, int | None]]) -> Findings:
         runs: dict[str, list[str]] = {}
