@@ -344,12 +344,17 @@ def monitor_at(store: Store, place: str) -> Monitor | None:
     return _monitors.get((store.url, place))
 
 
-def monitor_for(store: Store, reference: dict[str, Any], resume: Resume) -> Monitor:
-    """Return the monitor of a store's jobs on the scheduler that ``reference`` names; one a process. ``resume`` finishes open submissions."""
+def monitor_for(store: Store, reference: dict[str, Any], resume: Resume, latest: bool = False) -> Monitor:
+    """Return the monitor of a store's jobs on the scheduler that ``reference`` names; one a process. ``resume`` finishes open submissions.
+
+    With ``latest`` it goes the way that ``reference`` has to its host from now on.
+    """
     scheduler = scheduler_for(reference)
     place = place_of(reference)
     with _registry:
         monitor = _monitors.get((store.url, place))
         if monitor is None:
             monitor = _monitors[store.url, place] = Monitor(store, scheduler, resume, place)
+        if latest:
+            monitor.scheduler = scheduler
         return monitor

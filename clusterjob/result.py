@@ -326,7 +326,7 @@ def submit_prepared(store: Store, records: Sequence[Record], again: Any) -> list
     errors = []
     for positions in groups.values():
         members = [records[position] for position in positions]
-        monitor = monitor_for(store, members[0].spec["backend"], resume)
+        monitor = monitor_for(store, members[0].spec["backend"], resume, latest=True)
         winners, refused = submit_records(store, monitor.scheduler, members, again)
         gone = {record.token for record, _ in refused}
         for position, winner in zip(positions, winners, strict=True):

@@ -30,8 +30,9 @@ def submission_script(backend: Backend, command: str, tickets: Sequence[Ticket],
     workers = max(1, min(int(backend.limits["submit_parallel"]), len(tickets)))
     lines = [
         scrub(backend),
-        # in memory where that is to be had: two files a job on a disk cost more than all the rest
-        "cj_tmp=$(mktemp -d /dev/shm/clusterjob.XXXXXX 2>/dev/null || mktemp -d) || exit 96; trap 'rm -rf \"$cj_tmp\"; cj_unlock' EXIT",
+        # in memory where that is to be had: two files a job on a disk cost more than all the rest. Nobody may be listening any more at the
+        # end: that must not keep it from tidying up (a caught signal is none for what is started here, an ignored one would be)
+        "cj_tmp=$(mktemp -d /dev/shm/clusterjob.XXXXXX 2>/dev/null || mktemp -d) || exit 96; trap 'rm -rf \"$cj_tmp\"; cj_unlock' EXIT; trap : PIPE",
         "cj_us=$(printf '\\037'); cj_began=$(date +%s)",
         *_locks(dict.fromkeys(ticket.runs for ticket in tickets)),
         "cj_submit() {",

@@ -22,7 +22,7 @@ from pathlib import Path
 from clusterjob.errors import HostKeyError, LineBrokenError, LoginError, TransportError
 from clusterjob.transport import ask
 from clusterjob.transport.remote import RemoteTransport
-from clusterjob.transport.route import find_hop, parse_remote, ssh_options
+from clusterjob.transport.route import parse_remote, ssh_options
 
 _KEEP = "10m"  # after the last command
 _NO_LOGIN = re.compile(r"Permission denied|Too many authentication failures|authentication methods|keyboard-interactive", re.IGNORECASE)
@@ -42,7 +42,7 @@ class OpenSshTransport(RemoteTransport):
         self._checked = 0.0
 
     def route(self) -> str:
-        return f"{find_hop(self.host, self.config)} by ssh{', over a master of the user' if self._socket == [] else ''}"
+        return f"{self._hop()} by ssh{', over a master of the user' if self._socket == [] else ''}"
 
     def connected(self) -> bool:
         return self._socket is not None
@@ -71,7 +71,8 @@ class OpenSshTransport(RemoteTransport):
 
     def _living(self) -> list[str] | None:
         """Return the options that lead to a living master: ours, else the user's."""
-        for options in (["-S", self._own], []):
+        own = [["-S", self._own]] if os.path.exists(self._own) else []
+        for options in [*own, *([[]] if self._hop().masters else [])]:
             done = self._ssh([*options, "-O", "check"], timeout=10)
             if done is not None and done.returncode == 0:
                 return options
@@ -90,7 +91,7 @@ class OpenSshTransport(RemoteTransport):
         """Start a master of our own; it goes to the background once it is logged in."""
         with contextlib.suppress(OSError):
             os.unlink(self._own)  # of a master that is gone
-        hop = find_hop(self.host, self.config)
+        hop = self._hop()
         options = ["-S", self._own, "-o", "ControlMaster=yes", "-o", f"ControlPersist={keep}", "-N", "-f", "-T", "-a", "-x"]
         options += ["-o", "ForwardX11=no", "-o", "ClearAllForwardings=yes", "-o", "PermitLocalCommand=no", "-o", "RequestTTY=no"]
         options += ["-o", f"ServerAliveInterval={int(hop.alive)}", "-o", "ServerAliveCountMax=3", "-o", f"ConnectTimeout={int(hop.connect_timeout)}"]

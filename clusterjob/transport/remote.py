@@ -20,6 +20,7 @@ from typing import TypeVar
 from clusterjob.errors import CommandError, LineBrokenError, TransportError
 from clusterjob.transport.base import Completed, Upload
 from clusterjob.transport.hosts import Host
+from clusterjob.transport.route import Hop, find_hop
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class RemoteTransport(ABC):
         self._slots = threading.BoundedSemaphore(CHANNELS)
         self._opening = threading.RLock()
         self._suspect = False  # a command did not answer: the line may be dead
+        self._found: Hop | None = None
         self._ever = False  # there was a connection once: what cannot be reached now is a broken line
 
     # -- what a way to a host provides ------------------------------------------------------------------------------
@@ -62,6 +64,12 @@ class RemoteTransport(ABC):
     @abstractmethod
     def _open(self) -> None:
         """Make the connection. Raises :class:`LineBrokenError`, :class:`LoginError`."""
+
+    def _hop(self) -> Hop:
+        """What the user's ssh configuration says about the host; read anew for each login."""
+        if self._found is None:
+            self._found = find_hop(self.host, self.config)
+        return self._found
 
     def _find(self) -> bool:
         """Look for a connection that somebody else made; it costs no login."""
@@ -126,6 +134,7 @@ class RemoteTransport(ABC):
             if not self.connected() and not self._find():
                 self.state.admit()
                 self.connections += 1
+                self._found = None
                 self._open()
                 self._logged_in()
 

@@ -40,6 +40,7 @@ class Hop:
     prompts: int = 3
     connect_timeout: float = 20.0  # s
     alive: float = 15.0  # s between signs of life
+    masters: bool = False  # the user shares connections to it: ControlPath
     command: str = ""  # ProxyCommand, filled in
     jumps: tuple[str, ...] = ()  # the hosts on the way, the nearest first
 
@@ -75,7 +76,8 @@ def find_hop(remote: str, config: str = "") -> Hop:
         identities_only=first.get("identitiesonly") == "yes", agent=_agent(first.get("identityagent", "")),
         known_hosts=tuple(os.path.expanduser(path) for path in known.split() if path != "none"),
         key_alias=_given(first, "hostkeyalias"), methods=tuple(preferred or methods), connect_timeout=float(timeout or 20),
-        alive=alive or 15.0, command=command, jumps=() if command else tuple(filter(None, _given(first, "proxyjump").split(","))),
+        alive=alive or 15.0, masters=bool(_given(first, "controlpath")), command=command,
+        jumps=() if command else tuple(filter(None, _given(first, "proxyjump").split(","))),
     )  # fmt: skip
 
 

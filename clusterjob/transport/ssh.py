@@ -43,7 +43,7 @@ class ParamikoTransport(RemoteTransport):
         self._refused: LoginError | None = None
 
     def route(self) -> str:
-        hop = find_hop(self.host, self.config)
+        hop = self._hop()
         if hop.command:
             return f"{hop} by ProxyCommand {hop.command}"
         return " -> ".join([*(str(find_hop(jump, self.config)) for jump in hop.jumps), str(hop)])
@@ -63,7 +63,7 @@ class ParamikoTransport(RemoteTransport):
             raise self._refused
         self._drop()
         try:
-            self._client = self._reach(find_hop(self.host, self.config))
+            self._client = self._reach(self._hop())
         except LoginError as error:
             self._refused = error  # asked again by login() alone: hosts lock out who knocks too often
             self._drop()

@@ -225,7 +225,7 @@ def _blocks(file: Upload, offset: int) -> Iterator[bytes]:
         yield file.content.encode("utf-8", "surrogateescape")
         return
     try:
-        with file.content.open("rb") as source:
+        with open(file.content, "rb", buffering=0) as source:
             source.seek(offset)
             while block := source.read(_BLOCK):
                 yield block
