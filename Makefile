@@ -3,7 +3,7 @@
 # make unit    the quick tests alone
 # make lab     start the real schedulers and leave them running (make lab-down stops them)
 # make docs    build the documentation into docs/_build
-# make bench   the benchmarks; the ones that need Slurm start the lab
+# make bench   the benchmarks; the ones that need Slurm or sshd start the lab
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -59,7 +59,13 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/records.py
 	$(BIN)/python benchmarks/stores.py
 	$(BIN)/python benchmarks/imports.py
-	@if [ "$$(id -u)" = 0 ]; then $(MAKE) lab && for name in slurm protocol; do nsenter --net=/run/netns/clusterjob-lab $(BIN)/python benchmarks/$$name.py; done; else echo "benchmarks/slurm.py and protocol.py need the lab, which needs root"; fi
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) lab $(VENV)/peers/bin/pysqa && for name in slurm protocol ssh; do nsenter --net=/run/netns/clusterjob-lab $(BIN)/python benchmarks/$$name.py; done; else echo "benchmarks/slurm.py, protocol.py and ssh.py need the lab, which needs root"; fi
+
+# other projects that the benchmarks measure beside this one, apart from it
+$(VENV)/peers/bin/pysqa: | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip install -q --disable-pip-version-check 'pysqa[remote]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache

@@ -40,7 +40,10 @@ began = time.perf_counter()
 for number in range(count):
     folder = f"{work}/{number}"
     os.makedirs(folder)
-    assert queue.submit_job(queue="main", job_name=f"peer{number}", working_directory=folder, cores=1, command="true") > 0
+    # 1.1.1 runs what is given as the command over there: its own line for a submission
+    asked = dict(queue="main", job_name=f"peer{number}", working_directory=queue._adapter._get_remote_working_dir(folder), cores=1)
+    line = queue._adapter._submit_command(**asked, command_str="true")
+    assert queue.submit_job(working_directory=folder, command=line) > 0
 print(json.dumps(time.perf_counter() - began))
 """
 

@@ -206,7 +206,7 @@ class Monitor:
         if not well:
             self.most = max(_FEW, count // 2)
         elif count >= self.most:
-            self.most = min(_MANY, 2 * self.most)
+            self.most = min(_MANY, self.most + self.most // 4)
 
     def _ask_ended(self, places: Sequence[tuple[Record, int | None]]) -> Findings:
         runs: dict[str, list[str]] = {}

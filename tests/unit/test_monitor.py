@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clusterjob import AsyncResult, JobScript, Reason, Status, submit, wait
-from clusterjob.errors import CommandError, SubmissionError, TransportError
+from clusterjob import AsyncResult, JobScript, Reason, Status, fetch, submit, wait
+from clusterjob.backend import load_backend
+from clusterjob.errors import CommandError, LineBrokenError, SubmissionError, TransportError
 from clusterjob.monitor import Monitor
 from clusterjob.script import current_store
+from clusterjob.shell import Ticket, submission_script
 from clusterjob.store import Phase
 from clusterjob.transport import LocalTransport
 
@@ -407,3 +410,72 @@ def test_staleness_is_shared() -> None:
     other.refresh()
     assert other.stale_since == since
     assert his.status == Status.PENDING
+
+
+def test_a_line_that_bears_only_short_answers_is_asked_for_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred jobs have ended; what asks about more than thirty breaks."""
+    results = submit([job(str(number), submit="echo $$") for number in range(100)])
+    for result in results:
+        ended(result, 0)
+    listed()
+    run = LocalTransport.run
+    asked: list[int] = []
+
+    def weak(self: LocalTransport, script: str, timeout: float | None = None) -> Any:
+        count = script.count(".exit")
+        asked.append(count)
+        if count > 30:
+            raise TransportError("the line dropped")
+        return run(self, script, timeout)
+
+    monkeypatch.setattr(LocalTransport, "run", weak)
+    monitor = results[0].monitor
+    for _ in range(20):
+        monitor.refresh(force=True)
+    assert {result.record.status for result in results} == {Status.COMPLETED}
+    assert asked[:4] == [0, 100, 0, 50]
+    assert len([count for count in asked if count > 30]) < 6
+
+
+def test_outputs_that_could_not_come_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = job("o", "echo x > out; cat out", submit="echo 41")
+    made.outputs = ["far/out"]
+    made.workdir = "there"
+    made.rootdir = str(Path.cwd() / "root")
+    Path("root/there/far").mkdir(parents=True)
+    Path("root/there/far/out").write_text("x")
+    result = made.submit()
+    Path(result.record.runs).mkdir(parents=True, exist_ok=True)
+    ended(result, 0)
+    listed()
+    stream = LocalTransport.stream
+    monkeypatch.setattr(fetch, "_WAITS", ())
+
+    def broken(self: LocalTransport, script: str, sink: Any, timeout: float | None = None) -> Any:
+        raise LineBrokenError("the line dropped")
+
+    monkeypatch.setattr(LocalTransport, "stream", broken)
+    assert not result.wait(0.5)
+    assert result.status == Status.COMPLETED
+    assert result.record.outputs == "due"
+    assert not Path("there").exists()
+    monkeypatch.setattr(LocalTransport, "stream", stream)
+    assert result.wait(5)
+    assert result.get() == Status.COMPLETED
+    assert Path("there/far/out").read_text() == "x"
+
+
+def test_a_submission_whose_listener_is_gone_tidies_up(tmp_path: Path) -> None:
+    backend = load_backend("slurm")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    script = submission_script(backend, "sleep 0.2; echo 7", [Ticket("token", str(tmp_path), str(runs), "x")], "mark")
+    (tmp_path / "tmp").mkdir()
+    script = script.replace("/dev/shm/clusterjob.XXXXXX", f"{tmp_path}/tmp/clusterjob.XXXXXX")
+    process = subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.wait(20)
+    assert (runs / "receipts").read_text().startswith("=token 0 7")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert [path.name for path in runs.iterdir()] == ["receipts"]
