@@ -413,7 +413,7 @@ def test_staleness_is_shared() -> None:
 
 
 def test_a_line_that_bears_only_short_answers_is_asked_for_those(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred jobs have ended; what asks about more than thirty breaks."""
+    """Forty jobs have ended; what asks about more than twenty-four breaks."""
     results = submit([job(str(number), submit="echo $$") for number in range(100)])
     for result in results:
         ended(result, 0)
@@ -424,17 +424,17 @@ def test_a_line_that_bears_only_short_answers_is_asked_for_those(monkeypatch: py
     def weak(self: LocalTransport, script: str, timeout: float | None = None) -> Any:
         count = script.count(".exit")
         asked.append(count)
-        if count > 30:
+        if count > 24:
             raise TransportError("the line dropped")
         return run(self, script, timeout)
 
     monkeypatch.setattr(LocalTransport, "run", weak)
     monitor = results[0].monitor
-    for _ in range(20):
+    for _ in range(12):
         monitor.refresh(force=True)
     assert {result.record.status for result in results} == {Status.COMPLETED}
-    assert asked[:4] == [0, 100, 0, 50]
-    assert len([count for count in asked if count > 30]) < 6
+    assert asked[:2] == [0, 40]
+    assert len([count for count in asked if count > 24]) < 6
 
 
 def test_outputs_that_could_not_come_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
