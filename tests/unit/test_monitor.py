@@ -414,7 +414,7 @@ def test_staleness_is_shared() -> None:
 
 def test_a_line_that_bears_only_short_answers_is_asked_for_those(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty jobs have ended; what asks about more than twenty-four breaks."""
-    results = submit([job(str(number), submit="echo $$") for number in range(100)])
+    results = submit([job(str(number), submit="echo $$") for number in range(40)])
     for result in results:
         ended(result, 0)
     listed()
