@@ -50,7 +50,10 @@ def bring(monitor: Monitor, records: list[Record]) -> None:
         except TransportError as error:
             monitor.went_well(len(due), False)
             monitor.fetch_at = monitor.clock() + monitor.scheduler.backend.limits["poll_interval"]
-            _log.warning("outputs could not be fetched yet: %s", str(error).partition("\n")[0])
+            words = str(error).partition("\n")[0]
+            if words != monitor.fetch_error:  # once, not with every poll
+                _log.warning("outputs could not be fetched yet: %s", words)
+            monitor.fetch_error = words
             return
         except CommandError as error:
             for order in orders:

@@ -50,6 +50,7 @@ class Monitor:
         self._last = 0.0
         self._due = 0.0
         self.fetch_at = 0.0  # outputs are not fetched before: the line was broken
+        self.fetch_error = ""
         self.most = _MANY  # ended jobs that are asked about, or fetched from, at once: fewer where that takes longer than the line holds
         self._interval = scheduler.backend.limits["first_poll"]
         self._lock = threading.RLock()

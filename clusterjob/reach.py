@@ -49,7 +49,7 @@ def connect(target: str, keep: str = "12h") -> str:
     if isinstance(way, LocalTransport):
         return "this machine"
     way.login(keep)
-    way.run("true", 60)
+    way.learn_home()
     return str(way.route())
 
 
@@ -61,7 +61,7 @@ def survey(store: Store, offline: bool = False) -> list[Reached]:
         if record.host:
             jobs[record.host] = jobs.get(record.host, 0) + (not record.finished)
             references.setdefault(record.host, record.spec["backend"])
-    logins = {str(item["host"]): item for item in known_hosts()}
+    logins = {str(item["host"]): item for item in sorted(known_hosts(), key=lambda item: item.get("connected") or 0)}
 
     def look(host: str) -> Reached:
         seen = logins.get(host, {})

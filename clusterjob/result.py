@@ -229,6 +229,8 @@ class AsyncResult:
         """
         if not follow:
             return logs.read(self.monitor.scheduler, self.record, stream, index, lines)
+        if self.record.tasks is not None and index is None:
+            raise SettingsError(f"job {self.name!r} is an array: say with index which of its logs to follow")
         return self._follow(logs.Follower(self.monitor.scheduler, self.record, stream, index, lines))
 
     def _follow(self, follower: logs.Follower) -> Iterator[str]:

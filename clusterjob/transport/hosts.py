@@ -33,9 +33,10 @@ def make_folder() -> Path:
 class Host:
     """One host's file. Where it cannot be written everything works but for what it is for, between processes."""
 
-    def __init__(self, name: str, limit: int = 10) -> None:
+    def __init__(self, name: str, limit: int = 10, config: str = "") -> None:
         self.name, self.limit = name, limit
-        self.path = folder() / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.json"
+        word = f"{name}\0{config}" if config else name  # another configuration may mean another host by the name
+        self.path = folder() / f"{hashlib.sha256(word.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.json"
         self._own: list[float] = []
         self._home: str | None = None
 

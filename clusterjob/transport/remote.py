@@ -43,7 +43,7 @@ class RemoteTransport(ABC):
 
     def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
         self.host, self.config = host, config  # as the user wrote it; a file in place of ~/.ssh/config
-        self.state = Host(host, limit)
+        self.state = Host(host, limit, config)
         self.trips = self.connections = 0
         self._slots = threading.BoundedSemaphore(CHANNELS)
         self._opening = threading.RLock()
@@ -162,8 +162,12 @@ class RemoteTransport(ABC):
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _home(self) -> str:
-        if self.state.home is None:
+    def learn_home(self) -> None:
+        """Ask for the home folder, also where it is known. Raises :class:`TransportError`, :class:`CommandError`."""
+        self._home(anew=True)
+
+    def _home(self, anew: bool = False) -> str:
+        if anew or self.state.home is None:
             home = self.run('printf "%s\\n" "$HOME"').stdout.strip()
             if not home.startswith("/"):
                 raise CommandError(f"{self.host} does not say where the home folder is", stdout=home)

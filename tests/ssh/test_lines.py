@@ -264,3 +264,27 @@ def test_wait_goes_on_when_the_network_is_back(far: Path, kind: str, tmp_path: P
         assert result.wait(60)
         assert result.get() == Status.COMPLETED
     assert Path("w/out").read_text() == "done\n"
+
+
+def test_a_notebook_whose_jobs_have_ended_needs_no_network(far: Path, tmp_path: Path) -> None:
+    """Run in processes of their own, the second one when the host cannot be reached; the workdir is in the home folder over there."""
+    program = """
+import sys
+from clusterjob import JobScript, submit, wait
+jobs = []
+for number in range(3):
+    jobs.append(JobScript(f"echo {number} > out", f"n{number}", outputs=["out"], workdir=f"offline/{number}"))
+    jobs[-1].read_settings("far.ini")
+results = submit(jobs)
+print([result.get(60).name for result in results], [open(f"offline/{number}/out").read() for number in range(3)])
+print(results[0].monitor.scheduler.transport.connections)
+"""
+    with far_line(far.parent, "noacct", tmp_path) as config:
+        path = Path(profile(far, "ssh", config, "far"))
+        path.write_text(path.read_text().replace(f"rootdir = {Path.cwd()}\n", ""))
+        first = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
+        assert first.returncode == 0, first.stderr
+        assert first.stdout.endswith("\n1\n")
+    second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout == first.stdout.replace("\n1\n", "\n0\n")
