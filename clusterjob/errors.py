@@ -90,7 +90,9 @@ class TransportError(CommandError):
 
 
 class LineBrokenError(TransportError):
-    """The connection broke, or could not be made just now."""
+    """The connection broke, or could not be made. ``passing``: the host is there, and only had too much to do."""
+
+    passing = False
 
 
 class LoginError(TransportError):

@@ -126,7 +126,9 @@ class OpenSshTransport(RemoteTransport):
                 f"{self.host} does not let us in without questions: {last}",
                 hint="Log in once for all programs, in a terminal: clusterjob connect PROFILE (or: clusterjob connect HOST).",
             )
-        return LineBrokenError(f"{self.host} cannot be reached: {last}")
+        broken = LineBrokenError(f"{self.host} cannot be reached: {last}")
+        broken.passing = "kex_exchange_identification" in words  # dropped before the banner: sshd_config(5), MaxStartups
+        return broken
 
     def _drop(self) -> None:
         """Forget the master; the next use looks whether it lives. Others may be using it: it is left to end by itself."""

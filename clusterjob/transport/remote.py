@@ -154,7 +154,7 @@ class RemoteTransport(ABC):
             try:
                 return step()
             except LineBrokenError as error:
-                wait = next(waits, None) if self._ever else None
+                wait = next(waits, None) if self._ever or error.passing else None
                 if wait is None:
                     raise
                 _log.debug("%s: %s; tried again in %.1f s", self.host, error, wait)

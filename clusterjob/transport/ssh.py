@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what goes wrong is raised; paramiko would print it besides
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")  # twice as fast as the others in Python
-_BANNER_TRIES = 3
 _OPEN = 30.0  # s for a channel to open
 _REKEY = 1 << 34  # bytes; paramiko's own bound is half a GB, and each exchange of keys stops the stream. OpenSSH's is 64 GB
 
@@ -115,24 +114,17 @@ class ParamikoTransport(RemoteTransport):
     def _login(self, hop: Hop, line: Any) -> paramiko.Transport:
         import paramiko
 
-        for number in range(_BANNER_TRIES):
-            if line is None:
-                line = self._dial(hop)
-            self._lines.append(line)
-            client = paramiko.Transport(line)
-            self._lines.append(client)
-            self._prefer(client, hop)
-            try:
-                client.start_client(timeout=hop.connect_timeout)
-                break
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                client.close()
-                # a host under load drops connections before it says who it is: sshd_config(5), MaxStartups
-                dropped = "banner" in str(error) or isinstance(error, (OSError, EOFError))
-                if not dropped or number == _BANNER_TRIES - 1 or hop.jumps or hop.command:
-                    raise LineBrokenError(f"{hop}: no SSH connection: {error or type(error).__name__}") from error
-                line = None
-                time.sleep(0.5 * 2**number)
+        line = line if line is not None else self._dial(hop)
+        client = paramiko.Transport(line)
+        self._lines += [line, client]
+        self._prefer(client, hop)
+        try:
+            client.start_client(timeout=hop.connect_timeout)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            broken = LineBrokenError(f"{hop}: no SSH connection: {error or type(error).__name__}")
+            # a host under load drops connections before it says who it is: sshd_config(5), MaxStartups
+            broken.passing = "banner" in str(error) or isinstance(error, (OSError, EOFError))
+            raise broken from error
         hostkeys.check(hop, client.get_remote_server_key())
         try:
             authenticate(client, hop, self._ask)
