@@ -33,6 +33,14 @@ def finish(monitor: Monitor, record: Record) -> None:
         run_epilogue(monitor, record)
 
 
+def want(monitor: Monitor, record: Record, later: Record) -> None:
+    """Take over the outputs that a later submission of the same job names: what was computed once need not run again to be fetched."""
+    wanted, into = later.fetches
+    if wanted and wanted != record.fetches[0]:
+        record.wanted, record.into, record.outputs = wanted, into, "due"
+        monitor.store.write([record])
+
+
 def bring(monitor: Monitor, records: list[Record]) -> None:
     """Fetch the outputs of jobs that have ended; a line that is broken is tried again with the next polls."""
     records = list({record.token: record for record in records}.values())
@@ -43,7 +51,7 @@ def bring(monitor: Monitor, records: list[Record]) -> None:
         due = [record for record in records if record.outputs == "due"][: monitor.most]
         if not due:
             return
-        orders = [Order(record.workdir, record.spec["outputs"], Path(record.spec["into"])) for record in due]
+        orders = [Order(record.workdir, wanted, Path(into)) for record in due for wanted, into in [record.fetches]]
         try:
             fetch(monitor.scheduler.transport, orders)
             monitor.went_well(len(due), True)

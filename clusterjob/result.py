@@ -6,13 +6,12 @@ import json
 import logging
 import os
 import time
-import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from clusterjob import logs
-from clusterjob.ending import finish, settled
+from clusterjob.ending import finish, settled, want
 from clusterjob.errors import (
     ClusterJobError,
     CommandError,
@@ -185,7 +184,7 @@ class AsyncResult:
         """
         if not self.ready():
             raise SubmissionError(f"job {self.name!r} ({self.job_id}) is {self.record.status}; cancel it first")
-        return submit_prepared(self.store, [renewed(self.record)], lambda old: old.finished)[0]
+        return submit_prepared(self.store, [self.record.renewed()], lambda old: old.finished)[0]
 
     def dump(self, path: str | os.PathLike[str]) -> None:
         """Write the record to a file of JSON, with the place of its store."""
@@ -252,7 +251,7 @@ class AsyncResult:
 
         Raises :class:`CommandError`, :class:`SettingsError`.
         """
-        wanted = check_outputs(patterns or [pattern for pattern, _ in self.record.spec.get("outputs", ())] or ["**"])
+        wanted = check_outputs(patterns or [pattern for pattern, _ in self.record.fetches[0]] or ["**"])
         order = Order(self.record.workdir, [(pattern, "") for pattern, _ in wanted], Path())
         found = list_files(self.monitor.scheduler.transport, [order])[0]
         return list({file.path: file for files in found for file in files}.values())
@@ -263,12 +262,11 @@ class AsyncResult:
         They go where the outputs go when the job ends, or into the folder that is given. What is here already is not sent. Raises
         :class:`CommandError` for what cannot be fetched, :class:`SettingsError`.
         """
-        spec = self.record.spec
-        wanted = check_outputs(outputs) if outputs else spec.get("outputs", ())
+        named, place = self.record.fetches
+        wanted = check_outputs(outputs) if outputs else named
         if not wanted:
             raise SettingsError(f"job {self.name!r} names no outputs: say which files to fetch, for example fetch(['*.dat'])")
-        folder = Path(into if into is not None else spec.get("into") or spec.get("cwd") or "").expanduser()
-        order = Order(self.record.workdir, wanted, folder.absolute())
+        order = Order(self.record.workdir, wanted, Path(place if into is None else into).expanduser().absolute())
         fetch(self.monitor.scheduler.transport, [order])
         if order.error or order.missing:
             raise CommandError(order.error or f"not found in {order.workdir}: {', '.join(order.missing)}")
@@ -285,17 +283,6 @@ class AsyncResult:
         task = self.record.task
         why = f" ({task.reason})" if task.reason else ""
         return f"<AsyncResult {self.name!r} {self.job_id or '-'} {task.status}{why}>"
-
-
-def renewed(record: Record) -> Record:
-    """Return a fresh record for another submission of the same job."""
-    token = uuid.uuid4().hex[:16]
-    return Record(
-        key=record.key, token=token, name=record.name, backend=record.backend, host=record.host, workdir=record.workdir,
-        runs=f"{os.path.dirname(record.runs)}/{token}", spec_json=record.spec_json, created=time.time(), place=record.place,
-        prologue="due" if record.prologue else "", epilogue="due" if record.epilogue else "", outputs="due" if record.outputs else "",
-        tasks=None if record.tasks is None else {index: Task() for index in record.tasks},
-    )  # fmt: skip
 
 
 def recover(store: Store) -> None:
@@ -333,7 +320,9 @@ def submit_prepared(store: Store, records: Sequence[Record], again: Any) -> list
         gone = {record.token for record, _ in refused}
         for position, winner in zip(positions, winners, strict=True):
             if winner.token not in gone:
-                results[position] = AsyncResult(winner, store, monitor)
+                result = results[position] = AsyncResult(winner, store, monitor)
+                if winner.token != records[position].token:
+                    want(monitor, result.record, records[position])
         monitor.hurry()
         if refused:
             errors.append((monitor.scheduler, refused))

@@ -103,7 +103,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def _lab_missing() -> str:
     if os.geteuid() != 0:
         return "starting them needs root (make test as root on Debian installs and starts them)"
-    missing = [name for name in ("slurmctld", "slurmdbd", "munged", "mariadbd", "sge_qmaster", "ip") if not shutil.which(name)]
+    missing = [
+        name
+        for name in ("slurmctld", "slurmdbd", "munged", "mariadbd", "sge_qmaster", "sshd", "fish", "tcsh", "busybox", "ip")
+        if not shutil.which(name)
+    ]
     if missing:
         return f"{', '.join(missing)} not installed (tests/lab/lab.sh install, on Debian)"
     return ""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
+import time
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
@@ -82,6 +85,8 @@ class Record(_Referable):
     prologue: str = ""  # "" for none, else "due", "started", "done"
     epilogue: str = ""  # the same, or what went wrong
     outputs: str = ""  # "" for none, else "due", "done", or what went wrong
+    wanted: list[list[str]] = field(default_factory=list)  # outputs that a later submission of the same job named, in place of the first one's
+    into: str = ""  # and where it wants them
     task: Task = field(default_factory=Task)
     tasks: dict[int, Task] | None = None  # of an array
     _spec: dict[str, Any] | None = None
@@ -103,9 +108,27 @@ class Record(_Referable):
         return self.task.status >= 0
 
     @property
+    def fetches(self) -> tuple[list[list[str]], str]:
+        """The outputs of the job, as pairs of pattern and new name, and the local folder they go into."""
+        if self.wanted:
+            return self.wanted, self.into
+        return self.spec.get("outputs", []), self.spec.get("into") or self.spec.get("cwd") or ""
+
+    @property
     def unsent(self) -> bool:
         """Whether the submission is open: it is not known yet that the scheduler has the job."""
         return self.phase is not Phase.SUBMITTED and not self.finished
+
+    def renewed(self) -> Record:
+        """Return a fresh record for another submission of the same job."""
+        token = secrets.token_hex(8)
+        return Record(
+            key=self.key, token=token, name=self.name, backend=self.backend, host=self.host, workdir=self.workdir,
+            runs=f"{os.path.dirname(self.runs)}/{token}", spec_json=self.spec_json, created=time.time(), place=self.place,
+            prologue="due" if self.prologue else "", epilogue="due" if self.epilogue else "",
+            outputs="due" if self.outputs else "", wanted=self.wanted, into=self.into,
+            tasks=None if self.tasks is None else {index: Task() for index in self.tasks},
+        )  # fmt: skip
 
     def take_over(self, owner: str, now: float) -> None:
         """Make the submission that of ``owner``."""

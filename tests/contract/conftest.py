@@ -16,7 +16,8 @@ from clusterjob import AsyncResult, JobScript, submit
 from tests.conftest import namespace
 
 FLAVOURS = ("local", "slurm", "noacct", "sge")
-WAYS = ("", "@ssh", "@openssh")
+FAR = ("local", "slurm", "sge")  # accounting is the same from afar
+PLACES = (*FLAVOURS, *(name + way for way in ("@ssh", "@openssh") for name in FAR))
 # poll_interval also tells the two Slurms apart: a cluster is known by its backend and overrides
 _PROFILES = {
     "local": "[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\npoll_interval = 0.25\n",
@@ -86,7 +87,7 @@ def on(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("place", names, indirect=True)
 
 
-@pytest.fixture(scope="session", params=[name + way for way in WAYS for name in FLAVOURS])
+@pytest.fixture(scope="session", params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path | None, Path]:
     name = request.param
     lab = None if name == "local" else request.getfixturevalue("lab")

@@ -161,6 +161,22 @@ def test_outputs_that_are_not_there(cluster: Flavour, far: Path) -> None:
         failed.fetch(["nothing"])
 
 
+@on("local", "local@ssh")
+def test_outputs_that_are_named_later_come_without_running_again(cluster: Flavour, far: Path) -> None:
+    job = cluster.job("echo run >> runs; cp runs a; cp runs b", outputs=["a"])
+    first = job.submit()
+    assert first.wait(60)
+    assert Path("a").exists()
+    job.outputs = ["b"]
+    second = job.submit()
+    assert second.job_id == first.job_id
+    assert second.wait(60)
+    assert second.get() == Status.COMPLETED
+    assert Path("b").read_text() == "run\n"
+    again = cluster.job("echo run >> runs; cp runs a; cp runs b").submit()
+    assert (again.job_id, again.record.outputs) == (first.job_id, "done")
+
+
 @on("local@ssh", "local@openssh")
 def test_names_that_lead_out_are_refused(cluster: Flavour, far: Path, tmp_path: Path) -> None:
     for wrong in ("../up", "/etc/passwd", "a/../../b"):
