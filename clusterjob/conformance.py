@@ -28,16 +28,20 @@ class Check:
     detail: str
 
 
-def run_checks(profile: str, record: str | None = None, time_limit: bool = False) -> Iterator[Check]:
+def run_checks(profile: str, record: str | None = None, time_limit: bool = False, files: bool = True) -> Iterator[Check]:
     """Yield the checks as they are made, each with what was seen. With ``record`` the conversation is written to that file.
+
+    A conversation holds what the scheduler was asked and answered: whoever records one for playing it back leaves the ``files`` out.
 
     Errors of clusterjob's own become failed checks; a profile that cannot be read raises :class:`SettingsError`.
     """
     name = f"check-{int(time.time())}"
-    job = _job(profile, "echo output of $CLUSTERJOB_ID\ncp check-input check-output\nexit 3", name)
+    copy = "cp check-input check-output\n" if files else ""
+    job = _job(profile, f"echo output of $CLUSTERJOB_ID\n{copy}exit 3", name)
     folder = tempfile.TemporaryDirectory(prefix="clusterjob-check-")
-    Path(folder.name, "check-input").write_text(f"{name}\n", encoding="utf-8")
-    job.__dict__["inputs"] = [(f"{folder.name}/check-input", "")]
+    if files:
+        Path(folder.name, "check-input").write_text(f"{name}\n", encoding="utf-8")
+        job.__dict__["inputs"] = [(f"{folder.name}/check-input", "")]
     scheduler = scheduler_for(job.backend_reference)
     if record is not None:
         scheduler.transport = RecordingTransport(scheduler.transport)
@@ -50,7 +54,8 @@ def run_checks(profile: str, record: str | None = None, time_limit: bool = False
         result: AsyncResult | None = yield from _try("submit", job.submit)
         if result is not None:
             yield from _check_end(result)
-            yield from _check_files(result)
+            if files:
+                yield from _check_files(result)
         yield from _check_cancel(_job(profile, "sleep 3600", f"{name}-cancel"))
         if time_limit:
             yield from _check_limit(_job(profile, "sleep 3600", f"{name}-limit", "1m"))

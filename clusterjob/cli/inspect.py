@@ -140,7 +140,7 @@ def backends(name: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("profile", type=click.Path(exists=True, dir_okay=False))
-@click.option("--record", metavar="FILE", help="Write the conversation with the scheduler to FILE, as a fixture for tests.")
+@click.option("--record", metavar="FILE", help="Write the conversation with the scheduler to FILE, as a fixture for tests; files are not tried then.")
 @click.option("--time-limit/--no-time-limit", default=False, help="Also let a job run into its limit (a minute and more on Slurm).")
 @as_json
 def check(profile: str, record: str | None, time_limit: bool, as_json: bool) -> None:
@@ -148,7 +148,7 @@ def check(profile: str, record: str | None, time_limit: bool, as_json: bool) -> 
     from clusterjob.conformance import run_checks
 
     checks = []
-    for item in run_checks(profile, record, time_limit):
+    for item in run_checks(profile, record, time_limit, files=record is None):
         checks.append(item)
         if not as_json:
             click.echo(f"{'ok  ' if item.ok else 'FAIL'} {item.name:28} {item.detail}")

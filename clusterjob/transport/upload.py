@@ -31,6 +31,7 @@ _PORTION = 32 << 20  # bytes of small files that travel together: what arrived s
 _TINY = 4 << 10  # a file that several jobs share is rather sent again, compressed, than copied by a process of its own
 _BLOCK = 1 << 20
 _NAMES = 500  # of one command line
+_FLUSH = 1 << 16  # compressed bytes that are sent in one piece
 SUMS = (
     "cj_sum() { if command -v sha256sum >/dev/null; then sha256sum \"$@\"; elif command -v shasum >/dev/null; then shasum -a 256 \"$@\"; "
     "else return 3; fi; }"
@@ -256,7 +257,7 @@ class _Packer:
             self._member, self._level = zlib.compressobj(level, zlib.DEFLATED, 31), level
         self._used = True
         self._waiting.write(self._member.compress(data))
-        if self._waiting.tell() > 1 << 16:
+        if self._waiting.tell() > _FLUSH:
             yield self._taken()
 
     def end(self) -> bytes:

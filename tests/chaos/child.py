@@ -22,16 +22,19 @@ from clusterjob import JobScript, submit
 from clusterjob.scheduler import Scheduler
 from clusterjob.store import Store
 from clusterjob.transport.local import LocalTransport
+from clusterjob.transport.remote import RemoteTransport
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.chaos.killing import kill_below
+from tests.chaos.killing import kill_behind_sshd, kill_below
 
-everything = False
+everything = far = False
 
 
 def die() -> None:
-    """End this process as SIGKILL does, and with ``+all`` all that it started."""
+    """End this process as SIGKILL does, and with ``+all`` all that it started, here and behind sshd."""
     if everything:
+        if far:
+            kill_behind_sshd(Path.cwd())
         kill_below(os.getpid())
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -71,20 +74,30 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
     elif point == "after-claim":
         around(store, "claim", after=die)
     elif point == "in-upload":
-        from clusterjob.transport import local
+        from clusterjob.transport import local, upload
 
         written = [0]
-        write = local._write
 
-        def write_some(file: Any) -> None:
+        def count_one() -> None:
             written[0] += 1
             if written[0] > count // 2:
+                time.sleep(0.1)  # what was sent has arrived
                 die()
+
+        write, blocks = local._write, upload._blocks
+
+        def write_some(file: Any) -> None:
+            count_one()
             write(file)
 
-        local._write = write_some
+        def send_some(file: Any, offset: int) -> Any:
+            count_one()
+            yield from blocks(file, offset)
+
+        local._write, upload._blocks, upload._FLUSH = write_some, send_some, 0
     elif point == "after-upload":
         around(LocalTransport, "put", after=die)
+        around(RemoteTransport, "put", after=die)
     elif point == "in-submit":
         around(Scheduler, "submit", before=lambda: watch_receipts(count), after=lambda: time.sleep(30))
     elif point == "after-submit":
@@ -94,7 +107,7 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
 
 
 def main() -> None:
-    global everything
+    global everything, far
     profile, ledger, name, count, *step = sys.argv[1:]
     jobs = []
     for number in range(int(count)):
@@ -105,7 +118,7 @@ def main() -> None:
         jobs.append(job)
     if step and step[0]:
         point, _, rest = step[0].partition("+")
-        everything = rest == "all"
+        everything, far = rest == "all", bool(jobs[0].remote)
         from clusterjob.script import current_store
 
         arrange(point, int(count), type(current_store()))

@@ -523,7 +523,7 @@ def test_check(cluster: Flavour) -> None:
 
     checks = list(run_checks(str(cluster.profile)))
     assert [(check.name, check.detail) for check in checks if not check.ok] == []
-    assert len(checks) == 11
+    assert len(checks) == (14 if cluster.way else 13)  # the connection
 
 
 def test_submission_from_inside_a_job(cluster: Flavour) -> None:
