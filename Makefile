@@ -38,11 +38,11 @@ lab-install:
 	else echo "real schedulers: not installed here (that needs Debian and root); their tests are skipped"; fi
 
 test: lint lab-install
-	$(BIN)/python -m pytest -n 4 --dist loadgroup
+	$(BIN)/python -m pytest -n 6 --dist loadgroup
 
 # the storms of tests/chaos at full length: about half an hour
 chaos: $(VENV)/all lab-install
-	CLUSTERJOB_CHAOS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup tests/chaos tests/unit/test_machine.py
+	CLUSTERJOB_CHAOS=1 $(BIN)/python -m pytest -n 6 --dist loadgroup tests/chaos tests/unit/test_machine.py
 
 lab: lab-install
 	tests/lab/lab.sh up

@@ -93,6 +93,13 @@ def lab() -> Path:
     return LAB
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run all tests of the Slurm whose daemons are stopped now and then: the others need not wait for it."""
+    for item in items:
+        if "noacct" in getattr(getattr(item, "callspec", None), "params", {}).values():
+            item.add_marker(pytest.mark.xdist_group("noacct"))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Stop the lab, if it was this run of the tests that started it, once all its processes are done."""
     if not hasattr(session.config, "workerinput") and STARTED.exists() and STARTED.read_text() == str(os.getpid()):

@@ -143,11 +143,9 @@ def overtime(place: tuple[str, Path | None, Path], spool_folder: Path, tmp_path_
     _environment(name, lab, patch)
     flavour = Flavour(name, profile, lab, way)
     time = {"local": "2s", "sge": "5s"}.get(name, "1m")
-    node = {"nodelist": "node1"} if flavour.family == "slurm" else {}  # node2 is the one that a test breaks
     with namespace(lab):
-        result = flavour.run(
-            "trap 'echo warned; exit 9' TERM\nfor i in $(seq 300); do sleep 1; done", jobname="overtime", time=time, workdir=str(folder), **node
-        )
+        body = "trap 'echo warned; exit 9' TERM\nfor i in $(seq 300); do sleep 1; done"
+        result = flavour.run(body, jobname="overtime", time=time, workdir=str(folder))
     result.dump(folder / "dumped.json")
     patch.undo()
     return lambda: AsyncResult.load(folder / "dumped.json")

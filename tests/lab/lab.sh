@@ -106,7 +106,7 @@ C
         SLURM_CONF=$LAB/slurm/slurm.conf inside sacctmgr -i add cluster lab >/dev/null 2>&1 || true
 }
 
-# slurm_conf NAME PORT: one cluster of two nodes of 16 (overcommitted) CPUs, on ports from PORT on
+# slurm_conf NAME PORT: one cluster of two nodes of 16 (overcommitted) CPUs, and one for tests that break it, on ports from PORT on
 slurm_conf() {
     local name=$1 port=$2 dir=$LAB/$1
     mkdir -p "$dir/state" "$dir/spool"
@@ -141,14 +141,15 @@ MaxJobCount=100000
 KillWait=2
 InactiveLimit=0
 OverTimeLimit=0
-NodeName=node[1-2] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + 2))] CPUs=16 RealMemory=8000 State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=100
-PartitionName=short Nodes=ALL MaxTime=1 State=UP DefMemPerCPU=100
+NodeName=node[1-3] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + 3))] CPUs=16 RealMemory=8000 State=UNKNOWN
+PartitionName=main Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=100
+PartitionName=short Nodes=node[1-2] MaxTime=1 State=UP DefMemPerCPU=100
+PartitionName=fragile Nodes=node3 MaxTime=INFINITE State=UP DefMemPerCPU=100
 C
     if [ "$name" = noacct ]; then   # and jobs that others may push aside
         printf '%s\n' PreemptType=preempt/partition_prio PreemptMode=REQUEUE >>"$dir/slurm.conf"
         sed -i '/^PartitionName/s/$/ PriorityTier=10 PreemptMode=OFF/' "$dir/slurm.conf"
-        printf 'PartitionName=%s Nodes=ALL PriorityTier=1 State=UP DefMemPerCPU=100 PreemptMode=%s\n' spare CANCEL again REQUEUE >>"$dir/slurm.conf"
+        printf 'PartitionName=%s Nodes=node[1-2] PriorityTier=1 State=UP DefMemPerCPU=100 PreemptMode=%s\n' spare CANCEL again REQUEUE >>"$dir/slurm.conf"
     fi
     if [ "$name" = slurm ]; then
         printf '%s\n' AccountingStorageType=accounting_storage/slurmdbd AccountingStorageHost=localhost \
@@ -166,22 +167,21 @@ C
 
 nodes_ready() {   # a node whose daemon was killed comes back as down: resume it
     inside sinfo -h -N -o %T | grep -vqE '^(idle|mixed|allocated|completing)$' || return 0
-    inside scontrol update nodename=node[1-2] state=resume
+    inside scontrol update nodename=node[1-3] state=resume
     return 1
 }
 
 slurm_up() {
-    local name=$1 port=$2
+    local name=$1 port=$2 node
     # leave alone what runs: somebody's tests may be using it
-    if alive "$name-ctld" && alive "$name-node1" && alive "$name-node2" && { [ "$name" != slurm ] || alive slurmdbd; }; then return 0; fi
+    if alive "$name-ctld" && alive "$name-node1" && alive "$name-node2" && alive "$name-node3" && { [ "$name" != slurm ] || alive slurmdbd; }; then return 0; fi
     munge_up
     slurm_conf "$name" "$port"
     [ "$name" != slurm ] || accounting_up
     export SLURM_CONF=$LAB/$name/slurm.conf
     start "$name-ctld" setpriv --reuid slurm --regid slurm --clear-groups /usr/sbin/slurmctld -D
     until_ok inside scontrol ping
-    start "$name-node1" /usr/sbin/slurmd -D -N node1
-    start "$name-node2" /usr/sbin/slurmd -D -N node2
+    for node in node1 node2 node3; do start "$name-$node" /usr/sbin/slurmd -D -N $node; done
     until_ok nodes_ready
 }
 
@@ -278,8 +278,8 @@ down() {
             sleep 1
         fi
         case $name in
-            slurm) for d in slurm-node1 slurm-node2 slurm-ctld slurmdbd mariadbd; do stop $d; done ;;
-            noacct) for d in noacct-node1 noacct-node2 noacct-ctld; do stop $d; done ;;
+            slurm) for d in slurm-node1 slurm-node2 slurm-node3 slurm-ctld slurmdbd mariadbd; do stop $d; done ;;
+            noacct) for d in noacct-node1 noacct-node2 noacct-node3 noacct-ctld; do stop $d; done ;;
             sge) stop sge-execd; stop sge-qmaster 15 ;;
             ssh) ssh_down ;;
         esac

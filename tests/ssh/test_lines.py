@@ -204,7 +204,7 @@ def test_a_master_of_the_user_is_used(far: Path, tmp_path: Path) -> None:
     way.disconnect()
 
 
-def profile(far: Path, kind: str, config: Path | None = None, host: str = "lab-noacct") -> str:
+def profile(far: Path, kind: str, config: Path | None = None, host: str = "lab-slurm") -> str:
     path = Path("far.ini").absolute()
     path.write_text(
         f"[Attributes]\nbackend = slurm\nremote = {host}\ntransport = {kind}\nssh_config = {config or far / 'config'}\nrootdir = {Path.cwd()}\n"
@@ -245,21 +245,21 @@ def test_five_jobs_cost_the_round_trips_of_five_hundred(far: Path, kind: str) ->
         assert way.connections == 1 or kind == "openssh"
     finally:
         names = ",".join(f"held{number}" for number in range(500))
-        subprocess.run(["scancel", "--name", names], env={**os.environ, "SLURM_CONF": f"{far.parent}/noacct/slurm.conf"})
+        subprocess.run(["scancel", "--name", names], env={**os.environ, "SLURM_CONF": f"{far.parent}/slurm/slurm.conf"})
 
 
 @pytest.mark.parametrize("kind", ["ssh", "openssh"])
 def test_wait_goes_on_when_the_network_is_back(far: Path, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The proxy dies while a job runs, so that nothing can be reached; another takes its place after the job has ended."""
-    with far_line(far.parent, "noacct", tmp_path) as config:
+    with far_line(far.parent, "slurm", tmp_path) as config:
         job = JobScript("sleep 2; echo done > out", "waited", outputs=["out"], workdir="w")
         job.read_settings(profile(far, kind, config, "far"))
         result = job.submit()
-        assert result.status == Status.PENDING
+        assert result.status in (Status.PENDING, Status.RUNNING)
     assert not result.wait(6)
     assert result.stale_since is not None
     assert result.status in (Status.PENDING, Status.RUNNING)
-    with far_line(far.parent, "noacct", tmp_path) as other:
+    with far_line(far.parent, "slurm", tmp_path) as other:
         config.write_text(other.read_text())
         assert result.wait(60)
         assert result.get() == Status.COMPLETED
@@ -279,7 +279,7 @@ results = submit(jobs)
 print([result.get(60).name for result in results], [open(f"offline/{number}/out").read() for number in range(3)])
 print(results[0].monitor.scheduler.transport.connections)
 """
-    with far_line(far.parent, "noacct", tmp_path) as config:
+    with far_line(far.parent, "slurm", tmp_path) as config:
         path = Path(profile(far, "ssh", config, "far"))
         path.write_text(path.read_text().replace(f"rootdir = {Path.cwd()}\n", ""))
         first = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
