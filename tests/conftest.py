@@ -93,6 +93,7 @@ def lab() -> Path:
     return LAB
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one process run all tests of the Slurm whose daemons are stopped now and then: the others need not wait for it."""
     for item in items:

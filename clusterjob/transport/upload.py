@@ -173,7 +173,8 @@ def _finish(items: Sequence[_Item], base: str, part: str) -> str:
     for folder, members in folders.items():
         names = [posixpath.basename(item.file.path) for item in members]
         sums = "\n".join(f"{item.file.digest}  ./{name}" for item, name in zip(members, names, strict=True) if item.file.digest)
-        lines.append(f"( cd {shlex.quote(posixpath.join(posixpath.relpath(folder, base), part))} || exit 1")
+        place = posixpath.join(".", posixpath.relpath(folder, base), part)  # the name of a folder may begin with a dash
+        lines.append(f"( cd {shlex.quote(place)} || exit 1")
         if sums:
             lines.append(f"cj_sum -c - >/dev/null <<'CJ_SUMS'\n{sums}\nCJ_SUMS")
             lines.append("case $? in 0|3) ;; *) echo 'it arrived damaged' >&2; exit 1 ;; esac")

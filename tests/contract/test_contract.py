@@ -221,43 +221,52 @@ def test_variables(cluster: Flavour) -> None:
     assert nodes
 
 
-@pytest.mark.parametrize("name", WEIRD)
-def test_weird_working_directories(cluster: Flavour, name: str) -> None:
-    os.makedirs(name)
+def test_weird_working_directories(cluster: Flavour) -> None:
     Path("in put.txt").write_text("given\n")
-    job = cluster.job("pwd; cat 'in put.txt'; echo err >&2", workdir=name, inputs=["in put.txt"])
-    if (cluster.name == "sge" and "\n" in name) or (cluster.family == "slurm" and ("%" in name or "\\" in name)):
-        with pytest.raises(SettingsError, match="workdir"):
-            job.submit()
-        return
-    result = job.submit()
-    assert result.wait(60)
-    assert result.status == Status.COMPLETED, result.explain()
-    assert result.stdout() == f"{os.getcwd()}/{name}\ngiven\n"
-    assert result.stderr() == "err\n"
+    jobs = []
+    for name in WEIRD:
+        os.makedirs(name)
+        job = cluster.job("pwd; cat 'in put.txt'; echo err >&2", workdir=name, inputs=["in put.txt"])
+        if (cluster.name == "sge" and "\n" in name) or (cluster.family == "slurm" and ("%" in name or "\\" in name)):
+            with pytest.raises(SettingsError, match="workdir"):
+                job.submit()
+        else:
+            jobs.append((name, job))
+    results = cluster.batch([job for _, job in jobs])
+    assert wait(results, 60)[1] == []
+    for (name, _), result in zip(jobs, results, strict=True):
+        assert result.status == Status.COMPLETED, result.explain()
+        assert result.stdout() == f"{os.getcwd()}/{name}\ngiven\n"
+        assert result.stderr() == "err\n"
     assert not list(Path().rglob("pwned"))
 
 
-@pytest.mark.parametrize("name", ["two words", "semi;colon", "$(touch pwned)", "`touch pwned`", "quo'te", 'dou"ble', "new\nline", "--help", "ünï"])
-def test_weird_job_names_are_quoted_or_refused(cluster: Flavour, name: str) -> None:
-    try:
-        result = cluster.finish('printf "%s" "$CLUSTERJOB_NAME"', jobname=name)
-    except SettingsError as error:
-        if repr(name) not in str(error) or not ("\n" in name or cluster.name == "sge"):
-            raise
-        return
-    assert result.status == Status.COMPLETED
-    assert result.stdout() == name
+def test_weird_job_names_are_quoted_or_refused(cluster: Flavour) -> None:
+    jobs = {}
+    for name in ("two words", "semi;colon", "$(touch pwned)", "`touch pwned`", "quo'te", 'dou"ble', "new\nline", "--help", "ünï"):
+        try:
+            job = cluster.job(f'printf "%s" "$CLUSTERJOB_NAME"  # {len(jobs)}', jobname=name)
+            str(job)
+        except SettingsError as error:
+            if repr(name) not in str(error) or not ("\n" in name or cluster.name == "sge"):
+                raise
+        else:
+            jobs[name] = job
+    assert jobs or cluster.name == "sge"
+    results = cluster.batch(list(jobs.values()))
+    assert wait(results, 60)[1] == []
+    assert [result.status for result in results] == [Status.COMPLETED] * len(jobs)
+    assert [result.stdout() for result in results] == list(jobs)
     assert not list(Path().rglob("pwned"))
 
 
-@pytest.mark.parametrize("value", ["a;touch pwned", "$(touch pwned)", "x\ntouch pwned"])
-def test_weird_resources_are_never_executed(cluster: Flavour, value: str) -> None:
-    try:
-        result = cluster.job("true", account=value).submit()
-        result.wait(30)
-    except (SettingsError, SubmissionError):
-        pass
+def test_weird_resources_are_never_executed(cluster: Flavour) -> None:
+    for value in ("a;touch pwned", "$(touch pwned)", "x\ntouch pwned"):
+        try:
+            result = cluster.job("true", account=value).submit()
+            result.wait(30)
+        except (SettingsError, SubmissionError):
+            pass
     assert not list(Path().rglob("pwned"))
 
 
@@ -386,7 +395,7 @@ def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> Non
     counts, trips = [], []
     for size in (2, 12):
         before, asked = scheduler.trips, getattr(scheduler.transport, "trips", 0)
-        results = cluster.batch([cluster.job(f"sleep 5; echo {size}-{number}") for number in range(size)])
+        results = cluster.batch([cluster.job(f"sleep 60; echo {size}-{number}") for number in range(size)])
         counts.append(scheduler.trips - before)
         trips.append(getattr(scheduler.transport, "trips", 0) - asked)
         until(lambda results=results: all(result.status <= Status.RUNNING for result in results))  # type: ignore[misc]
@@ -394,6 +403,7 @@ def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> Non
         results[0].monitor.refresh(force=True)
         asked = results[0].monitor.polls - polls
         assert scheduler.commands - before <= 2 * asked
+        cancel(results)
         assert wait(results, 60)[1] == []
     assert counts == [1, 1]
     assert trips == ([2, 2] if cluster.way else [0, 0])
