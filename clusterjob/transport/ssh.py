@@ -181,7 +181,8 @@ class ParamikoTransport(RemoteTransport):
                 sender.start()
                 _receive(channel, out, err, deadline, self._probe, 3 * self._alive)
                 sender.join(1)
-                if not errors and not channel.status_event.wait(5):
+                gone = channel.exit_status < 0 and not channel.eof_received  # as a connection that is lost leaves it
+                if gone or (not errors and not channel.status_event.wait(5)):
                     raise EOFError("the channel was closed")
                 if errors and not isinstance(errors[0], (OSError, paramiko.SSHException)):
                     raise errors[0]
@@ -206,8 +207,11 @@ class ParamikoTransport(RemoteTransport):
         client = self._client
         if client is None:
             raise EOFError("the connection was closed")
-        with contextlib.suppress(paramiko.ChannelException):  # that it takes no more channels just now is an answer
+        try:
             client.open_session(timeout=2 * self._alive).close()
+        except paramiko.SSHException as error:
+            if not _refused(error):  # that it takes no more channels just now is an answer
+                raise
 
     def _session(self) -> Any:
         """Open a channel; where sshd allows fewer than we take it to, wait for one of ours to end."""
@@ -219,8 +223,8 @@ class ParamikoTransport(RemoteTransport):
                 raise LineBrokenError(f"{self.host}: the connection was closed")
             try:
                 return client.open_session(window_size=1 << 24, timeout=_OPEN)
-            except paramiko.ChannelException as error:
-                if error.code not in (1, 2, 4) or number == 7:  # prohibited, failed, short of resources: RFC 4254, 5.1
+            except paramiko.SSHException as error:
+                if not _refused(error) or number == 7:
                     raise
                 time.sleep(0.1 * 2**number)
         raise LineBrokenError(f"{self.host}: no channel")
@@ -237,6 +241,14 @@ class _Proxy:
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(2)
+
+
+def _refused(error: paramiko.SSHException) -> bool:
+    """Whether the host took no more channels: prohibited, failed, short of resources (RFC 4254, 5.1).
+
+    paramiko keeps one reason a connection: of two threads that are refused at once, one gets the other's, and the other these words.
+    """
+    return getattr(error, "code", 0) in (1, 2, 4) or str(error) == "Unable to open channel."
 
 
 def _send(channel: Any, feed: Iterable[bytes], errors: list[BaseException]) -> None:
