@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -53,19 +54,21 @@ def wait_for(path: str, seconds: float = 20) -> None:
 
 
 def test_no_more_runs_at_once_than_there_are_cores() -> None:
-    jobs = [queue("echo start >> log; sleep 1; echo end >> log\n") for _ in range(4)] + [queue("echo start >> log\n", "--cores=2")]
-    seen = set()
-    while any(states()[job] in ("PENDING", "RUNNING") for job in jobs):
-        seen.add(list(states().values()).count("RUNNING"))
-        time.sleep(0.05)
-    assert max(seen) == 2
-    assert set(states().values()) == {"COMPLETED"}
+    """Each waits until a second one has started: two do run at once. The last one has both cores for itself."""
+    body = "echo start >> log; until [ $(grep -c start log) -ge 2 ]; do sleep 0.05; done; sleep 0.2; echo end >> log\n"
+    jobs = [queue(body) for _ in range(4)] + [queue("echo start start >> log; sleep 0.2; echo end end >> log\n", "--cores=2")]
+    for job in jobs:
+        until(job, "COMPLETED")
+    running = list(itertools.accumulate(1 if word == "start" else -1 for word in Path("log").read_text().split()))
+    assert max(running) == 2
+    assert min(running) == 0
 
 
 def test_memory_is_a_bound_too() -> None:
-    first = queue("sleep 1\n", "--mem=700")
+    first = queue("until [ -e go ]; do sleep 0.05; done\n", "--mem=700")
     second = queue("true\n", "--mem=700")
     assert states() == {first: "RUNNING", second: "PENDING"}
+    Path("go").touch()
     until(second, "COMPLETED")
 
 
@@ -167,10 +170,11 @@ def test_queues_of_one_machine_do_not_touch_each_others_jobs(monkeypatch: pytest
 
 
 def test_a_job_that_a_job_submits_outlives_it() -> None:
-    Path("inner.sh").write_text("#!/bin/sh\nsleep 2; echo done > inner.out\n")
+    Path("inner.sh").write_text("#!/bin/sh\nuntil [ -e go ]; do sleep 0.05; done; echo done > inner.out\n")
     outer = queue(f"{sys.executable} {SPOOL} submit inner.sh > inner.id; sleep 0.5\n")
     until(outer, "COMPLETED")
     inner = Path("inner.id").read_text().strip()
     assert states()[inner] == "RUNNING"
+    Path("go").touch()
     until(inner, "COMPLETED")
     assert Path("inner.out").exists()
