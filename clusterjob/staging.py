@@ -42,6 +42,11 @@ def inside(name: str, what: str) -> str:
     return path
 
 
+def _deep(pattern: str) -> bool:
+    """Whether a pattern finds files at any depth: a folder that it finds does not bring what is in it once more, with its hidden files."""
+    return "**" in pattern and _MAGIC.search(posixpath.basename(pattern)) is not None
+
+
 # -- inputs -------------------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +83,7 @@ def _expand(source: str, name: str, written: str) -> Iterator[tuple[str, str]]:
     if not matches:
         raise SettingsError(f"input {written!r}: there is no such file in {os.getcwd()}")
     for match in matches:
-        if not ("**" in source and os.path.isdir(match)):  # what is in it matches too
+        if not (_deep(source) and os.path.isdir(match)):
             own = os.path.basename(match) if os.path.isabs(match) else match
             yield from _walk(match, os.path.join(name, os.path.basename(match)) if name else own, written, set())
 
@@ -136,21 +141,26 @@ def fixed(pattern: str) -> str:
 
 def matches(pattern: str, path: str) -> bool:
     """Whether a file is meant by a pattern, or is in a folder that is; ``**`` stands for any folders, as in :func:`glob.glob`."""
-    return re.fullmatch(_expression(pattern) + "(?:/.*)?", path) is not None
+    return re.fullmatch(_expression(pattern) + ("" if _deep(pattern) else "(?:/.*)?"), path) is not None
 
 
 @functools.lru_cache(maxsize=256)
 def _expression(pattern: str) -> str:
-    text = ""
-    for part in _WILD.split(pattern):
-        if part in ("**/", "**"):
+    text, begins = "", True  # a name, which a wildcard does not begin with a dot
+    for part in filter(None, _WILD.split(pattern)):
+        visible = r"(?!\.)" if begins else ""
+        if begins and part in ("**/", "**"):
             text += r"(?:[^/.][^/]*/)*" + ("" if part == "**/" else r"[^/.][^/]*")
-        elif part in ("*", "?"):
-            text += r"[^/]*" if part == "*" else "[^/]"
+        elif part.startswith("*"):
+            text += visible + "[^/]*" + part.lstrip("*")
+        elif part == "?":
+            text += visible + "[^/]"
         elif part.startswith("[") and len(part) > 1:
-            text += "[" + part[1:-1].replace("\\", "\\\\").replace("!", "^", 1) + "]" if part[1] == "!" else part.replace("\\", "\\\\")
+            inner = part[1:-1].replace("\\", "\\\\")
+            text += visible + "[" + (inner.replace("!", "^", 1) if inner.startswith("!") else inner) + "]"
         else:
             text += re.escape(part)
+        begins = part.endswith("/")
     return text
 
 

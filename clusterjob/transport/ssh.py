@@ -181,11 +181,11 @@ class ParamikoTransport(RemoteTransport):
                 sender.start()
                 _receive(channel, out, err, deadline, self._probe, 3 * self._alive)
                 sender.join(1)
+                if errors and not isinstance(errors[0], (OSError, paramiko.SSHException)):
+                    raise errors[0]
                 gone = channel.exit_status < 0 and not channel.eof_received  # as a connection that is lost leaves it
                 if gone or (not errors and not channel.status_event.wait(5)):
                     raise EOFError("the channel was closed")
-                if errors and not isinstance(errors[0], (OSError, paramiko.SSHException)):
-                    raise errors[0]
         except TimeoutError:
             raise TransportError(f"{self.host}: no answer within {timeout:g} s") from None
         except (paramiko.SSHException, OSError, EOFError) as error:
