@@ -30,7 +30,7 @@ lint: $(VENV)/all
 	$(BIN)/mypy
 
 unit: $(VENV)/all
-	$(BIN)/python -m pytest -q tests/unit tests/test_architecture.py
+	$(BIN)/python -m pytest -q -n 2 tests/unit tests/test_architecture.py
 
 # On Debian as root the real schedulers are installed; elsewhere their tests say why they are skipped.
 lab-install:
