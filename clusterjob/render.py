@@ -224,8 +224,8 @@ def directives(backend: Backend, resources: Mapping[str, Any], after: Sequence[s
     lines = []
     extra = derived(given)
     for directive in backend.directives:
-        wanted = {name: given.get(name) for name in directive.resources}
-        if directive.template and any(value is not None for value in wanted.values()):
+        if directive.template and not given.keys().isdisjoint(directive.resources):
+            wanted = {name: given.get(name) for name in directive.resources}
             lines.append(_directive(backend, directive.template, wanted, extra, attributes or {}))
     lines += [line for name, value in given.items() if name not in known if (line := _option(backend, name, value))]
     return [line for line in lines if line.strip()]

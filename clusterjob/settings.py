@@ -79,9 +79,8 @@ def check_resource(name: str, value: Any) -> Any:
 
     Resources that are not common ones stay as they are; the words true and false become flags. Raises :class:`SettingsError`.
     """
-    if not isinstance(name, str) or not name or (any(character.isspace() for character in name.strip("-")) and not name.startswith("-")):
-        raise SettingsError(f"{name!r} is not the name of a resource")
-    check_spelling(name, COMMON_RESOURCES)
+    if name not in COMMON_RESOURCES:
+        _check_name(name)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if not isinstance(value, (str, int, float, bool)):
@@ -103,6 +102,12 @@ def check_resource(name: str, value: Any) -> Any:
     return value
 
 
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name or (any(character.isspace() for character in name.strip("-")) and not name.startswith("-")):
+        raise SettingsError(f"{name!r} is not the name of a resource")
+    check_spelling(name, COMMON_RESOURCES)
+
+
 def _count(name: str, value: Any) -> int:
     try:
         number = int(value) if not isinstance(value, bool) and float(value) == int(value) else 0
@@ -117,6 +122,6 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, bool):
         raise SettingsError(f"resource {name!r} is {value!r}; expected a word")
     text = str(value)
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+    if not text.isprintable() and any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise SettingsError(f"resource {name!r} is {text!r}; it must not hold line breaks or other control characters")
     return text
