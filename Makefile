@@ -40,7 +40,7 @@ lab-install:
 test: lint lab-install
 	$(BIN)/python -m pytest -n 6 --dist loadgroup
 
-# the storms of tests/chaos at full length: about half an hour
+# the storms of tests/chaos at full length: less than half an hour
 chaos: $(VENV)/all lab-install
 	CLUSTERJOB_CHAOS=1 $(BIN)/python -m pytest -n 6 --dist loadgroup tests/chaos tests/unit/test_machine.py
 

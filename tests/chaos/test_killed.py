@@ -10,7 +10,7 @@ import pytest
 
 from clusterjob import AsyncResult, Status, lease
 from clusterjob.script import current_store
-from tests.contract.conftest import FLAVOURS, PLACES, Flavour, on
+from tests.contract.conftest import PLACES, Flavour, on
 
 from .conftest import LONG, everything_ran_once, run, start
 from .killing import POINTS, kill_below
@@ -19,7 +19,7 @@ MOMENTS = 200 if LONG else 10
 COUNT = 4
 
 
-@on(*(PLACES if LONG else (*FLAVOURS, "local@ssh", "slurm@ssh", "sge@openssh")))
+@on(*(PLACES if LONG else ("local", "slurm", "sge", "slurm@ssh", "sge@openssh")))
 def test_killed_at_every_step(cluster: Flavour) -> None:
     steps = [f"{point}{suffix}" for point in POINTS for suffix in ("", "+all")]
     for number, step in enumerate(steps):
