@@ -42,7 +42,7 @@ test: lint lab-install
 
 # the storms of tests/chaos at full length: less than half an hour
 chaos: $(VENV)/all lab-install
-	CLUSTERJOB_CHAOS=1 $(BIN)/python -m pytest -n 6 --dist loadgroup tests/chaos tests/unit/test_machine.py
+	CLUSTERJOB_CHAOS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup tests/chaos tests/unit/test_machine.py
 
 lab: lab-install
 	tests/lab/lab.sh up

@@ -31,11 +31,11 @@ class Check:
 def run_checks(profile: str, record: str | None = None, time_limit: bool = False, files: bool = True) -> Iterator[Check]:
     """Yield the checks as they are made, each with what was seen. With ``record`` the conversation is written to that file.
 
-    A conversation holds what the scheduler was asked and answered: whoever records one for playing it back leaves the ``files`` out.
-
+    A conversation holds what the scheduler was asked and answered: while one is recorded, no ``files`` are tried.
     Errors of clusterjob's own become failed checks; a profile that cannot be read raises :class:`SettingsError`.
     """
     name = f"check-{int(time.time())}"
+    files = files and record is None
     copy = "cp check-input check-output\n" if files else ""
     job = _job(profile, f"echo output of $CLUSTERJOB_ID\n{copy}exit 3", name)
     folder = tempfile.TemporaryDirectory(prefix="clusterjob-check-")

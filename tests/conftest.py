@@ -84,13 +84,20 @@ def lab() -> Path:
             pytest.fail(f"the real schedulers are required here: {reason}")
         pytest.skip(f"no real schedulers: {reason}")
     LAB.mkdir(parents=True, exist_ok=True)
-    with (LAB / "lock").open("w") as lock:  # several processes run the tests; the first one starts it
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(LAB / "lock"):  # several processes run the tests; the first one starts it
         if not NETNS.exists():
             STARTED.write_text(str(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()))
         started = subprocess.run([str(LAB_SCRIPT), "up"], timeout=180, capture_output=True, text=True)
     assert started.returncode == 0, f"the lab does not start:\n{started.stdout}{started.stderr}"
     return LAB
+
+
+@contextlib.contextmanager
+def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Keep other processes that lock the same file waiting; with ``fcntl.LOCK_SH`` only those that do not share it."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, how)
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark

@@ -148,7 +148,7 @@ def check(profile: str, record: str | None, time_limit: bool, as_json: bool) -> 
     from clusterjob.conformance import run_checks
 
     checks = []
-    for item in run_checks(profile, record, time_limit, files=record is None):
+    for item in run_checks(profile, record, time_limit):
         checks.append(item)
         if not as_json:
             click.echo(f"{'ok  ' if item.ok else 'FAIL'} {item.name:28} {item.detail}")

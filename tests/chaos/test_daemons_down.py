@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import subprocess
 import threading
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clusterjob import Status, submit, wait
-from tests.conftest import LAB, LAB_SCRIPT
+from tests.conftest import LAB, LAB_SCRIPT, locked
 from tests.contract.conftest import Flavour, on
 
 from .conftest import everything_ran_once, start
@@ -22,8 +21,7 @@ from .conftest import everything_ran_once, start
 @contextlib.contextmanager
 def nobody_starts_the_lab() -> Iterator[None]:
     """Keep the other processes of this test run from starting what is stopped on purpose (tests/conftest.py, ``lab``)."""
-    with (LAB / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(LAB / "lock"):
         yield
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from clusterjob import AsyncResult, JobScript, submit
-from tests.conftest import namespace
+from tests.conftest import locked, namespace
 
 FLAVOURS = ("local", "slurm", "noacct", "sge")
 FAR = ("local", "slurm", "sge")  # accounting is the same from afar
@@ -125,8 +125,7 @@ def _in_use(name: str, lab: Path | None, alone: bool) -> Iterator[None]:
     if lab is None or name == "local":
         yield
         return
-    with (lab / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    with locked(lab / f"{name}.lock", fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
         yield
 
 

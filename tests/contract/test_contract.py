@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from clusterjob.errors import (
     SubmissionError,
     WaitTimeoutError,
 )
+from tests.conftest import locked
 
 from .conftest import Flavour
 
@@ -176,8 +176,7 @@ def _fragile_node(cluster: Flavour) -> Iterator[Callable[[], object]]:
         return
     assert cluster.lab is not None
     update = ["scontrol", "update", "nodename=node3"]
-    with (cluster.lab / f"{cluster.name}-node3.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(cluster.lab / f"{cluster.name}-node3.lock"):
         try:
             yield lambda: subprocess.run([*update, "state=down", "reason=test"], check=True)
         finally:

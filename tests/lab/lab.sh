@@ -278,8 +278,9 @@ down() {
             sleep 1
         fi
         case $name in
-            slurm) for d in slurm-node1 slurm-node2 slurm-node3 slurm-ctld slurmdbd mariadbd; do stop $d; done ;;
-            noacct) for d in noacct-node1 noacct-node2 noacct-node3 noacct-ctld; do stop $d; done ;;
+            slurm|noacct)
+                for d in node1 node2 node3 ctld; do stop "$name-$d"; done
+                if [ "$name" = slurm ]; then stop slurmdbd; stop mariadbd; fi ;;
             sge) stop sge-execd; stop sge-qmaster 15 ;;
             ssh) ssh_down ;;
         esac
