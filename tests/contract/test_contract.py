@@ -403,7 +403,8 @@ def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> Non
         asked = results[0].monitor.polls - polls
         assert scheduler.commands - before <= 2 * asked
         cancel(results)
-        assert wait(results, 60)[1] == []
+        # Grid Engine can lose the signal for a job that is just starting, and sends it again after 60 s
+        assert wait(results, 150)[1] == []
     assert counts == [1, 1]
     assert trips == ([2, 2] if cluster.way else [0, 0])
 
