@@ -99,11 +99,13 @@ def _json_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping[
         reading.unread.append(f"not JSON: {error}")
         return
     for part in filter(None, output.jobs.split(".")):
-        jobs = jobs.get(part, {}) if isinstance(jobs, dict) else {}
-    entries = [{"_start": key, **value} for key, value in jobs.items()] if isinstance(jobs, dict) else jobs
-    for entry in entries:
-        if not (output.ignore and output.ignore.search(json.dumps(entry))):
-            yield _named(output, _flat(entry))
+        jobs = jobs.get(part) if isinstance(jobs, dict) else None
+    entries = list(jobs.items()) if isinstance(jobs, dict) else [("", job) for job in jobs] if isinstance(jobs, list) else [("", jobs)]
+    for key, entry in entries:
+        if not isinstance(entry, dict):
+            reading.unread.append(f"not a list of jobs: {json.dumps(entry)}")
+        elif not (output.ignore and output.ignore.search(json.dumps(entry))):
+            yield _named(output, {"_start": key, **_flat(entry)} if key else _flat(entry))
 
 
 def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

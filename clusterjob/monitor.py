@@ -198,7 +198,7 @@ class Monitor:
                 continue
             evidence = Evidence(
                 self.clock(), answer, listing.complete, exit_record=own, records_read=readable, history=history,
-                history_asked=findings.history.asked, history_exists=self.scheduler.accounting,
+                history_asked=findings.history.complete, history_exists=self.scheduler.accounting,
             )  # fmt: skip
             _replace(record, index, judge(self.scheduler.backend, record, task, evidence), changed)
 

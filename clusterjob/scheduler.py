@@ -125,7 +125,7 @@ class Scheduler:
         lines = [f"export LC_ALL=C\n{scrub(self.backend)}\nprintf '\\n%s\\n' {mark}:receipts"]
         lines += [f"cat {shlex.quote(folder + '/receipts')} 2>/dev/null" for folder in tokens]
         # the list before the exit records: a job that ends between the two is in one of them
-        lines.append(f"printf '\\n%s\\n' {mark}:find; {command}\ncj_code=$?; printf '\\n%s\\n' {mark}:ran")
+        lines.append(f"printf '\\n%s\\n' {mark}:find; ( {command}\n)\ncj_code=$?; printf '\\n%s\\n' {mark}:ran")
         for folder, names in tokens.items():
             files = " ".join(f"{name}*.exit" for name in names)
             lines.append(f"(cd {shlex.quote(folder)} 2>/dev/null && grep '^job=' /dev/null {files} 2>/dev/null)")
@@ -134,7 +134,8 @@ class Scheduler:
         parts = split(answer.stdout, mark)
         known = {token: self._identify(receipt) for token, receipt in _receipts(parts.get("receipts", "")).items()}
         found = {token: receipt for token, receipt in known.items() if receipt.job_id}
-        for entry in read_output(self.backend.outputs["find"], parts.get("find", "")).answers if command != "true" else ():
+        reading = read_output(self.backend.outputs["find"], parts.get("find", "")) if command != "true" else Reading()
+        for entry in reading.answers:
             if entry.token:
                 found.setdefault(entry.token, Receipt(entry.token, 0, "", entry.id, entry.cluster))
         for token, job_id in re.findall(r"^(\w+?)(?:\.\d+)?\.exit:job=(\d+(?:\[\])?)", parts.get("ran", ""), re.MULTILINE):
@@ -142,7 +143,7 @@ class Scheduler:
         wanted = {token for names in tokens.values() for token in names}
         if not strangers:
             found = {token: receipt for token, receipt in found.items() if token in wanted}
-        asked = parts.get("done", "").strip() == "0" or self.backend.matches("unknown", answer.stderr)
+        asked = not reading.unread and (parts.get("done", "").strip() == "0" or self.backend.matches("unknown", answer.stderr))
         if not asked and not found.keys() >= wanted:
             raise CommandError("the scheduler's list could not be read", command=command, exit_code=answer.exit_code, stderr=answer.stderr)
         return found
@@ -199,8 +200,8 @@ class Scheduler:
         codes = parts.get(f"{kind}-codes", "").split()
         errors = split(answer.stderr, mark).get(kind, "").strip()
         listing = Listing(asked=True)
-        unknown = self.backend.matches("unknown", errors)
-        if len(codes) != expected or (any(code != "0" for code in codes) and not unknown):
+        failed = any(code != "0" for code in codes) and not self.backend.matches("unknown", errors)
+        if len(codes) != expected or failed or self.backend.matches("no_accounting", errors):  # PBS says the latter with exit code 0
             said = "\n".join(line for line in answer.stderr.splitlines() if mark not in line).strip()
             listing.error = errors or said or f"a command ended with exit code {' '.join(codes) or answer.exit_code}"
             listing.asked = False

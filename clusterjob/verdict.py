@@ -26,7 +26,7 @@ class Evidence:
     exit_record: ExitRecord | None = None
     records_read: bool = False  # the folder of exit records could be read
     history: Answer | None = None
-    history_asked: bool = False  # accounting answered
+    history_asked: bool = False  # accounting answered, and all of it could be read
     history_exists: bool = False  # there is accounting, as far as is known
 
 
@@ -167,7 +167,8 @@ def _from_absence(backend: Backend, record: Record, task: Task, evidence: Eviden
         if _waited(task, evidence, backend.limits["lost_after"]) or not evidence.history_exists:
             return _finish(task, Status.FAILED, Reason.LOST)
     elif _waited(task, evidence, backend.limits["lost_after"]):
-        task.words = "not in the queue, not in accounting, and it left no exit record"
+        still = f"accounting still has it as {evidence.history.state}" if evidence.history else "not in accounting"
+        task.words = f"not in the queue, {still}, and it left no exit record"
         return _finish(task, Status.FAILED, Reason.LOST)
     return None
 

@@ -143,6 +143,13 @@ def test_lsf_arrays_tokens_and_unknown_jobs() -> None:
     assert read("lsf", "active", '{"COMMAND":"bjobs","JOBS":0,"RECORDS":[]}') == {}
 
 
+@pytest.mark.parametrize("text", ['{"RECORDS": [{"JOBID"', '{"error": "down"}', "7", '"word"', '{"RECORDS": 7}', '{"RECORDS": ["word"]}', "[null]"])
+def test_json_that_is_no_list_of_jobs_is_no_empty_list(text: str) -> None:
+    reading = read_output(load_backend("lsf").outputs["active"], text)
+    assert reading.answers == []
+    assert len(reading.unread) == 1
+
+
 def test_htcondor() -> None:
     condor = load_backend("htcondor")
     assert condor.outputs["submit"].pattern.search("6.0 - 6.0")["id"] == "6"  # type: ignore[union-attr,index]

@@ -160,6 +160,26 @@ def test_accounting_that_does_not_exist_is_asked_once() -> None:
     assert Path("asked").read_text().count("asked") == 1
 
 
+def test_accounting_that_is_down_is_asked_again() -> None:
+    down = "echo asked >> asked; [ -e up ] && cat finished && exit; echo 'sacct: Problem talking to the database: Connection refused' >&2; false"
+    result = job(finished=down).submit()
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        assert result.status == Status.PENDING  # not listed, no exit record: only accounting can tell
+        time.sleep(0.05)
+    assert "Connection refused" in result.monitor.error
+    Path("finished").write_text(f"41|NODE_FAIL|0:0|{now()}|{now()}|{now()}|5|00:01|5M|clusterjob:{result.record.token}\n")
+    Path("up").touch()
+    assert (result.status, result.reason) == (Status.FAILED, Reason.NODE_FAILURE)
+
+
+def test_accounting_that_says_with_exit_code_0_that_there_is_none() -> None:
+    result = job(finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2").submit()
+    ended(result, 0)
+    assert result.status == Status.COMPLETED
+    assert result.monitor.scheduler.accounting is False
+
+
 def test_five_thousand_handles_cost_one_command() -> None:
     made = JobScript("x")
     Path("count.sh").write_text("cj_n=$((cj_n + 1)); echo $cj_n$cj_me\n")
