@@ -220,12 +220,13 @@ sge_queue() {
     inside qconf -Aq "$LAB/sge/queue" >/dev/null
 }
 
-sge_tune() {   # schedule every second, write accounting at once, let root run jobs, send no mail
+sge_tune() {   # schedule every second, write accounting at once, let root run jobs, send no mail, no Debian wrapper around the shepherd
     inside qconf -ssconf | sed -e 's/^schedule_interval.*/schedule_interval 0:0:1/' -e 's/^flush_submit_sec.*/flush_submit_sec 1/' \
         -e 's/^flush_finish_sec.*/flush_finish_sec 1/' -e 's/^job_load_adjustments.*/job_load_adjustments NONE/' >"$LAB/sge/sconf"
     inside qconf -Msconf "$LAB/sge/sconf" >/dev/null
     SGE_SINGLE_LINE=1 inside qconf -sconf global | sed -e 's/^min_uid.*/min_uid 0/' -e 's/^min_gid.*/min_gid 0/' \
         -e 's/^load_report_time.*/load_report_time 00:00:02/' -e 's/^mailer.*/mailer \/bin\/true/' -e 's/^execd_params.*/execd_params ENABLE_ADDGRP_KILL=TRUE/' \
+        -e "s|^shepherd_cmd.*|shepherd_cmd /usr/lib/gridengine/sge_shepherd|" \
         -e 's/^reporting_params.*/reporting_params accounting=true reporting=false flush_time=00:00:01 joblog=false sharelog=00:00:00 accounting_flush_time=00:00:00/' \
         >"$LAB/sge/global"
     (cd "$LAB/sge" && inside qconf -Mconf global >/dev/null)
