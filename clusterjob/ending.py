@@ -34,9 +34,12 @@ def finish(monitor: Monitor, record: Record) -> None:
 
 
 def want(monitor: Monitor, record: Record, later: Record) -> None:
-    """Take over the outputs that a later submission of the same job names: what was computed once need not run again to be fetched."""
+    """Take over the outputs that a later submission of the same job names: what was computed once need not run again to be fetched.
+
+    Outputs that did not come are tried again.
+    """
     wanted, into = later.fetches
-    if wanted and wanted != record.fetches[0]:
+    if wanted and (wanted != record.fetches[0] or record.outputs not in ("due", "done")):
         record.wanted, record.into, record.outputs = wanted, into, "due"
         monitor.store.write([record])
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clusterjob.errors import CommandError, LineBrokenError
+from clusterjob.errors import CommandError, LineBrokenError, TransportError
 from clusterjob.shell import new_mark, split
 from clusterjob.staging import find_roots, inside, local_name, matches
 from clusterjob.transport import Transport
@@ -134,19 +134,27 @@ class _Item:
 def fetch(transport: Transport, orders: Sequence[Order]) -> None:
     """Bring what the orders want, in a number of round trips that does not depend on how many they are; the orders say what came.
 
-    A broken line is tried again, with what is still missing, and so is a file that changed meanwhile. Raises :class:`TransportError`
-    where the line stays broken, and :class:`CommandError`.
+    What is wrong with one file is said in its order, and keeps no other. A broken line is tried again, with what is still missing, and so is
+    a file that changed meanwhile. Raises :class:`TransportError` where the line stays broken, and :class:`CommandError`.
     """
     waits = iter(_WAITS)
     while True:
+        changed: list[_ChangedError] = []
+        broken: LineBrokenError | None = None
         try:
-            _fetch(transport, orders)
+            _fetch(transport, orders, changed)
+        except LineBrokenError as error:
+            broken = error
+        if not changed and broken is None:
             return
-        except (LineBrokenError, _ChangedError):
-            wait = next(waits, None)
-            if wait is None:
-                raise
-            time.sleep(wait * (0.5 + random.random()))
+        wait = next(waits, None)
+        if wait is None:
+            if broken is not None:
+                raise broken
+            for change in changed:
+                change.item.order.error = change.item.order.error or str(change)
+            return
+        time.sleep(wait * (0.5 + random.random()))
 
 
 class _ChangedError(CommandError):
@@ -154,9 +162,10 @@ class _ChangedError(CommandError):
 
     def __init__(self, item: _Item) -> None:
         super().__init__(f"{item.source} changes while it is fetched, or arrives damaged")
+        self.item = item
 
 
-def _fetch(transport: Transport, orders: Sequence[Order]) -> None:
+def _fetch(transport: Transport, orders: Sequence[Order], changed: list[_ChangedError]) -> None:
     for order in orders:
         order.paths, order.missing, order.error = [], [], ""
     items: dict[Path, _Item] = {}
@@ -175,10 +184,24 @@ def _fetch(transport: Transport, orders: Sequence[Order]) -> None:
     wanted = [item for item in items.values() if not _is_here(item)]
     with Progress(transport.host or "here", sum(item.file.size for item in wanted)) as progress:
         for portion in _portions([item for item in wanted if item.file.size < _LARGE]):
-            _bring_small(transport, portion, progress)
+            _bring_small(transport, portion, progress, changed)
         for item in wanted:
             if item.file.size >= _LARGE:
-                _bring_large(transport, item, progress)
+                with _blamed(item, changed):
+                    _bring_large(transport, item, progress)
+
+
+@contextlib.contextmanager
+def _blamed(item: _Item, changed: list[_ChangedError]) -> Iterator[None]:
+    """Keep what goes wrong with one file in its order, so that the others come."""
+    try:
+        yield
+    except TransportError:
+        raise
+    except _ChangedError as error:
+        changed.append(error)
+    except CommandError as error:
+        item.order.error = item.order.error or str(error)
 
 
 def _target(order: Order, name: str) -> Path:
@@ -224,7 +247,7 @@ def _portions(items: Sequence[_Item]) -> Iterator[list[_Item]]:
         yield portion
 
 
-def _bring_small(transport: Transport, items: Sequence[_Item], progress: Progress) -> None:
+def _bring_small(transport: Transport, items: Sequence[_Item], progress: Progress, changed: list[_ChangedError]) -> None:
     base = posixpath.commonpath([item.order.workdir for item in items])
     sources: dict[str, list[_Item]] = {}
     for item in items:
@@ -246,11 +269,12 @@ def _bring_small(transport: Transport, items: Sequence[_Item], progress: Progres
         for name, members in sources.items():
             member = came.get(name.removeprefix("./"))
             content = tar.extractfile(member) if member is not None else None
-            if member is None or content is None:
-                raise _unread(members[0], done.stderr)
-            data = content.read()
+            data = content.read() if content is not None else b""
             for item in members:
-                _keep(item, data, member.mode)
+                with _blamed(item, changed):
+                    if member is None or content is None:
+                        raise _unread(item, done.stderr)
+                    _keep(item, data, member.mode)
 
 
 def _keep(item: _Item, data: bytes, mode: int) -> None:

@@ -46,6 +46,8 @@ class Monitor:
         self._others: list[Record] = []  # live jobs of the store that nobody in this process holds a handle on
         self.stale_since: float | None = None  # the last good answer was then; None: the last answer was good
         self._error = ""
+        self._usage_asked: dict[str, float] = {}  # when accounting was asked for the usage of jobs that have ended
+        self._usage_known: set[str] = set()  # jobs of which it will say no more
         self.polls = 0
         self._last = 0.0
         self._due = 0.0
@@ -219,10 +221,21 @@ class Monitor:
         age = self.clock() - min(record.created for record, _ in places) + _WINDOW
         return self.scheduler.ended(runs, {cluster: list(members) for cluster, members in ids.items()}, age)
 
-    def account(self, records: Sequence[Record]) -> None:
-        """Ask accounting once more for the usage of jobs that have ended; one command for all of them."""
+    def account(self, record: Record) -> None:
+        """Ask accounting for the peak memory of a job that has ended, and of all others that lack it: one command.
+
+        It is asked again while it may lag behind or does not answer, about the same job not more often than polls are.
+        """
         with self._lock:
-            findings = self._ask_ended([(record, index) for record in records for index in record.all_tasks()])
+            if not self.scheduler.accounting or not self._usage_due(record):
+                return
+            others = [other for other in self.records.values() if other.finished and "max_rss" not in other.task.usage and self._usage_due(other)]
+            records = list({item.token: item for item in (record, *others)}.values())
+            now, settle = self.clock(), self.scheduler.backend.limits["settle"]
+            self._usage_asked.update((item.token, now) for item in records)
+            findings = self._ask_ended([(item, index) for item in records for index in item.all_tasks()])
+            if findings.history.asked:
+                self._usage_known.update(item.token for item in records if now >= (item.task.ended or 0.0) + settle)
             for record in records:
                 for index, task in record.all_tasks().items():
                     own, history, _ = _found(findings, record, index)
@@ -230,7 +243,12 @@ class Monitor:
                         task.usage[name] = value
                     if own is not None and own.cpu is not None:
                         task.usage.setdefault("cpu", own.cpu)
+                _aggregate(record)
             self.store.write(records)
+
+    def _usage_due(self, record: Record) -> bool:
+        asked = self._usage_asked.get(record.token, 0.0)
+        return record.token not in self._usage_known and self.clock() - asked >= self.scheduler.backend.limits["poll_interval"]
 
     def cancel(self, records: Sequence[Record]) -> None:
         """Cancel the jobs that have not ended; one command for all of them. Raises :class:`CommandError`."""

@@ -111,9 +111,8 @@ class AsyncResult:
         """What the job used, as far as is known: ``elapsed`` and ``cpu`` in s, ``max_rss`` in MB (the largest of an array)."""
         self._refresh()
         task = self.record.task
-        if task.status.finished and "max_rss" not in task.usage and self.monitor.scheduler.accounting and self.record.job_id:
-            others = [record for record in self.monitor.records.values() if record.finished and "max_rss" not in record.task.usage]
-            self.monitor.account(others)
+        if task.status.finished and "max_rss" not in task.usage and self.record.job_id:
+            self.monitor.account(self.record)
         return dict(self.record.task.usage)
 
     @property
@@ -290,14 +289,14 @@ def recover(store: Store) -> None:
 
     Raises :class:`StoreError`.
     """
-    try:
-        places = {record.place: record.spec["backend"] for record in store.select(unsent=True)}
-        for reference in places.values():
+    places = {record.place: record.spec["backend"] for record in store.select(unsent=True)}
+    for reference in places.values():
+        try:
             monitor_for(store, reference, resume).finish_submissions()
-    except StoreError:
-        raise
-    except ClusterJobError as error:
-        _log.warning("open submissions could not be finished: %s", error)
+        except StoreError:
+            raise
+        except ClusterJobError as error:
+            _log.warning("open submissions could not be finished: %s", error)
 
 
 def submit_prepared(store: Store, records: Sequence[Record], again: Any) -> list[AsyncResult]:
@@ -333,13 +332,22 @@ def submit_prepared(store: Store, records: Sequence[Record], again: Any) -> list
 
 
 def cancel(results: Iterable[AsyncResult]) -> None:
-    """Cancel jobs: one command a cluster. Ones that have ended stay what they were. Raises :class:`CommandError`."""
+    """Cancel jobs: one command a cluster. Ones that have ended stay what they were.
+
+    Raises :class:`CommandError` where a cluster could not be asked, after all the others were.
+    """
     groups: dict[int, tuple[Monitor, list[AsyncResult]]] = {}
     for result in results:
         groups.setdefault(id(result.monitor), (result.monitor, []))[1].append(result)
+    failed: CommandError | None = None
     for monitor, members in groups.values():
         monitor.refresh(force=True)  # one that ended unseen is no job to cancel
-        monitor.cancel([result.record for result in members])
+        try:
+            monitor.cancel([result.record for result in members])
+        except CommandError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 def wait(results: Iterable[AsyncResult], timeout: float | None = None) -> tuple[list[AsyncResult], list[AsyncResult]]:

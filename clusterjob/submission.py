@@ -256,8 +256,7 @@ def resume(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> Non
                 raise
             for record in taken:
                 if record.unsent:
-                    record.owner, record.task.words = "", str(error).splitlines()[0]  # nobody's: tried again at the next poll
-            store.write(taken)
+                    _leave(store, record, error)
 
 
 def _finish(store: Store, scheduler: Scheduler, taken: Sequence[Record], deferred: Container[str]) -> None:
@@ -273,14 +272,47 @@ def _finish(store: Store, scheduler: Scheduler, taken: Sequence[Record], deferre
                 accept(record, found[record.token])
         store.write(doubtful)
     left = _without_cancelled(store, scheduler, taken)
-    missing = [record for record in left if record.token not in deferred]
-    for record in missing:
-        run_prologue(store, record)
-    scheduler.transport.put(_all_uploads(scheduler, missing, again=True))
-    refused = offer(store, scheduler, left) if left else []
+    ready = [record for record in left if record.token in deferred]
+    refused = _prepare_again(store, scheduler, [record for record in left if record.token not in deferred], ready)
+    if ready:
+        refused += offer(store, scheduler, ready)
     for record, receipt in refused:
         record.task.status, record.task.reason, record.task.words = Status.FAILED, Reason.SUBMISSION, _said(receipt)
     store.write([record for record, _ in refused])
+
+
+def _prepare_again(store: Store, scheduler: Scheduler, records: Sequence[Record], ready: list[Record]) -> list[tuple[Record, Receipt]]:
+    """Run what is left of prologues and send files again, and add the jobs that can be submitted to ``ready``; return the ones that cannot.
+
+    What is wrong with one job keeps no other: where a folder or an input is missing, it stays open, with the reason in its words. Raises
+    :class:`TransportError`.
+    """
+    refused, able = [], []
+    for record in records:
+        try:
+            run_prologue(store, record)
+            able.append(record)
+        except _ElsewhereError as error:
+            _leave(store, record, error)
+        except SubmissionError as error:
+            refused.append((record, Receipt(record.token, None, str(error).rstrip())))
+    try:
+        scheduler.transport.put(_all_uploads(scheduler, able, again=True))
+        ready += able
+    except (TransportError, StoreError):
+        raise
+    except ClusterJobError as error:
+        if len(able) == 1:
+            _leave(store, able[0], error)
+        else:
+            for record in able:
+                refused += _prepare_again(store, scheduler, [record], ready)
+    return refused
+
+
+def _leave(store: Store, record: Record, error: ClusterJobError) -> None:
+    record.owner, record.task.words = "", str(error).splitlines()[0]  # nobody's: tried again at the next poll
+    store.write([record])
 
 
 def _without_cancelled(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:
@@ -298,13 +330,17 @@ def _without_cancelled(store: Store, scheduler: Scheduler, records: Sequence[Rec
     return [record for record in records if record.phase is Phase.SUBMITTING and not record.cancel_requested]
 
 
+class _ElsewhereError(SubmissionError):
+    """A prologue belongs to another machine."""
+
+
 def run_prologue(store: Store, record: Record) -> None:
     """Run a job's prologue, if it has one that did not run to its end. Raises :class:`SubmissionError`."""
     if record.prologue not in ("due", "started"):
         return
     cwd = record.spec.get("cwd") or "."
     if not os.path.isdir(cwd):
-        raise SubmissionError(f"the prologue of {record.name!r} runs in {cwd}, which is not on this machine: run the notebook or script again there")
+        raise _ElsewhereError(f"the prologue of {record.name!r} runs in {cwd}, which is not on this machine: run the notebook or script again there")
     store.begin(record, "prologue")
     run_local(record, "prologue")
     record.prologue = "done"

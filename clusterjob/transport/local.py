@@ -80,6 +80,8 @@ class LocalTransport:
                     made.add(folder)
                 _write(file)
             except OSError as error:
+                if isinstance(file.content, Path) and error.filename == str(file.content):
+                    raise CommandError(f"{file.content} cannot be read: {error.strerror or error}") from error
                 raise CommandError(
                     f"{file.path} cannot be written: {error.strerror or error}",
                     hint="Choose a workdir (or rootdir) that you may write to, or make room there.",

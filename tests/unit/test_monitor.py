@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from clusterjob import AsyncResult, JobScript, Reason, Status, fetch, submit, wait
+from clusterjob import AsyncResult, JobScript, Reason, Status, cancel, fetch, submit, wait
 from clusterjob.backend import load_backend
 from clusterjob.errors import CommandError, LineBrokenError, SubmissionError, TransportError
 from clusterjob.monitor import Monitor
@@ -160,6 +160,18 @@ def test_accounting_that_does_not_exist_is_asked_once() -> None:
     assert Path("asked").read_text().count("asked") == 1
 
 
+def test_usage_that_nobody_knows_is_asked_once_for_all() -> None:
+    results = submit([job(str(number), finished="echo asked >> asked") for number in range(5)])
+    for result in results:
+        ended(result, 0)
+    assert wait(results, 5)[1] == []
+    Path("asked").unlink()
+    time.sleep(1.5)  # accounting may lag behind no longer
+    for result in results * 2:
+        assert "max_rss" not in result.usage
+    assert Path("asked").read_text().count("asked") == 1
+
+
 def test_accounting_that_is_down_is_asked_again() -> None:
     down = "echo asked >> asked; [ -e up ] && cat finished && exit; echo 'sacct: Problem talking to the database: Connection refused' >&2; false"
     result = job(finished=down).submit()
@@ -297,6 +309,51 @@ def test_a_doubtful_submission_is_looked_up_before_it_is_repeated(monkeypatch: p
     assert Path("tried").read_text() == "tried\n"
 
 
+def test_what_is_wrong_with_one_open_submission_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path.cwd()
+
+    def made(name: str, **settings: Any) -> JobScript:
+        script = job(name, submit="echo 41")
+        for setting, value in settings.items():
+            setattr(script, setting, value)
+        return script
+
+    scripts = [made("good", prologue="true"), made("input", inputs=["in"], workdir="w"), made("fails", prologue=f"test -e {here}/ready")]
+    scripts.append(made("homeless", prologue="true", workdir=str(here)))
+    for name in ("in", "ready"):
+        Path(name).touch()
+    Path("elsewhere").mkdir()
+    run = LocalTransport.run
+
+    def broken(self: LocalTransport, script: str, timeout: float | None = None) -> Any:
+        if "cj_submit" in script:
+            raise TransportError("the line dropped")
+        return run(self, script, timeout)
+
+    monkeypatch.setattr(LocalTransport, "run", broken)
+    good, lacking, failing = submit(scripts[:3])
+    monkeypatch.chdir("elsewhere")
+    homeless = scripts[3].submit()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(LocalTransport, "run", run)
+    shutil.rmtree("elsewhere")
+    for name in ("in", "ready"):
+        Path(name).unlink()
+    for result in (good, failing, homeless):
+        result.record.prologue = "started"  # the process died in it
+        result.store.write([result.record])
+    good.monitor.refresh(force=True)
+    assert (good.record.phase, good.job_id) == (Phase.SUBMITTED, "41")
+    assert (failing.record.status, failing.record.task.reason) == (Status.FAILED, Reason.SUBMISSION)
+    assert "exit code 1" in failing.words
+    for result, words in ((lacking, f"{here}/in cannot be read"), (homeless, "not on this machine")):
+        assert (result.record.phase, result.record.status) == (Phase.SUBMITTING, Status.PENDING)
+        assert words in result.words
+    Path("in").touch()
+    lacking.monitor.refresh(force=True)
+    assert lacking.record.phase is Phase.SUBMITTED
+
+
 def test_nothing_is_recorded_where_something_fails_before_submission() -> None:
     Path("closed").touch()
     made = job()
@@ -321,6 +378,15 @@ def test_multi_cluster_ids() -> None:
     assert "--clusters=gpu" in Path("asked").read_text()
     result.cancel()
     assert Path("cancelled").read_text() == "--clusters=gpu 41\n"
+
+
+def test_a_cluster_that_cannot_cancel_keeps_no_other() -> None:
+    first = job("first", cancel="echo down >&2; false").submit()
+    second = job("second", cancel="echo {ids} > cancelled").submit()
+    listed(line(first, "RUNNING"), line(second, "RUNNING"))
+    with pytest.raises(CommandError, match="down"):
+        cancel([first, second])
+    assert Path("cancelled").read_text() == "41\n"
 
 
 def test_cancel_that_fails_is_an_error() -> None:
@@ -484,6 +550,22 @@ def test_outputs_that_could_not_come_are_tried_again(monkeypatch: pytest.MonkeyP
     assert result.wait(5)
     assert result.get() == Status.COMPLETED
     assert Path("there/far/out").read_text() == "x"
+
+
+def test_outputs_that_could_not_be_written_come_with_the_next_submission() -> None:
+    made = job("o", "true", submit="echo 41")
+    made.outputs, made.workdir, made.rootdir = ["far/out"], "there", str(Path.cwd() / "root")
+    Path("root/there/far").mkdir(parents=True)
+    Path("root/there/far/out").write_text("x")
+    result = made.submit()
+    Path(result.record.runs).mkdir(parents=True, exist_ok=True)
+    ended(result, 0)
+    Path("there").touch()  # a file where the folder should be
+    assert result.wait(5)
+    assert "cannot be written" in result.record.outputs
+    Path("there").unlink()
+    assert made.submit().wait(5)
+    assert (Path("there/far/out").read_text(), result.record.outputs) == ("x", "done")
 
 
 def test_a_submission_whose_listener_is_gone_tidies_up(tmp_path: Path) -> None:

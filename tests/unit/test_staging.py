@@ -6,6 +6,7 @@ import os
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -150,6 +151,34 @@ def test_outputs_in_place_stay_in_place(tmp_path: Path) -> None:
     order = Order(str(tmp_path), check_outputs(["x"]), tmp_path)
     fetch(LocalTransport(), [order])
     assert (tmp_path / "x").stat().st_ino == before
+
+
+def test_a_file_that_cannot_come_keeps_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = []
+    for name in ("blocked", "good", "changing", "gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "small").write_text(name)
+        (tmp_path / name / "large").write_bytes(name.encode() * (2 << 20))
+        orders.append(Order(str(tmp_path / name), check_outputs([("small", "d/small"), ("large", "d/large")]), tmp_path / f"near-{name}"))
+    (tmp_path / "near-blocked").mkdir()
+    (tmp_path / "near-blocked/d").write_text("a file where a folder should be")
+    stream = LocalTransport.stream
+
+    def change(self: LocalTransport, script: str, sink: Any, timeout: float | None = None) -> Any:
+        with (tmp_path / "changing/small").open("a") as file:
+            file.write("!")
+        (tmp_path / "gone/small").unlink(missing_ok=True)
+        return stream(self, script, sink, timeout)
+
+    monkeypatch.setattr("clusterjob.fetch._WAITS", (0.01,))
+    monkeypatch.setattr(LocalTransport, "stream", change)
+    fetch(LocalTransport(), orders)
+    assert "cannot be written" in orders[0].error
+    assert [path.read_bytes()[:4] for path in orders[1].paths] == [b"good"] * 2
+    assert orders[1].error == ""
+    assert "changes while it is fetched" in orders[2].error
+    assert (tmp_path / "near-changing/d/large").stat().st_size == 8 * (2 << 20)
+    assert "gone/small" in orders[3].error or orders[3].missing == ["small"]
 
 
 def test_a_large_file_goes_on_and_a_wrong_beginning_is_noticed(tmp_path: Path) -> None:
