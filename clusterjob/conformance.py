@@ -95,8 +95,8 @@ def _check_end(result: AsyncResult) -> Iterator[Check]:
     expected = f"output of {(result.record.job_id or '').removesuffix('[]')}"
     text = result.stdout().strip()
     yield Check("output found", text == expected, f"{result.log_path()}: {text!r}")
-    usage = ", ".join(f"{key} {value:.2f}" for key, value in result.usage.items())
-    yield Check("usage", "elapsed" in result.usage, usage or "nothing is known")
+    usage = result.usage
+    yield Check("usage", "elapsed" in usage, ", ".join(f"{key} {value:.2f}" for key, value in usage.items()) or "nothing is known")
     scheduler = result.monitor.scheduler
     yield Check("accounting", True, "works" if scheduler.accounting else "there is none; exit records stand in for it")
 
@@ -120,9 +120,9 @@ def _check_cancel(job: JobScript) -> Iterator[Check]:
     if result is None:
         return
     deadline = time.monotonic() + _PATIENCE
-    while result.status == Status.PENDING and time.monotonic() < deadline:
+    while (status := result.status) == Status.PENDING and time.monotonic() < deadline:
         time.sleep(max(0.05, result.monitor.wait_time()))
-    yield Check("running seen", result.status == Status.RUNNING, f"{result.status}, {result.words}")
+    yield Check("running seen", status == Status.RUNNING, f"{status}, {result.words}")
     if (yield from _try("cancel", lambda: _asked(result))) is not None:
         result.wait(_PATIENCE)
         yield Check("cancelled seen", result.status == Status.CANCELLED, f"{result.status}, {result.words}")

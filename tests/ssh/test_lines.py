@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -228,12 +227,11 @@ def test_five_jobs_cost_the_round_trips_of_five_hundred(far: Path, kind: str) ->
     everything: list[Any] = []
     try:
         for size in (5, 500, 500):
-            results: Sequence[Any] = submit(held(1, path, f"first{size}{len(everything)}"))
-            way: Any = results[0].monitor.scheduler.transport
+            everything += submit(held(1, path, f"first{size}{len(everything)}"))
+            way: Any = everything[0].monitor.scheduler.transport
             before = way.trips
-            results = submit(held(size, path, f"batch{len(everything)}"))
+            everything += submit(held(size, path, f"batch{len(everything)}"))
             counts.append(way.trips - before)
-            everything += results
         assert counts == [2, 2, 2]
         before = way.trips
         everything[0].monitor.refresh(force=True)
@@ -244,8 +242,8 @@ def test_five_jobs_cost_the_round_trips_of_five_hundred(far: Path, kind: str) ->
         assert way.trips - before <= 3  # a poll comes first
         assert way.connections == 1 or kind == "openssh"
     finally:
-        names = ",".join(f"held{number}" for number in range(500))
-        subprocess.run(["scancel", "--name", names], env={**os.environ, "SLURM_CONF": f"{far.parent}/slurm/slurm.conf"})
+        ids = [result.job_id for result in everything]
+        subprocess.run(["scancel", *ids], env={**os.environ, "SLURM_CONF": f"{far.parent}/slurm/slurm.conf"})
 
 
 @pytest.mark.parametrize("kind", ["ssh", "openssh"])
