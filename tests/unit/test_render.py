@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +94,22 @@ def test_the_dry_run_is_the_script() -> None:
     job = JobScript("true", "x")
     assert str(job) == str(job) == job.render_script()
     assert load_backend("local").title in "Embedded scheduler"
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_body_that_cannot_be_written_does_not_run(shell: str, tmp_path: Path) -> None:
+    """A full disk on the node must not make an empty body, which would end well."""
+    script = JobScript("echo ran").render_script()
+    runs = Path(".clusterjob-runs/dry-run")
+    runs.mkdir(parents=True)
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    (bin_folder / "cat").write_text("#!/bin/sh\nhead -c 3\necho 'cat: write error: No space left on device' >&2\nexit 1\n")
+    (bin_folder / "cat").chmod(0o755)
+    for path, code, output in ((f"{bin_folder}:{os.environ['PATH']}", 1, ""), (os.environ["PATH"], 0, "ran\n")):
+        (runs / "TOKEN.exit").unlink(missing_ok=True)
+        environment = {"PATH": path, "SPOOL_ID": "1", "TMPDIR": "/not/there"}
+        done = subprocess.run([shell], input=script, text=True, capture_output=True, env=environment)
+        assert (done.returncode, done.stdout) == (code, output)
+        assert ("is there room" in done.stderr) == bool(code)
+        assert f"exit={code}\n" in (runs / "TOKEN.exit").read_text()
