@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from clusterjob.errors import ClusterJobError, CommandError, SettingsError
 from clusterjob.lease import LEASE, given_up, heartbeats
 from clusterjob.monitor import scheduler_for
 from clusterjob.result import recover
-from clusterjob.scheduler import Scheduler
 from clusterjob.script import JobScript
 from clusterjob.status import Status
 from clusterjob.store import Record, Store
@@ -18,13 +18,14 @@ from clusterjob.store import Record, Store
 
 @dataclass
 class Finding:
-    """One thing that was looked at. ``mend`` says what would be done about it, ``mended`` what was done."""
+    """One thing that was looked at. ``mend`` says what would be done about it, ``mended`` what was done, ``advice`` what a person can do."""
 
     what: str
     ok: bool
     detail: str
     mend: str = ""
     mended: str = ""
+    advice: str = ""
 
 
 def examine(store: Store, profile: str | None = None, fix: bool = False) -> Iterator[Finding]:
@@ -38,11 +39,11 @@ def examine(store: Store, profile: str | None = None, fix: bool = False) -> Iter
         return
     yield from _examine_submissions(store, fix)
     live = store.select(statuses=[Status.PENDING, Status.RUNNING])
-    for reference in {record.place: record.spec["backend"] for record in live}.values():
-        yield from _examine_cluster(store, scheduler_for(reference), [r for r in live if r.spec["backend"] == reference], fix)
+    for place, reference in {record.place: record.spec["backend"] for record in live}.items():
+        yield from _examine_cluster(store, reference, [record for record in live if record.place == place], fix)
     for record in store.select():
         if record.epilogue == "started" and record.finished and time.time() - (record.task.ended or 0) > LEASE:
-            yield Finding("epilogue", False, f"{_title(record)}: it began and did not end", "run what it does by hand; it is not run twice")
+            yield Finding("epilogue", False, f"{_title(record)}: it began and did not end", advice="run what it does by hand; it is not run twice")
     if profile is not None:
         yield from _examine_profile(profile)
 
@@ -95,16 +96,19 @@ def _finish(store: Store, record: Record) -> str:
     return f"it is {found.status}, with job id {found.job_id}"
 
 
-def _examine_cluster(store: Store, scheduler: Scheduler, live: Sequence[Record], fix: bool) -> Iterator[Finding]:
-    name = f"{scheduler.backend.title}{f' on {scheduler.transport.host}' if scheduler.transport.host else ''}"
+def _examine_cluster(store: Store, reference: dict[str, Any], live: Sequence[Record], fix: bool) -> Iterator[Finding]:
+    host = reference.get("host")
+    name = f"{reference['name']} on {host}" if host else reference["name"]
     try:
+        scheduler = scheduler_for(reference)
+        name = f"{scheduler.backend.title} on {host}" if host else scheduler.backend.title
         version = scheduler.version()
         tokens: dict[str, list[str]] = {}
         for record in live:
             tokens.setdefault(record.runs, []).append(record.token)
         found = scheduler.find(tokens, strangers=True)
     except ClusterJobError as error:
-        yield Finding("scheduler", False, f"{name}: {error}", "see to it that its commands work here")
+        yield Finding("scheduler", False, f"{name}: {error}", advice="see to it that its backend is found, and that its commands work here")
         return
     yield Finding("scheduler", True, f"{name}: {version}, {len(live)} jobs have not ended")
     for record in live:
@@ -127,7 +131,7 @@ def _examine_profile(profile: str) -> Iterator[Finding]:
         version = scheduler_for(job.backend_reference).version()
         str(job)
     except ClusterJobError as error:
-        yield Finding("profile", False, f"{profile}: {error}", "mend the profile")
+        yield Finding("profile", False, f"{profile}: {error}", advice="mend the profile")
     else:
         yield Finding("profile", True, f"{profile}: {version}; 'clusterjob check {profile}' tries it with real jobs")
 
@@ -139,7 +143,7 @@ def prune(store: Store, older_than: float, statuses: Iterable[Status], dry_run: 
     """Remove jobs that ended more than ``older_than`` seconds ago in one of ``statuses``: records, scripts, logs and exit records.
 
     Returns the records that were (or with ``dry_run`` would be) removed, and what could not be done. Jobs that have not ended are never
-    touched, nor those that such a job comes after, nor those whose epilogue is still due. Logs with names of the user's own stay.
+    touched, nor those that such a job comes after, nor those whose outputs or epilogue are still due. Logs with names of the user's own stay.
     """
     wanted = set(statuses)
     if any(not status.finished for status in wanted):
@@ -151,15 +155,16 @@ def prune(store: Store, older_than: float, statuses: Iterable[Status], dry_run: 
     old = {
         record.key: record
         for record in everything
-        if record.token in current and record.status in wanted and _ended(record) < before and record.epilogue not in ("due", "started")
+        if record.token in current and record.status in wanted and _ended(record) < before
+        and record.epilogue not in ("due", "started") and record.outputs != "due"
         and not any(f"{record.runs}/{record.exit_name(index)}.exit" in needed for index in record.all_tasks())
     }  # fmt: skip
     gone = [record for record in everything if record.key in old and record.finished]  # with the earlier submissions of the same jobs
     if dry_run:
         return gone, []
     removed, problems = [], []
-    for reference in {record.place: record.spec["backend"] for record in gone}.values():
-        members = [record for record in gone if record.spec["backend"] == reference]
+    for place, reference in {record.place: record.spec["backend"] for record in gone}.items():
+        members = [record for record in gone if record.place == place]
         folders: dict[str, list[str]] = {}
         for record in members:
             folders.setdefault(record.runs, []).append(record.token)

@@ -34,7 +34,8 @@ def doctor(profile: str | None, fix: bool, as_json: bool) -> None:
             state = "ok  " if finding.ok else "done" if finding.mended else "BAD "
             click.echo(f"{state} {finding.what:11} {finding.detail}")
             if not finding.ok:
-                click.echo(f"{'':17}{finding.mended or ('would be mended (--fix): ' if not fix else 'to do: ') + finding.mend}")
+                plan = f"would be mended (--fix): {finding.mend}" if finding.mend and not fix else f"to do: {finding.advice or finding.mend}"
+                click.echo(f"{'':17}{finding.mended or plan}")
     if as_json:
         print_json([finding.__dict__ for finding in findings])
     sys.exit(0 if all(finding.ok or finding.mended for finding in findings) else 1)

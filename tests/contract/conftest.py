@@ -136,6 +136,8 @@ def overtime(place: tuple[str, Path | None, Path], spool_folder: Path, tmp_path_
     name, _, way = full.partition("@")
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp(f"overtime-{name}")
+    patch.setenv("HOME", str(folder))  # not the user's
+    patch.delenv("XDG_STATE_HOME", raising=False)
     patch.setenv("CLUSTERJOB_SPOOL", str(spool_folder))
     patch.setenv("CLUSTERJOB_SPOOL_CORES", "4")
     patch.setattr(JobScript, "cache_folder", folder)

@@ -152,6 +152,47 @@ def test_prune_keeps_what_a_waiting_job_looks_at() -> None:
     assert "1 submissions" in run("prune", "--older-than", "1d")
 
 
+def test_prune_takes_jobs_of_one_cluster_whatever_profile_they_came_from() -> None:
+    results = []
+    for name in ("one.ini", "two.ini"):
+        Path(name).write_text("[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\n")
+        job = JobScript(f"true # {name}", name.partition(".")[0])
+        job.read_settings(name)
+        results.append(job.submit())
+    assert wait(results, 30)[1] == []
+    make_old("one", "two")
+    assert "2 submissions" in run("prune", "--older-than", "1d")
+    assert list(Path(".clusterjob-runs").glob("*/*.exit")) == []
+    assert current_store().select() == []
+
+
+def test_prune_keeps_jobs_whose_outputs_have_not_come() -> None:
+    result = JobScript("echo x > out", "slow-line", outputs=["out"]).submit()
+    assert result.wait(30)
+    result.record.outputs = "due"  # as it is while the line is broken
+    result.store.write([result.record])
+    make_old("slow-line")
+    assert "0 submissions" in run("prune", "--older-than", "1d")
+    assert [record.name for record in current_store().select()] == ["slow-line"]
+
+
+def test_doctor_names_a_backend_that_is_gone() -> None:
+    folder = Path("backends/own")
+    folder.mkdir(parents=True)
+    (folder / "backend.ini").write_text("[Backend]\nextends = local\ntitle = Our own\n")
+    Path("p.ini").write_text("[Attributes]\nbackend = own\n")
+    job = JobScript("sleep 60", "orphan")
+    job.read_settings("p.ini")
+    result = job.submit()
+    (folder / "backend.ini").rename("aside")
+    try:
+        text = run("doctor", code=1)
+        assert "BAD  scheduler   own: " in text
+        assert "to do: see to it that its backend is found" in text
+    finally:
+        result.cancel()
+
+
 def test_prune_wants_a_unit() -> None:
     assert "30d" in run("prune", "--older-than", "30", code=2)
 
