@@ -278,7 +278,7 @@ def _reference(
     name: str, host: str, way: tuple[tuple[str, str], ...], profiles: tuple[Profile, ...], folders: tuple[str, ...]
 ) -> tuple[dict[str, Any], str]:  # fmt: skip
     """Return the reference of a backend, and the name of its place."""
-    beside = [str(profile.path.parent / "backends") for profile in profiles]
+    beside = [str(folder) for profile in profiles if (folder := profile.path.parent / "backends").is_dir()]
     overrides: dict[str, dict[str, str]] = {}
     for profile in profiles:
         for section, entries in profile.overrides.items():

@@ -173,8 +173,8 @@ _ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def place_of(reference: dict[str, Any]) -> str:
-    """Return the name of the place that a ``spec["backend"]`` describes; the way to it makes no difference."""
-    reference = {name: value for name, value in reference.items() if name not in ("transport", "ssh_config")}
+    """Return the name of the place that a ``spec["backend"]`` describes; the way to it, and the profile's name, make no difference."""
+    reference = {name: value for name, value in reference.items() if name not in ("transport", "ssh_config", "source")}
     return hashlib.sha256(json.dumps(reference, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -154,11 +154,13 @@ def test_prune_keeps_what_a_waiting_job_looks_at() -> None:
 
 def test_prune_takes_jobs_of_one_cluster_whatever_profile_they_came_from() -> None:
     results = []
-    for name in ("one.ini", "two.ini"):
-        Path(name).write_text("[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\n")
-        job = JobScript(f"true # {name}", name.partition(".")[0])
-        job.read_settings(name)
+    for name in ("one", "two"):
+        Path(name).mkdir()
+        Path(name, "p.ini").write_text("[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\n")
+        job = JobScript(f"true # {name}", name)
+        job.read_settings(f"{name}/p.ini")
         results.append(job.submit())
+    assert results[0].monitor is results[1].monitor
     assert wait(results, 30)[1] == []
     make_old("one", "two")
     assert "2 submissions" in run("prune", "--older-than", "1d")
