@@ -32,6 +32,7 @@ from typing import Any, Iterable
 
 GRACE = 2.0  # s between TERM and KILL
 RECENT = 600.0  # s for which 'active' lists jobs that ended
+PATIENCE = 3600  # s for which the end of a job is tried to be written down, on a disk that is full
 KEEP = 30 * 86400.0  # s after which ended jobs are forgotten
 _UNSTARTED = 30.0  # s after which a job that was taken for a start, and has no shepherd, is queued again
 _SCHEMA = """
@@ -325,7 +326,12 @@ class Shepherd:
         self.adopt(True)
         database = connect()
         self.row = database.execute("SELECT * FROM jobs WHERE id = ?", (self.job,)).fetchone()
-        self.write(database, shepherd=identity(os.getpid()) or "%d::" % os.getpid())
+        claimed = database.execute(  # not where the machine slept so long that the job was queued, or started, again
+            "UPDATE tasks SET shepherd = ? WHERE job = ? AND idx = ? AND state = 'RUNNING' AND shepherd IS NULL",
+            (identity(os.getpid()) or "%d::" % os.getpid(), self.job, self.index),
+        )
+        if claimed.rowcount != 1:
+            return
         cancelled = database.execute("SELECT cancelled FROM tasks WHERE job = ? AND idx = ?", (self.job, self.index)).fetchone()[0]
         database.close()
         if cancelled:
@@ -455,15 +461,14 @@ class Shepherd:
     def finish(self, state: str, **values: Any) -> None:
         """Write down the end, and start what fits now."""
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        database = connect()
-        database.execute("BEGIN IMMEDIATE")
-        peak = max(self.peak, used.ru_maxrss / 1024)
-        self.write(database, state=state, ended=time.time(), cpu=used.ru_utime + used.ru_stime, max_rss=peak, **values)
-        database.execute("COMMIT")
-        run_next(database)
-
-    def write(self, database: sqlite3.Connection, **values: Any) -> None:
-        mark(database, {"job": self.job, "idx": self.index}, **values)
+        values.update(state=state, ended=time.time(), cpu=used.ru_utime + used.ru_stime, max_rss=max(self.peak, used.ru_maxrss / 1024))
+        for _ in range(PATIENCE):
+            with contextlib.suppress(SpoolError, sqlite3.Error):
+                database = connect()
+                mark(database, {"job": self.job, "idx": self.index}, **values)
+                run_next(database)
+                return
+            time.sleep(1.0)
 
 
 def descendants(root: int) -> list[int] | None:
@@ -555,7 +560,8 @@ def cancel(words: list[str]) -> None:
             elif row["state"] == "RUNNING":
                 mark(database, row, cancelled=1)
                 if row["shepherd"] and alive(row["shepherd"]):
-                    os.kill(int(row["shepherd"].split(":")[0]), signal.SIGTERM)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(row["shepherd"].split(":")[0]), signal.SIGTERM)
     database.execute("COMMIT")
     run_next(database)
     if unknown:

@@ -110,7 +110,8 @@ def _from_record(backend: Backend, record: Record, task: Task, evidence: Evidenc
     exit_code = code if signal is None else None
     if own.reason:
         return _finish(task, Status.FAILED, Reason(own.reason), code)
-    if word is not None and word[0] == Status.FAILED:
+    done = code == 0 and not own.warned and word is not None and word[1] == Reason.NODE_FAILURE  # the node failed when the job was over
+    if word is not None and word[0] == Status.FAILED and not done:
         return _finish(task, Status.FAILED, word[1] or Reason.EXIT, exit_code, signal)
     if word is not None and word[0] == Status.CANCELLED and (code or own.warned):
         return _finish(task, Status.CANCELLED, exit_code=exit_code, signal=signal)

@@ -178,3 +178,32 @@ def test_a_job_that_a_job_submits_outlives_it() -> None:
     Path("go").touch()
     until(inner, "COMPLETED")
     assert Path("inner.out").exists()
+
+
+LATE = "import sys; sys.path.insert(0, {folder!r}); import spool; spool.spawn({job}, -1)"
+
+
+def test_a_shepherd_that_comes_late_starts_nothing() -> None:
+    """The machine slept between the choice of a job and its start, and somebody else started it meanwhile."""
+    job = queue("echo ran >> ledger; until [ -e go ]; do sleep 0.05; done\n")
+    wait_for("ledger")
+    for state in ("RUNNING", "COMPLETED"):
+        subprocess.run([sys.executable, "-c", LATE.format(folder=str(SPOOL.parent), job=job)], check=True, timeout=30)
+        time.sleep(0.5)
+        assert Path("ledger").read_text() == "ran\n"
+        assert states()[job] == state
+        Path("go").touch()
+        until(job, "COMPLETED")
+
+
+def test_an_end_that_cannot_be_written_down_is_written_later() -> None:
+    job = queue("until [ -e go ]; do sleep 0.05; done; exit 3\n")
+    until(job, "RUNNING")
+    Path("queue").rename("aside")
+    Path("queue").touch()  # no folder can be made there
+    Path("go").touch()
+    time.sleep(1.5)
+    Path("queue").unlink()
+    Path("aside").rename("queue")
+    until(job, "FAILED")
+    assert f"{job}|FAILED|3|" in spool("active")

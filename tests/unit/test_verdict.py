@@ -59,6 +59,8 @@ def outcome(task: Task) -> tuple[Status, Reason | None]:
         (decide("OUT_OF_MEMORY", ended(137)), (Status.FAILED, Reason.OUT_OF_MEMORY)),
         (decide("OUT_OF_MEMORY", BEGUN), (Status.FAILED, Reason.OUT_OF_MEMORY)),
         (decide("NODE_FAIL", BEGUN), (Status.FAILED, Reason.NODE_FAILURE)),
+        (decide("NODE_FAIL", ended(0)), (Status.COMPLETED, None)),  # the node failed when the job was over
+        (decide("NODE_FAIL", ended(0, warned=150)), (Status.FAILED, Reason.NODE_FAILURE)),
         (decide("PREEMPTED", BEGUN), (Status.FAILED, Reason.PREEMPTED)),
         (decide("CANCELLED", BEGUN), (Status.CANCELLED, Reason.CANCELLED)),
         (decide("CANCELLED by 1000", ended(143, warned=150)), (Status.CANCELLED, Reason.CANCELLED)),
