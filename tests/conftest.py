@@ -56,7 +56,7 @@ def masters() -> Iterator[None]:
         yield
         transport.close_all()
         for path in Path(folder).glob("clusterjob/*"):
-            subprocess.run(["ssh", "-S", str(path), "-O", "exit", "-"], capture_output=True, timeout=10)
+            subprocess.run(["ssh", "-S", str(path), "-O", "exit", "none"], capture_output=True, timeout=10)
 
 
 @pytest.fixture(scope="session")

@@ -222,6 +222,8 @@ def _receive(process: subprocess.Popen[bytes], out: Callable[[bytes], object], e
 def socket_path(name: str) -> str:
     """Return the path of our master's socket for a host: short, as sockets want it, in a folder of the user's alone."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and not os.path.isdir(runtime):  # a job has that of the login node
+        runtime = None
     folder = Path(runtime, "clusterjob") if runtime else Path(tempfile.gettempdir(), f"clusterjob-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -16,6 +16,7 @@ PACKAGES="slurmctld slurmd slurm-client munge slurmdbd mariadb-server iproute2
           gridengine-master gridengine-exec gridengine-client gridengine-common
           postgresql openssh-server openssh-client libpam-google-authenticator tcsh fish busybox"
 export SGE_ROOT=/var/lib/gridengine SGE_CELL=default
+unset XDG_RUNTIME_DIR   # Grid Engine's jobs have the environment of its daemons
 
 alive() { [ -f "$LAB/run/$1.pid" ] && kill -0 "$(cat "$LAB/run/$1.pid")" 2>/dev/null; }
 

@@ -54,8 +54,9 @@ def line(result: AsyncResult, state: str, *, token: str | None = None, number: s
     return f"{number}|{state}|{now()}|0|clusterjob:{token or result.record.token}|None|"
 
 
-def ended(result: AsyncResult, code: int) -> None:
-    Path(result.record.runs, f"{result.record.token}.exit").write_text(f"job=41\nhost=h\nstart={now()}\nlimit=\nexit={code}\nend={now() + 1}\n")
+def ended(result: AsyncResult, code: int, ago: int = -1) -> None:
+    text = f"job=41\nhost=h\nstart={now() - ago - 1}\nlimit=\nexit={code}\nend={now() - ago}\n"
+    Path(result.record.runs, f"{result.record.token}.exit").write_text(text)
 
 
 def test_states_follow_the_list() -> None:
@@ -79,8 +80,8 @@ def test_a_command_that_fails_says_nothing_about_a_job() -> None:
     assert result.stale_since is None
     Path("code").write_text("1")
     listed()
-    time.sleep(0.7)
-    for _ in range(5):
+    time.sleep(0.5)
+    for _ in range(4):
         assert result.status == Status.RUNNING
         time.sleep(0.05)
     assert result.stale_since is not None
@@ -107,7 +108,7 @@ def test_a_line_that_cannot_be_read_makes_absence_prove_nothing() -> None:
     listed("*** the file system will be down on Monday ***")
     for _ in range(4):
         assert result.status == Status.PENDING
-        time.sleep(0.3)
+        time.sleep(0.17)  # in all longer than lost_after
     assert "could not be read" in result.monitor.error
 
 
@@ -163,10 +164,9 @@ def test_accounting_that_does_not_exist_is_asked_once() -> None:
 def test_usage_that_nobody_knows_is_asked_once_for_all() -> None:
     results = submit([job(str(number), finished="echo asked >> asked") for number in range(5)])
     for result in results:
-        ended(result, 0)
+        ended(result, 0, ago=60)  # accounting lags behind no longer
     assert wait(results, 5)[1] == []
     Path("asked").unlink()
-    time.sleep(1.5)  # accounting may lag behind no longer
     for result in results * 2:
         assert "max_rss" not in result.usage
     assert Path("asked").read_text().count("asked") == 1
@@ -175,7 +175,7 @@ def test_usage_that_nobody_knows_is_asked_once_for_all() -> None:
 def test_accounting_that_is_down_is_asked_again() -> None:
     down = "echo asked >> asked; [ -e up ] && cat finished && exit; echo 'sacct: Problem talking to the database: Connection refused' >&2; false"
     result = job(finished=down).submit()
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + 0.7  # longer than lost_after
     while time.monotonic() < deadline:
         assert result.status == Status.PENDING  # not listed, no exit record: only accounting can tell
         time.sleep(0.05)
@@ -192,12 +192,12 @@ def test_accounting_that_says_with_exit_code_0_that_there_is_none() -> None:
     assert result.monitor.scheduler.accounting is False
 
 
-def test_five_thousand_handles_cost_one_command() -> None:
+def test_a_thousand_handles_cost_one_command() -> None:
     made = JobScript("x")
     Path("count.sh").write_text("cj_n=$((cj_n + 1)); echo $cj_n$cj_me\n")
     made.read_settings(profile(submit=". ./count.sh {script}"))
     jobs = []
-    for number in range(1, 5001):
+    for number in range(1, 1001):
         jobs.append(JobScript(f"true {number}", str(number)))
         jobs[-1].__dict__["_profiles"] = made._profiles
         jobs[-1].__dict__["attributes"] = dict(made.attributes)

@@ -16,6 +16,7 @@ from clusterjob import JobScript
 from clusterjob.errors import SettingsError
 from clusterjob.transport import hostkeys, open_transport, route
 from clusterjob.transport.hosts import Host, known_hosts
+from clusterjob.transport.openssh import socket_path
 from clusterjob.transport.route import Hop, find_hop, parse_remote
 
 CONFIG = """Include more/*.conf
@@ -142,3 +143,12 @@ def test_a_state_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, mon
     host.note(home="/x")
     assert host.home == "/x"
     host.admit()
+
+
+def test_the_folder_of_sockets_where_the_session_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job on a node has XDG_RUNTIME_DIR of the login node."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/not-there")
+    assert socket_path("host").startswith(f"{tmp_path}/clusterjob-")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert socket_path("host").startswith(f"{tmp_path}/clusterjob/")
