@@ -100,12 +100,12 @@ def _json_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping[
         return
     for part in filter(None, output.jobs.split(".")):
         jobs = jobs.get(part) if isinstance(jobs, dict) else None
-    entries = list(jobs.items()) if isinstance(jobs, dict) else [("", job) for job in jobs] if isinstance(jobs, list) else [("", jobs)]
-    for key, entry in entries:
+    named = jobs.items() if isinstance(jobs, dict) else [("", job) for job in (jobs if isinstance(jobs, list) else [jobs])]
+    for key, entry in named:
         if not isinstance(entry, dict):
             reading.unread.append(f"not a list of jobs: {json.dumps(entry)}")
         elif not (output.ignore and output.ignore.search(json.dumps(entry))):
-            yield _named(output, {"_start": key, **_flat(entry)} if key else _flat(entry))
+            yield _named(output, {"_start": key, **_flat(entry)})
 
 
 def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -97,11 +97,11 @@ def _finish(store: Store, record: Record) -> str:
 
 
 def _examine_cluster(store: Store, reference: dict[str, Any], live: Sequence[Record], fix: bool) -> Iterator[Finding]:
-    host = reference.get("host")
-    name = f"{reference['name']} on {host}" if host else reference["name"]
+    where = f" on {reference['host']}" if reference.get("host") else ""
+    name = reference["name"] + where
     try:
         scheduler = scheduler_for(reference)
-        name = f"{scheduler.backend.title} on {host}" if host else scheduler.backend.title
+        name = scheduler.backend.title + where
         version = scheduler.version()
         tokens: dict[str, list[str]] = {}
         for record in live:

@@ -56,6 +56,7 @@ class Order:
     paths: list[Path] = field(default_factory=list)  # what came
     missing: list[str] = field(default_factory=list)  # patterns that nothing matched
     error: str = ""
+    changed: bool = False  # a file of it changed meanwhile: another try may bring it
 
 
 def list_files(transport: Transport, orders: Sequence[Order], sums: bool = False) -> list[list[list[RemoteFile]]]:
@@ -137,23 +138,14 @@ def fetch(transport: Transport, orders: Sequence[Order]) -> None:
     What is wrong with one file is said in its order, and keeps no other. A broken line is tried again, with what is still missing, and so is
     a file that changed meanwhile. Raises :class:`TransportError` where the line stays broken, and :class:`CommandError`.
     """
-    waits = iter(_WAITS)
-    while True:
-        changed: list[_ChangedError] = []
-        broken: LineBrokenError | None = None
+    for wait in (*_WAITS, None):
         try:
-            _fetch(transport, orders, changed)
-        except LineBrokenError as error:
-            broken = error
-        if not changed and broken is None:
-            return
-        wait = next(waits, None)
-        if wait is None:
-            if broken is not None:
-                raise broken
-            for change in changed:
-                change.item.order.error = change.item.order.error or str(change)
-            return
+            _fetch(transport, orders)
+            if wait is None or not any(order.changed for order in orders):
+                return
+        except LineBrokenError:
+            if wait is None:
+                raise
         time.sleep(wait * (0.5 + random.random()))
 
 
@@ -162,12 +154,11 @@ class _ChangedError(CommandError):
 
     def __init__(self, item: _Item) -> None:
         super().__init__(f"{item.source} changes while it is fetched, or arrives damaged")
-        self.item = item
 
 
-def _fetch(transport: Transport, orders: Sequence[Order], changed: list[_ChangedError]) -> None:
+def _fetch(transport: Transport, orders: Sequence[Order]) -> None:
     for order in orders:
-        order.paths, order.missing, order.error = [], [], ""
+        order.paths, order.missing, order.error, order.changed = [], [], "", False
     items: dict[Path, _Item] = {}
     for order, answers in zip(orders, list_files(transport, orders, sums=True), strict=True):
         for (pattern, name), files in zip(order.wanted, answers, strict=True):
@@ -184,23 +175,22 @@ def _fetch(transport: Transport, orders: Sequence[Order], changed: list[_Changed
     wanted = [item for item in items.values() if not _is_here(item)]
     with Progress(transport.host or "here", sum(item.file.size for item in wanted)) as progress:
         for portion in _portions([item for item in wanted if item.file.size < _LARGE]):
-            _bring_small(transport, portion, progress, changed)
+            _bring_small(transport, portion, progress)
         for item in wanted:
             if item.file.size >= _LARGE:
-                with _blamed(item, changed):
+                with _blamed(item):
                     _bring_large(transport, item, progress)
 
 
 @contextlib.contextmanager
-def _blamed(item: _Item, changed: list[_ChangedError]) -> Iterator[None]:
+def _blamed(item: _Item) -> Iterator[None]:
     """Keep what goes wrong with one file in its order, so that the others come."""
     try:
         yield
     except TransportError:
         raise
-    except _ChangedError as error:
-        changed.append(error)
     except CommandError as error:
+        item.order.changed |= isinstance(error, _ChangedError)
         item.order.error = item.order.error or str(error)
 
 
@@ -247,7 +237,7 @@ def _portions(items: Sequence[_Item]) -> Iterator[list[_Item]]:
         yield portion
 
 
-def _bring_small(transport: Transport, items: Sequence[_Item], progress: Progress, changed: list[_ChangedError]) -> None:
+def _bring_small(transport: Transport, items: Sequence[_Item], progress: Progress) -> None:
     base = posixpath.commonpath([item.order.workdir for item in items])
     sources: dict[str, list[_Item]] = {}
     for item in items:
@@ -271,7 +261,7 @@ def _bring_small(transport: Transport, items: Sequence[_Item], progress: Progres
             content = tar.extractfile(member) if member is not None else None
             data = content.read() if content is not None else b""
             for item in members:
-                with _blamed(item, changed):
+                with _blamed(item):
                     if member is None or content is None:
                         raise _unread(item, done.stderr)
                     _keep(item, data, member.mode)

@@ -256,7 +256,8 @@ def resume(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> Non
                 raise
             for record in taken:
                 if record.unsent:
-                    _leave(store, record, error)
+                    _leave(record, error)
+            store.write(taken)
 
 
 def _finish(store: Store, scheduler: Scheduler, taken: Sequence[Record], deferred: Container[str]) -> None:
@@ -272,47 +273,48 @@ def _finish(store: Store, scheduler: Scheduler, taken: Sequence[Record], deferre
                 accept(record, found[record.token])
         store.write(doubtful)
     left = _without_cancelled(store, scheduler, taken)
-    ready = [record for record in left if record.token in deferred]
-    refused = _prepare_again(store, scheduler, [record for record in left if record.token not in deferred], ready)
+    able, refused = _with_prologues(store, [record for record in left if record.token not in deferred])
+    ready = [record for record in left if record.token in deferred] + _with_files(scheduler, able)
     if ready:
         refused += offer(store, scheduler, ready)
     for record, receipt in refused:
         record.task.status, record.task.reason, record.task.words = Status.FAILED, Reason.SUBMISSION, _said(receipt)
-    store.write([record for record, _ in refused])
+    store.write([record for record in left if record.phase is Phase.SUBMITTING])
 
 
-def _prepare_again(store: Store, scheduler: Scheduler, records: Sequence[Record], ready: list[Record]) -> list[tuple[Record, Receipt]]:
-    """Run what is left of prologues and send files again, and add the jobs that can be submitted to ``ready``; return the ones that cannot.
-
-    What is wrong with one job keeps no other: where a folder or an input is missing, it stays open, with the reason in its words. Raises
-    :class:`TransportError`.
-    """
-    refused, able = [], []
+def _with_prologues(store: Store, records: Sequence[Record]) -> tuple[list[Record], list[tuple[Record, Receipt]]]:
+    """Run what is left of prologues; return the jobs to go on with, and those whose prologue failed. One that belongs elsewhere stays open."""
+    able, refused = [], []
     for record in records:
         try:
             run_prologue(store, record)
             able.append(record)
         except _ElsewhereError as error:
-            _leave(store, record, error)
+            _leave(record, error)
         except SubmissionError as error:
             refused.append((record, Receipt(record.token, None, str(error).rstrip())))
+    return able, refused
+
+
+def _with_files(scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:
+    """Send files again; return the jobs that have theirs. One whose files cannot be sent stays open. Raises :class:`TransportError`."""
+    if not records:
+        return []
     try:
-        scheduler.transport.put(_all_uploads(scheduler, able, again=True))
-        ready += able
-    except (TransportError, StoreError):
+        scheduler.transport.put(_all_uploads(scheduler, records, again=True))
+        return list(records)
+    except TransportError:
         raise
     except ClusterJobError as error:
-        if len(able) == 1:
-            _leave(store, able[0], error)
-        else:
-            for record in able:
-                refused += _prepare_again(store, scheduler, [record], ready)
-    return refused
+        if len(records) > 1:
+            return [record for one in records for record in _with_files(scheduler, [one])]
+        _leave(records[0], error)
+        return []
 
 
-def _leave(store: Store, record: Record, error: ClusterJobError) -> None:
-    record.owner, record.task.words = "", str(error).splitlines()[0]  # nobody's: tried again at the next poll
-    store.write([record])
+def _leave(record: Record, error: ClusterJobError) -> None:
+    """Leave a submission open, to nobody, with the reason: it is tried again at the next poll."""
+    record.owner, record.task.words = "", str(error).splitlines()[0]
 
 
 def _without_cancelled(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:

@@ -354,6 +354,22 @@ def test_what_is_wrong_with_one_open_submission_keeps_no_other(monkeypatch: pyte
     assert lacking.record.phase is Phase.SUBMITTED
 
 
+def test_open_submissions_of_a_host_that_is_down_cost_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = submit([job(str(number), submit="echo no id") for number in range(20)])
+    assert {result.record.phase for result in results} == {Phase.SUBMITTING}
+    store, written = results[0].store, []
+    write = store.write
+    monkeypatch.setattr(store, "write", lambda records: (written.append(len(records)), write(records))[1])
+
+    def down(self: LocalTransport, script: str, timeout: float | None = None) -> Any:
+        raise TransportError("the host is down")
+
+    monkeypatch.setattr(LocalTransport, "run", down)
+    results[0].monitor.refresh(force=True)
+    assert {result.words for result in results} == {"the host is down"}
+    assert written == [20]
+
+
 def test_nothing_is_recorded_where_something_fails_before_submission() -> None:
     Path("closed").touch()
     made = job()
