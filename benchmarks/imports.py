@@ -19,7 +19,25 @@ def seconds(code: str) -> float:
     return statistics.median(times)
 
 
-report("import clusterjob, over bare Python", (seconds("import clusterjob") - seconds("pass")) * 1000, "ms", "< 60")
-report("from clusterjob import JobScript, over bare Python", (seconds("from clusterjob import JobScript") - seconds("pass")) * 1000, "ms", "-")
-code = "import sys, clusterjob; print([name for name in ('paramiko', 'jinja2', 'click') if name in sys.modules])"
-print("loaded by it:", subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
+report(
+    "import clusterjob, over bare Python",
+    (seconds("import clusterjob") - seconds("pass")) * 1000,
+    "ms",
+    "< 60",
+)
+report(
+    "from clusterjob import JobScript, over bare Python",
+    (seconds("from clusterjob import JobScript") - seconds("pass")) * 1000,
+    "ms",
+    "-",
+)
+code = (
+    "import sys, clusterjob; print([name for name in ('paramiko', 'jinja2', 'click') if name "
+    "in sys.modules])"
+)
+print(
+    "loaded by it:",
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip(),
+)

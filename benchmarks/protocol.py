@@ -1,7 +1,8 @@
-"""What exactly-once costs: 500 jobs to the real Slurm of the lab, with claim, receipts, lock and fence, and without. `make lab` first.
+"""What exactly-once costs: 500 jobs to the real Slurm of the lab, with claim, receipts, lock and
+fence, and without. `make lab` first.
 
-"Without" is the same scripts but for the fence, written to one folder, and the same loop (four at a time) that only prints the ids: what
-somebody would write who does not care.
+"Without" is the same scripts but for the fence, written to one folder, and the same loop (four at a
+time) that only prints the ids: what somebody would write who does not care.
 """
 
 from __future__ import annotations
@@ -18,15 +19,26 @@ from common import report, stopwatch, workplace
 from clusterjob import JobScript, submit
 
 COUNT, ROUNDS = 500, 7
-LAB = Path(os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab")
+LAB = Path(
+    os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
+)
 LOOP = r"""
-for w in 0 1 2 3; do ( i=$w; while [ $i -lt COUNT ]; do sbatch --parsable plain/$i.slurm; i=$((i + 4)); done >plain/ids.$w ) & done; wait
+for w in 0 1 2 3; do
+    (
+        i=$w
+        while [ $i -lt COUNT ]; do sbatch --parsable plain/$i.slurm; i=$((i + 4)); done >plain/ids.$w
+    ) &
+done
+wait
 cat plain/ids.*
 """
 
 
 def jobs(label: str) -> list[JobScript]:
-    return [JobScript(f"true {label} {number}", f"bench{number}", backend="slurm", mem=10, hold=True) for number in range(COUNT)]
+    return [
+        JobScript(f"true {label} {number}", f"bench{number}", backend="slurm", mem=10, hold=True)
+        for number in range(COUNT)
+    ]
 
 
 def with_protocol(label: str) -> float:
@@ -44,7 +56,12 @@ def without(label: str) -> float:
         for number, job in enumerate(batch):
             text = re.sub(r"\n# The fence:.*?\nfi\n", "\n", str(job), flags=re.DOTALL)
             Path(f"plain/{number}.slurm").write_text(text)
-        done = subprocess.run(["/bin/sh", "-c", LOOP.replace("COUNT", str(COUNT))], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            ["/bin/sh", "-c", LOOP.replace("COUNT", str(COUNT))],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
     assert len(done.stdout.split()) == COUNT
     return watch[0]
 
@@ -56,7 +73,9 @@ def clear() -> None:
 
 
 def main() -> None:
-    """Alternate the two on held jobs, so that nothing runs meanwhile; report medians, of the times and of the ratios of neighbours."""
+    """Alternate the two on held jobs, so that nothing runs meanwhile; report medians, of the times
+    and of the ratios of neighbours.
+    """
     os.environ["SLURM_CONF"] = str(LAB / "noacct" / "slurm.conf")
     ours, plain = [], []
     for number in range(ROUNDS):
@@ -66,7 +85,12 @@ def main() -> None:
         clear()
     report(f"{COUNT} jobs without the protocol", statistics.median(plain), "s", "-")
     report(f"{COUNT} jobs with it", statistics.median(ours), "s", "-")
-    report("ratio", statistics.median(mine / bare for mine, bare in zip(ours, plain, strict=True)), "x", "<= 1.15")
+    report(
+        "ratio",
+        statistics.median(mine / bare for mine, bare in zip(ours, plain, strict=True)),
+        "x",
+        "<= 1.15",
+    )
 
 
 with workplace():

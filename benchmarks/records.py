@@ -1,4 +1,7 @@
-"""Ten thousand finished records: a fresh process submits the same jobs again, and asks nobody. And 5,000 running handles."""
+"""Ten thousand finished records: a fresh process submits the same jobs again, and asks nobody.
+
+And 5,000 running handles.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,31 @@ COUNT = 10_000
 AGAIN = f"""
 from clusterjob import JobScript, Status, submit
 JobScript.read_defaults("p.ini")
-results = submit([JobScript("./run --T {{{{ T }}}}", f"job{{n}}", params={{"T": n}}) for n in range({COUNT})])
+results = submit([
+    JobScript("./run --T {{{{ T }}}}", f"job{{n}}", params={{"T": n}}) for n in range({COUNT})
+])
 assert all(result.status == Status.COMPLETED for result in results)
 print(results[0].monitor.scheduler.commands, results[0].monitor.scheduler.trips)
 """
-PROFILE = "[Attributes]\nbackend = slurm\n[Commands]\nsubmit = . ./count.sh\nactive = cat listing; echo asked >> asked\n"
+PROFILE = (
+    "[Attributes]\nbackend = slurm\n[Commands]\nsubmit = . ./count.sh\nactive = cat "
+    "listing; echo asked >> asked\n"
+)
 
 with workplace():
     Path("count.sh").write_text("cj_n=$((cj_n + 1)); echo $cj_n$cj_me\n")
     Path("p.ini").write_text(PROFILE)
     JobScript.read_defaults("p.ini")
-    results = submit([JobScript("./run --T {{ T }}", f"job{n}", params={"T": n}) for n in range(COUNT)])
+    results = submit(
+        [JobScript("./run --T {{ T }}", f"job{n}", params={"T": n}) for n in range(COUNT)]
+    )
     half = results[: COUNT // 2]
-    Path("listing").write_text("".join(f"{result.job_id}|RUNNING|0|0|clusterjob:{result.record.token}||\n" for result in results))
+    Path("listing").write_text(
+        "".join(
+            f"{result.job_id}|RUNNING|0|0|clusterjob:{result.record.token}||\n"
+            for result in results
+        )
+    )
     with stopwatch() as watch:
         states = {result.status for result in half}
     asked = Path("asked").read_text().count("asked") if Path("asked").exists() else 0
@@ -37,6 +52,8 @@ with workplace():
         result.record.task.status = Status.COMPLETED
     results[0].store.write(result.record for result in results)
     with stopwatch() as watch:
-        done = subprocess.run([sys.executable, "-c", AGAIN], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", AGAIN], check=True, capture_output=True, text=True
+        )
     report(f"{COUNT} finished jobs submitted again by a fresh process", watch[0], "s", "< 2")
     report("... with scheduler commands", float(done.stdout.split()[0]), "", "0")

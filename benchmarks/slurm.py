@@ -1,4 +1,6 @@
-"""500 separate jobs to the real Slurm of the lab: one batch, against a serial shell loop of bare `sbatch --parsable`. `make lab` first."""
+"""500 separate jobs to the real Slurm of the lab: one batch, against a serial shell loop of bare
+`sbatch --parsable`. `make lab` first.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from common import report, stopwatch, workplace
 from clusterjob import JobScript, submit
 
 COUNT = 500
-LAB = Path(os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab")
+LAB = Path(
+    os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
+)
 
 
 def bare() -> float:
@@ -20,14 +24,23 @@ def bare() -> float:
     Path("bare.sh").write_text("#!/bin/sh\n#SBATCH --output=/dev/null --mem=10M --hold\ntrue\n")
     with stopwatch() as watch:
         subprocess.run(
-            ["/bin/sh", "-c", f"i=0; while [ $i -lt {COUNT} ]; do sbatch --parsable bare.sh >/dev/null || exit; i=$((i + 1)); done"], check=True
+            [
+                "/bin/sh",
+                "-c",
+                f"i=0; while [ $i -lt {COUNT} ]; do sbatch --parsable bare.sh >/dev/null || exit; "
+                "i=$((i + 1)); done",
+            ],
+            check=True,
         )
     return watch[0]
 
 
 def batch(label: str) -> float:
     """Return the seconds of a batch of ours."""
-    jobs = [JobScript(f"true {label} {number}", f"bench{number}", backend="slurm", mem=10, hold=True) for number in range(COUNT)]
+    jobs = [
+        JobScript(f"true {label} {number}", f"bench{number}", backend="slurm", mem=10, hold=True)
+        for number in range(COUNT)
+    ]
     with stopwatch() as watch:
         results = submit(jobs)
     assert all(result.job_id for result in results)
@@ -41,7 +54,9 @@ def clear() -> None:
 
 
 def main() -> None:
-    """Alternate the two, three times each, on held jobs, so that nothing runs meanwhile; report the medians."""
+    """Alternate the two, three times each, on held jobs, so that nothing runs meanwhile; report the
+    medians.
+    """
     os.environ["SLURM_CONF"] = str(LAB / "slurm" / "slurm.conf")
     loops, batches = [], []
     for number in range(3):

@@ -1,7 +1,9 @@
-"""What a far host costs: submissions and polls at 50 ms round trip, files against tar and scp, and pysqa. `make lab` first; needs root.
+"""What a far host costs: submissions and polls at 50 ms round trip, files against tar and scp, and
+pysqa. `make lab` first; needs root.
 
-Everything goes through the real sshd of the lab; the far line is tests/lab/proxy.py with 25 ms each way. pysqa (with paramiko, one
-connection, as we have) submits the same held jobs over the same line; it is installed into .venv/peers (`make bench` does).
+Everything goes through the real sshd of the lab; the far line is tests/lab/proxy.py with 25 ms each
+way. pysqa (with paramiko, one connection, as we have) submits the same held jobs over the same
+line; it is installed into .venv/peers (`make bench` does).
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from clusterjob import JobScript, submit  # noqa: E402
 from clusterjob.transport import Upload, close_all, open_transport  # noqa: E402
 from tests.lines import far_line  # noqa: E402
 
-LAB = Path(os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab")
+LAB = Path(
+    os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
+)
 PEER = ROOT / ".venv/peers/bin/python"
 DELAY = 0.025  # s each way
 COUNT, ROUNDS = 500, 3
@@ -41,7 +45,8 @@ for number in range(count):
     folder = f"{work}/{number}"
     os.makedirs(folder)
     # 1.1.1 runs what is given as the command over there: its own line for a submission
-    asked = dict(queue="main", job_name=f"peer{number}", working_directory=queue._adapter._get_remote_working_dir(folder), cores=1)
+    there = queue._adapter._get_remote_working_dir(folder)
+    asked = dict(queue="main", job_name=f"peer{number}", working_directory=there, cores=1)
     line = queue._adapter._submit_command(**asked, command_str="true")
     assert queue.submit_job(working_directory=folder, command=line) > 0
 print(json.dumps(time.perf_counter() - began))
@@ -55,8 +60,17 @@ def clear() -> None:
 
 
 def jobs(count: int, label: str, config: Path, host: str, kind: str) -> list[JobScript]:
-    settings: dict[str, Any] = {"backend": "slurm", "remote": host, "transport": kind, "ssh_config": str(config), "rootdir": os.getcwd()}
-    return [JobScript(f"true {label} {number}", f"bench{number}", mem=10, hold=True, **settings) for number in range(count)]
+    settings: dict[str, Any] = {
+        "backend": "slurm",
+        "remote": host,
+        "transport": kind,
+        "ssh_config": str(config),
+        "rootdir": os.getcwd(),
+    }
+    return [
+        JobScript(f"true {label} {number}", f"bench{number}", mem=10, hold=True, **settings)
+        for number in range(count)
+    ]
 
 
 def submitted(count: int, config: Path, host: str, kind: str) -> tuple[float, Any]:
@@ -96,8 +110,18 @@ def latency(kind: str, far: Path) -> None:
     _, few = submitted(5, far, "far", kind)
     near, slow = statistics.median(near_times), statistics.median(far_times)
     report(f"{kind}: {COUNT} jobs, no latency, with the login", near, "s", "-")
-    report(f"{kind}: {COUNT} jobs at 50 ms, with the login", slow, "s", f"<= {1.5 * near + 1:.2f} (1.5 x + 1 s)")
-    report(f"{kind}: round trips of {COUNT} jobs", trips, "", f"= {few.monitor.trips_of_batch}, those of 5 jobs")
+    report(
+        f"{kind}: {COUNT} jobs at 50 ms, with the login",
+        slow,
+        "s",
+        f"<= {1.5 * near + 1:.2f} (1.5 x + 1 s)",
+    )
+    report(
+        f"{kind}: round trips of {COUNT} jobs",
+        trips,
+        "",
+        f"= {few.monitor.trips_of_batch}, those of 5 jobs",
+    )
     clear()
 
 
@@ -109,8 +133,18 @@ def poll(kind: str, far: Path) -> None:
     trips, commands = monitor.scheduler.transport.trips, monitor.scheduler.commands
     with stopwatch() as watch:
         monitor.refresh(force=True)
-    report(f"{kind}: one poll of 1,000 jobs at 50 ms: commands", monitor.scheduler.commands - commands, "", "<= 2")
-    report(f"{kind}: one poll of 1,000 jobs at 50 ms: round trips", monitor.scheduler.transport.trips - trips, "", "<= 2")
+    report(
+        f"{kind}: one poll of 1,000 jobs at 50 ms: commands",
+        monitor.scheduler.commands - commands,
+        "",
+        "<= 2",
+    )
+    report(
+        f"{kind}: one poll of 1,000 jobs at 50 ms: round trips",
+        monitor.scheduler.transport.trips - trips,
+        "",
+        "<= 2",
+    )
     report(f"{kind}: one poll of 1,000 jobs at 50 ms", watch[0], "s", "-")
     clear()
 
@@ -122,7 +156,9 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def files(kind: str, folder: Path) -> None:
-    """1,000 small files against tar, and one of 1 GB against scp, in turns; with a login, and over the connection that there is."""
+    """1,000 small files against tar, and one of 1 GB against scp, in turns; with a login, and over
+    the connection that there is.
+    """
     import hashlib
 
     config = str(LAB / "ssh/config")
@@ -136,7 +172,9 @@ def files(kind: str, folder: Path) -> None:
         with big.open("wb") as file:
             for _ in range(1000):
                 file.write(os.urandom(1_000_000))
-    digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in [*many.iterdir(), big]}  # known: the job's key is made of them
+    digests = {
+        path: hashlib.sha256(path.read_bytes()).hexdigest() for path in [*many.iterdir(), big]
+    }  # known: the job's key is made of them
     ssh = ["ssh", "-F", config, "-l", "quiet", "lab-plain"]
 
     way: Any = open_transport("quiet@lab-plain", kind, config, 10_000)
@@ -146,22 +184,36 @@ def files(kind: str, folder: Path) -> None:
             way.close()
             if kind == "openssh":
                 way.disconnect()
-        way.put([Upload(str(there / "ours" / path.name), path, replace=True, digest=digests[path]) for path in paths])
+        way.put(
+            [
+                Upload(str(there / "ours" / path.name), path, replace=True, digest=digests[path])
+                for path in paths
+            ]
+        )
 
     def tar() -> None:
-        line = f"tar -C {many} -cf - . | {' '.join(ssh)} 'mkdir -p {there}/tar && tar -C {there}/tar -xf -'"
+        line = (
+            f"tar -C {many} -cf - . | {' '.join(ssh)} 'mkdir -p {there}/tar && tar -C "
+            f"{there}/tar -xf -'"
+        )
         subprocess.run(["/bin/sh", "-c", line], check=True)
 
     def scp() -> None:
         (there / "scp").mkdir(parents=True, exist_ok=True)
-        subprocess.run(["scp", "-q", "-F", config, str(big), f"quiet@lab-plain:{there}/scp/"], check=True)
+        subprocess.run(
+            ["scp", "-q", "-F", config, str(big), f"quiet@lab-plain:{there}/scp/"], check=True
+        )
 
     small = list(many.iterdir())
     times: dict[str, list[float]] = {"tar": [], "login": [], "small": [], "scp": [], "big": []}
     for _ in range(ROUNDS):
         for name, action in {
-            "tar": tar, "login": lambda: ours(small, True), "small": lambda: ours(small), "scp": scp, "big": lambda: ours([big], True)
-        }.items():  # fmt: skip
+            "tar": tar,
+            "login": lambda: ours(small, True),
+            "small": lambda: ours(small),
+            "scp": scp,
+            "big": lambda: ours([big], True),
+        }.items():
             subprocess.run(["rm", "-rf", str(there)], check=True)
             subprocess.run(["sync", "-f", str(folder)], check=True)
             times[name].append(timed(action))
@@ -186,14 +238,30 @@ def peer(far: Path, folder: Path) -> None:
         (folder / name).mkdir()
     queues = {"main": {"cores_min": 1, "cores_max": 4, "run_time_max": 3600}}
     settings = {
-        "queue_type": "REMOTE", "queue_primary": "main", "ssh_host": "127.0.0.1", "ssh_username": "quiet", "ssh_key": f"{LAB}/ssh/key",
-        "ssh_port": int(port), "ssh_remote_config_dir": f"{folder}/remote", "ssh_remote_path": f"{folder}/far", "ssh_local_path": f"{folder}/work",
-        "ssh_continous_connection": True, "python_executable": str(PEER), "queues": queues,
-    }  # fmt: skip
+        "queue_type": "REMOTE",
+        "queue_primary": "main",
+        "ssh_host": "127.0.0.1",
+        "ssh_username": "quiet",
+        "ssh_key": f"{LAB}/ssh/key",
+        "ssh_port": int(port),
+        "ssh_remote_config_dir": f"{folder}/remote",
+        "ssh_remote_path": f"{folder}/far",
+        "ssh_local_path": f"{folder}/work",
+        "ssh_continous_connection": True,
+        "python_executable": str(PEER),
+        "queues": queues,
+    }
     (folder / "local/queue.yaml").write_text(json.dumps(settings))  # JSON is YAML
-    there = {"queue_type": "SLURM", "queue_primary": "main", "queues": {"main": {**queues["main"], "script": "main.sh"}}}
+    there = {
+        "queue_type": "SLURM",
+        "queue_primary": "main",
+        "queues": {"main": {**queues["main"], "script": "main.sh"}},
+    }
     (folder / "remote/queue.yaml").write_text(json.dumps(there))
-    script = "#!/bin/bash\n#SBATCH --job-name={{job_name}}\n#SBATCH --chdir={{working_directory}}\n#SBATCH --hold\n#SBATCH --mem=10\n{{command}}\n"
+    script = (
+        "#!/bin/bash\n#SBATCH --job-name={{job_name}}\n#SBATCH "
+        "--chdir={{working_directory}}\n#SBATCH --hold\n#SBATCH --mem=10\n{{command}}\n"
+    )
     (folder / "remote/main.sh").write_text(script)
     command = [str(PEER), "-c", PYSQA, "50", str(folder / "local"), str(folder / "work")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
@@ -212,7 +280,9 @@ def peer(far: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def place() -> Iterator[Path]:
     os.environ["SLURM_CONF"] = str(LAB / "noacct" / "slurm.conf")
-    with workplace("/dev/shm" if Path("/dev/shm").is_dir() else None) as name:  # what the disk does is no business of ours
+    with workplace(
+        "/dev/shm" if Path("/dev/shm").is_dir() else None
+    ) as name:  # what the disk does is no business of ours
         os.environ["XDG_STATE_HOME"], os.environ["XDG_RUNTIME_DIR"] = f"{name}/state", name
         yield Path(name)
         close_all()

@@ -1,4 +1,6 @@
-"""100,000 records: opening the store and listing the failed ones; and the memory of a process that holds 10,000 handles."""
+"""100,000 records: opening the store and listing the failed ones; and the memory of a process that
+holds 10,000 handles.
+"""
 
 from __future__ import annotations
 
@@ -30,22 +32,33 @@ handles = [AsyncResult(record, store) for record in store.select(name="held")]
 states = {handle.record.status for handle in handles}
 for handle in handles:
     handle.monitor
-print(len(handles), int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024)
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
+print(len(handles), int(peak) / 1024)
 """
 
 
 def fill(url: str, count: int) -> None:
-    """Put in the records of a person who has submitted much: one in a hundred failed, and ten thousand jobs run."""
-    spec = JobScript("./simulate --T {{ T }} > out.dat\n" * 5, "job", params={"T": 1}).prepare(None, ())
+    """Put in the records of a person who has submitted much: one in a hundred failed, and ten
+    thousand jobs run.
+    """
+    spec = JobScript("./simulate --T {{ T }} > out.dat\n" * 5, "job", params={"T": 1}).prepare(
+        None, ()
+    )
     store = open_store(url)
     records = []
     for number in range(count):
         live = number < HANDLES
         state = Status.RUNNING if live else Status.FAILED if number % 100 == 0 else Status.COMPLETED
         task = Task(
-            state, Reason.EXIT if state == Status.FAILED else None, 1 if state == Status.FAILED else None, usage={"elapsed": 10.0, "cpu": 9.5}
+            state,
+            Reason.EXIT if state == Status.FAILED else None,
+            1 if state == Status.FAILED else None,
+            usage={"elapsed": 10.0, "cpu": 9.5},
         )
-        task.history = [[1.7e9 + number, "PENDING", "submitted"], [1.7e9 + number + 1, state.name, "COMPLETED"]]
+        task.history = [
+            [1.7e9 + number, "PENDING", "submitted"],
+            [1.7e9 + number + 1, state.name, "COMPLETED"],
+        ]
         name = "held" if live else f"job{number}"
         records.append(
             Record(
@@ -69,16 +82,40 @@ def fill(url: str, count: int) -> None:
 
 
 with workplace() as folder:
-    for url, count, target in ((f"sqlite:///{folder}/store.sqlite", COUNT, "< 1"), (f"file://{folder}/files", COUNT // 50, "-")):
+    for url, count, target in (
+        (f"sqlite:///{folder}/store.sqlite", COUNT, "< 1"),
+        (f"file://{folder}/files", COUNT // 50, "-"),
+    ):
         with stopwatch() as watch:
             fill(url, count)
         kind = url.partition(":")[0]
         report(f"{kind}: {count} records put in", watch[0], "s", "-")
-        listed = subprocess.run([sys.executable, "-c", LIST, url], check=True, capture_output=True, text=True).stdout.split()
-        report(f"{kind}: a fresh process lists the {listed[0]} failed of {count}", float(listed[1]), "s", target)
+        listed = subprocess.run(
+            [sys.executable, "-c", LIST, url], check=True, capture_output=True, text=True
+        ).stdout.split()
+        report(
+            f"{kind}: a fresh process lists the {listed[0]} failed of {count}",
+            float(listed[1]),
+            "s",
+            target,
+        )
     began = time.perf_counter()
-    command = [sys.executable, "-m", "clusterjob", "--store", f"sqlite:///{folder}/store.sqlite", "list", "--state", "failed"]
+    command = [
+        sys.executable,
+        "-m",
+        "clusterjob",
+        "--store",
+        f"sqlite:///{folder}/store.sqlite",
+        "list",
+        "--state",
+        "failed",
+    ]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.count("\n")
     report(f"the command line lists them ({lines} lines)", time.perf_counter() - began, "s", "-")
-    held = subprocess.run([sys.executable, "-c", HOLD, f"sqlite:///{folder}/store.sqlite"], check=True, capture_output=True, text=True).stdout.split()
+    held = subprocess.run(
+        [sys.executable, "-c", HOLD, f"sqlite:///{folder}/store.sqlite"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
     report(f"memory of a process that holds {held[0]} handles", float(held[1]), "MB", "< 150")

@@ -1,4 +1,7 @@
-"""clusterjob: batch jobs from Python. Written once, run under any scheduler, never lost and never repeated."""
+"""clusterjob: batch jobs from Python.
+
+Written once, run under any scheduler, never lost and never repeated.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,35 @@ if TYPE_CHECKING:
 __version__ = "3.0.0.dev0"
 
 __all__ = [
-    "CANCELLED", "COMPLETED", "FAILED", "PENDING", "RUNNING", "AsyncResult", "ClusterJobError", "JobScript", "Plan", "Reason", "Status",
-    "as_completed", "cancel", "connect", "submit", "wait",
-]  # fmt: skip
+    "CANCELLED",
+    "COMPLETED",
+    "FAILED",
+    "PENDING",
+    "RUNNING",
+    "AsyncResult",
+    "ClusterJobError",
+    "JobScript",
+    "Plan",
+    "Reason",
+    "Status",
+    "as_completed",
+    "cancel",
+    "connect",
+    "submit",
+    "wait",
+]
 
 _HOME = {
-    "AsyncResult": "result", "as_completed": "result", "cancel": "result", "wait": "result", "JobScript": "script", "submit": "script",
-    "Plan": "plan", "ClusterJobError": "errors", "connect": "reach",
-}  # fmt: skip
+    "AsyncResult": "result",
+    "as_completed": "result",
+    "cancel": "result",
+    "wait": "result",
+    "JobScript": "script",
+    "submit": "script",
+    "Plan": "plan",
+    "ClusterJobError": "errors",
+    "connect": "reach",
+}
 
 
 def __getattr__(name: str) -> Any:

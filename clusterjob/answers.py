@@ -1,4 +1,7 @@
-"""Reading what a scheduler's commands print, by the rules of a backend's ``[Output:...]`` sections. Pure."""
+"""Reading what a scheduler's commands print, by the rules of a backend's ``[Output:...]`` sections.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,20 @@ from typing import Any
 from clusterjob import units
 from clusterjob.backend import Output
 
-_TIME_FORMATS = ("%Y-%m-%dT%H:%M:%S", "%a %b %d %H:%M:%S %Y", "%m/%d/%Y %H:%M:%S", "%Y-%m-%d %H:%M:%S")
+_TIME_FORMATS = (
+    "%Y-%m-%dT%H:%M:%S",
+    "%a %b %d %H:%M:%S %Y",
+    "%m/%d/%Y %H:%M:%S",
+    "%Y-%m-%d %H:%M:%S",
+)
 
 
 @dataclass
 class Answer:
-    """What a command said about one job or one element of an array. None: it said nothing of the kind."""
+    """What a command said about one job or one element of an array.
+
+    None: it said nothing of the kind.
+    """
 
     id: str
     task: int | None = None
@@ -36,14 +47,18 @@ class Answer:
 
 @dataclass
 class Reading:
-    """All answers of one command, and the lines that could not be read: with any of those, absence proves nothing."""
+    """All answers of one command, and the lines that could not be read: with any of those, absence
+    proves nothing.
+    """
 
     answers: list[Answer] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
 
 def read_output(output: Output, text: str) -> Reading:
-    """Read a command's standard output; nothing is raised, what cannot be read is kept in ``unread``."""
+    """Read a command's standard output; nothing is raised, what cannot be read is kept in
+    ``unread``.
+    """
     reading = Reading()
     if output.format == "json":
         rows = _json_rows(output, text, reading)
@@ -100,7 +115,11 @@ def _json_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping[
         return
     for part in filter(None, output.jobs.split(".")):
         jobs = jobs.get(part) if isinstance(jobs, dict) else None
-    named = jobs.items() if isinstance(jobs, dict) else [("", job) for job in (jobs if isinstance(jobs, list) else [jobs])]
+    named = (
+        jobs.items()
+        if isinstance(jobs, dict)
+        else [("", job) for job in (jobs if isinstance(jobs, list) else [jobs])]
+    )
     for key, entry in named:
         if not isinstance(entry, dict):
             reading.unread.append(f"not a list of jobs: {json.dumps(entry)}")
@@ -129,7 +148,9 @@ def _named(output: Output, block: Mapping[str, str]) -> dict[str, str]:
         if key in block:
             value = units.megabytes_of(block[key]) if factor else None
             row[name] = block[key] if value is None else f"{value * float(factor)}M"
-    row["state"] = re.sub(r"\{(\w[\w.]*)\}", lambda match: block.get(match[1], row.get(match[1], "")), output.state)
+    row["state"] = re.sub(
+        r"\{(\w[\w.]*)\}", lambda match: block.get(match[1], row.get(match[1], "")), output.state
+    )
     return row
 
 
@@ -163,7 +184,9 @@ def _answer(output: Output, row: Mapping[str, str]) -> Answer | None:
 
 
 def _part(pattern: re.Pattern[str] | None, text: str | None) -> str | None:
-    """Return what a pattern finds in a field (its first group, if it has one), the whole field without a pattern, None for nothing."""
+    """Return what a pattern finds in a field (its first group, if it has one), the whole field
+    without a pattern, None for nothing.
+    """
     if not text or pattern is None:
         return text or None
     match = pattern.search(text)
@@ -191,7 +214,9 @@ def exit_and_signal(row: Mapping[str, str]) -> tuple[int | None, int | None]:
 
 
 def _epoch(text: str | None) -> float | None:
-    """Read a time of the scheduler's: seconds since the epoch, or a date in the scheduler's time zone taken for ours."""
+    """Read a time of the scheduler's: seconds since the epoch, or a date in the scheduler's time
+    zone taken for ours.
+    """
     if not text:
         return None
     if re.fullmatch(r"\d{9,}(\.\d+)?", text):
@@ -206,7 +231,10 @@ def _epoch(text: str | None) -> float | None:
 
 @dataclass
 class ExitRecord:
-    """What a job wrote about itself beside its script. ``exit_code`` None: it has not ended, or was killed before it could say."""
+    """What a job wrote about itself beside its script.
+
+    ``exit_code`` None: it has not ended, or was killed before it could say.
+    """
 
     job_id: str
     runs: int = 0
@@ -221,7 +249,9 @@ class ExitRecord:
 
 
 def read_exit_record(text: str) -> ExitRecord | None:
-    """Read an exit record (``clusterjob/job.sh.j2`` writes it); of several runs of a requeued job the last one counts."""
+    """Read an exit record (``clusterjob/job.sh.j2`` writes it); of several runs of a requeued job
+    the last one counts.
+    """
     record: ExitRecord | None = None
     times: list[float] = []
     for line in text.splitlines():
@@ -247,7 +277,9 @@ def read_exit_record(text: str) -> ExitRecord | None:
         elif key == "end" and value.isdigit():
             record.ended = float(value)
         elif not equals and (match := re.fullmatch(r"(\d+)m([\d.,]+)s (\d+)m([\d.,]+)s", line)):
-            first, second, third, fourth = (float(part.replace(",", ".")) for part in match.groups())
+            first, second, third, fourth = (
+                float(part.replace(",", ".")) for part in match.groups()
+            )
             times.append(first * 60 + second + third * 60 + fourth)
     if record is not None:
         if record.ended is None:

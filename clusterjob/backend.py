@@ -1,7 +1,9 @@
-"""What is known about a scheduler: its directives, commands, states and variables, read from ``backend.ini``.
+"""What is known about a scheduler: its directives, commands, states and variables, read from
+``backend.ini``.
 
-A backend is data. The grammar of the file is in ``docs/backends.md``; everything here only reads it, checks it, and
-answers questions about it. Rendering is :mod:`clusterjob.render`'s, running commands :mod:`clusterjob.scheduler`'s.
+A backend is data. The grammar of the file is in ``docs/backends.md``; everything here only reads
+it, checks it, and answers questions about it. Rendering is :mod:`clusterjob.render`'s, running
+commands :mod:`clusterjob.scheduler`'s.
 """
 
 from __future__ import annotations
@@ -18,22 +20,73 @@ from clusterjob.errors import BackendNotFoundError, SettingsError, suggest
 from clusterjob.inifile import COMMON_RESOURCES, Sections, read_ini, words
 from clusterjob.status import Reason, Status
 
-TIMEOUT_OR_MEMORY = "timeout_or_memory"  # a reason in [States]: one word for two limits; the time used tells which
+TIMEOUT_OR_MEMORY = (
+    "timeout_or_memory"  # a reason in [States]: one word for two limits; the time used tells which
+)
 EXITED = "EXITED"  # in [States]: the job ended by itself, and its exit code says how
 
 _GENERAL = {
-    "title": "", "template": "submit.sh.j2", "extension": "sh", "extends": "", "option": "--{key}={value}", "flag": "--{key}",
-    "underscore": "_", "quoting": "refuse", "job_variables": "", "forward": "", "jobname": r"[^\n]+", "workdir": r"[^\0]*",
-    "array_task": "", "patterns": "", "array_lists": "yes", "clusters": "", "after": "native", "scan": "",
-}  # fmt: skip
+    "title": "",
+    "template": "submit.sh.j2",
+    "extension": "sh",
+    "extends": "",
+    "option": "--{key}={value}",
+    "flag": "--{key}",
+    "underscore": "_",
+    "quoting": "refuse",
+    "job_variables": "",
+    "forward": "",
+    "jobname": r"[^\n]+",
+    "workdir": r"[^\0]*",
+    "array_task": "",
+    "patterns": "",
+    "array_lists": "yes",
+    "clusters": "",
+    "after": "native",
+    "scan": "",
+}
 _COMMANDS = ("submit", "active", "finished", "cancel", "find", "version")
 PLACEHOLDERS = ("script", "ids", "user", "clusters", "spool", "age")
 _OUTPUTS = ("submit", "active", "finished", "find")
-_OUTPUT_KEYS = ("format", "pattern", "ignore", "start", "entry", "continuation", "jobs", "state", "token", "task")
-FIELDS = ("id", "task", "step", "state", "why", "exit", "signal", "wait_status", "submitted", "started", "ended", "elapsed",
-          "cpu", "max_rss", "token", "name", "cluster")  # fmt: skip
-VARIABLES = ("CLUSTERJOB_ID", "CLUSTERJOB_NAME", "CLUSTERJOB_WORKDIR", "CLUSTERJOB_SUBMIT_HOST", "CLUSTERJOB_NODELIST",
-             "CLUSTERJOB_ARRAY_INDEX")  # fmt: skip
+_OUTPUT_KEYS = (
+    "format",
+    "pattern",
+    "ignore",
+    "start",
+    "entry",
+    "continuation",
+    "jobs",
+    "state",
+    "token",
+    "task",
+)
+FIELDS = (
+    "id",
+    "task",
+    "step",
+    "state",
+    "why",
+    "exit",
+    "signal",
+    "wait_status",
+    "submitted",
+    "started",
+    "ended",
+    "elapsed",
+    "cpu",
+    "max_rss",
+    "token",
+    "name",
+    "cluster",
+)
+VARIABLES = (
+    "CLUSTERJOB_ID",
+    "CLUSTERJOB_NAME",
+    "CLUSTERJOB_WORKDIR",
+    "CLUSTERJOB_SUBMIT_HOST",
+    "CLUSTERJOB_NODELIST",
+    "CLUSTERJOB_ARRAY_INDEX",
+)
 _LIMITS = {
     "poll_interval": 10.0,  # s between two polls of one cluster, at the least
     "first_poll": 0.5,  # s from which the interval grows to poll_interval
@@ -68,7 +121,9 @@ class Output:
 
 @dataclass(frozen=True)
 class Directive:
-    """One line of [Directives]: the resources it expresses and the template of the scheduler's option; empty drops them."""
+    """One line of [Directives]: the resources it expresses and the template of the scheduler's
+    option; empty drops them.
+    """
 
     resources: tuple[str, ...]
     template: str
@@ -108,8 +163,14 @@ class Backend:
 
     @functools.cached_property
     def attributes(self) -> frozenset[str]:
-        """The names in directives that are neither resources nor derived from them: a profile gives them as attributes."""
-        names = {name for directive in self.directives for name in re.findall(r"{[{%]-?\s*(?:if\s+)?([a-z]\w*)", directive.template)}
+        """The names in directives that are neither resources nor derived from them: a profile gives
+        them as attributes.
+        """
+        names = {
+            name
+            for directive in self.directives
+            for name in re.findall(r"{[{%]-?\s*(?:if\s+)?([a-z]\w*)", directive.template)
+        }
         return frozenset(names - {*COMMON_RESOURCES, "after", "for", "endif", "endfor", "else"})
 
     @property
@@ -119,7 +180,12 @@ class Backend:
             return Path(self.general["template"]).read_text(encoding="utf-8")
         except OSError as error:
             file = self.path / "backend.ini"
-            raise SettingsError(f"the template cannot be read: {error}", file=file, section="Backend", key="template") from None
+            raise SettingsError(
+                f"the template cannot be read: {error}",
+                file=file,
+                section="Backend",
+                key="template",
+            ) from None
 
 
 def installed_backends() -> Path:
@@ -128,13 +194,21 @@ def installed_backends() -> Path:
     for folder in (package / "backends", package.parent / "backends"):
         if (folder / "slurm" / "backend.ini").is_file():
             return folder
-    raise SettingsError("the backends that belong to clusterjob are missing; install it again", file=package / "backends")
+    raise SettingsError(
+        "the backends that belong to clusterjob are missing; install it again",
+        file=package / "backends",
+    )
 
 
 def backend_folders(beside: Iterable[Path] = ()) -> list[Path]:
     """Return the lookup path: beside the profile, the user's, the site's, the installed ones."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return [*beside, config / "clusterjob" / "backends", Path("/etc/clusterjob/backends"), installed_backends()]
+    return [
+        *beside,
+        config / "clusterjob" / "backends",
+        Path("/etc/clusterjob/backends"),
+        installed_backends(),
+    ]
 
 
 def list_backends(beside: Iterable[Path] = ()) -> dict[str, Path]:
@@ -150,7 +224,9 @@ def list_backends(beside: Iterable[Path] = ()) -> dict[str, Path]:
 
 @functools.cache
 def job_variable_patterns() -> str:
-    """Return the patterns, ``SLURM_*`` and the like, of the variables that any installed scheduler sets in a job, and what to keep."""
+    """Return the patterns, ``SLURM_*`` and the like, of the variables that any installed scheduler
+    sets in a job, and what to keep.
+    """
     found: dict[str, None] = {}
     for path in sorted(installed_backends().glob("*/backend.ini")):
         for word in read_ini(path).get("Backend", {}).get("job_variables", "").split():
@@ -166,7 +242,9 @@ def find_backend(name: str, beside: Iterable[Path] = ()) -> Path:
         path = Path(name).expanduser()
         if (path / "backend.ini").is_file():
             return path.resolve()
-        raise BackendNotFoundError(f"there is no backend in the folder {name!r}: it has no backend.ini")
+        raise BackendNotFoundError(
+            f"there is no backend in the folder {name!r}: it has no backend.ini"
+        )
     for folder in backend_folders(beside):
         if name and (folder / name / "backend.ini").is_file():
             return folder / name
@@ -175,11 +253,13 @@ def find_backend(name: str, beside: Iterable[Path] = ()) -> Path:
     raise BackendNotFoundError(f"there is no backend {name!r}.{hint} Looked in: {looked}")
 
 
-def load_backend(name: str, overrides: Sections | None = None, beside: Iterable[Path] = (), source: object = None) -> Backend:
+def load_backend(
+    name: str, overrides: Sections | None = None, beside: Iterable[Path] = (), source: object = None
+) -> Backend:
     """Load a backend and put a profile's sections over its own.
 
-    ``overrides`` are sections of the same grammar, ``beside`` the folders searched first, and ``source`` is the file that
-    errors in ``overrides`` are laid to.
+    ``overrides`` are sections of the same grammar, ``beside`` the folders searched first, and
+    ``source`` is the file that errors in ``overrides`` are laid to.
     """
     path = find_backend(name, beside)
     file = path / "backend.ini"
@@ -189,13 +269,22 @@ def load_backend(name: str, overrides: Sections | None = None, beside: Iterable[
         _check_sections(overrides, source, ["Attributes", "Resources"])
         if template := overrides.get("Backend", {}).get("template"):
             folder = Path(str(source)).parent if source else Path()
-            overrides = {**overrides, "Backend": {**overrides["Backend"], "template": str((folder / template).resolve())}}
+            overrides = {
+                **overrides,
+                "Backend": {**overrides["Backend"], "template": str((folder / template).resolve())},
+            }
         sections = _merge(sections, overrides)
-    return _build(path, sections, (lambda section, key: source if key in (overrides or {}).get(section, {}) else file))
+    return _build(
+        path,
+        sections,
+        (lambda section, key: source if key in (overrides or {}).get(section, {}) else file),
+    )
 
 
 def _with_base(path: Path, file: Path, seen: tuple[Path, ...]) -> Sections:
-    """Read a backend's sections over those of the backend it extends; its template becomes an absolute path."""
+    """Read a backend's sections over those of the backend it extends; its template becomes an
+    absolute path.
+    """
     sections = read_ini(file)
     general = sections.setdefault("Backend", {})
     template = path / general.get("template", "submit.sh.j2")
@@ -205,25 +294,37 @@ def _with_base(path: Path, file: Path, seen: tuple[Path, ...]) -> Sections:
         return sections
     folder = find_backend(general["extends"], [path.parent])
     if folder in (path, *seen):
-        raise SettingsError(f"{general['extends']!r} extends it in turn", file=file, section="Backend", key="extends")
+        raise SettingsError(
+            f"{general['extends']!r} extends it in turn",
+            file=file,
+            section="Backend",
+            key="extends",
+        )
     return _merge(_with_base(folder, folder / "backend.ini", (*seen, path)), sections)
 
 
-def _merge(base: Mapping[str, Mapping[str, str]], over: Mapping[str, Mapping[str, str]]) -> Sections:
+def _merge(
+    base: Mapping[str, Mapping[str, str]], over: Mapping[str, Mapping[str, str]]
+) -> Sections:
     merged = {name: dict(entries) for name, entries in base.items()}
     for name, entries in over.items():
         if name == "Directives":
             merged[name] = _merge_directives(merged.get(name, {}), entries)
         elif name == "States":  # the overriding words are looked at first
             rest = {key: value for key, value in merged.get(name, {}).items() if key not in entries}
-            merged[name] = {key: f"{value}, {merged.get(name, {}).get(key, '')}" for key, value in entries.items()} | rest
+            merged[name] = {
+                key: f"{value}, {merged.get(name, {}).get(key, '')}"
+                for key, value in entries.items()
+            } | rest
         else:
             merged.setdefault(name, {}).update(entries)
     return merged
 
 
 def _merge_directives(base: Mapping[str, str], over: Mapping[str, str]) -> dict[str, str]:
-    """Take the overridden resources out of the base's directives; a directive that expressed nothing else goes."""
+    """Take the overridden resources out of the base's directives; a directive that expressed
+    nothing else goes.
+    """
     taken = {resource for key in over for resource in words(key)}
     kept = {}
     for key, value in base.items():
@@ -233,26 +334,45 @@ def _merge_directives(base: Mapping[str, str], over: Mapping[str, str]) -> dict[
     return {**kept, **over}
 
 
-def _check_sections(sections: Mapping[str, Mapping[str, str]], file: object, extra: Iterable[str] = ()) -> None:
+def _check_sections(
+    sections: Mapping[str, Mapping[str, str]], file: object, extra: Iterable[str] = ()
+) -> None:
     known = [*_SECTIONS, *(f"Output:{name}" for name in _OUTPUTS)]
     closed: dict[str, Iterable[str]] = {
-        "Backend": _GENERAL, "Commands": _COMMANDS, "Variables": VARIABLES, "Limits": _LIMITS, "Errors": _ERRORS,
-        **{f"Output:{name}": [*_OUTPUT_KEYS, *(f"field.{item}" for item in FIELDS)] for name in _OUTPUTS},
-    }  # fmt: skip
+        "Backend": _GENERAL,
+        "Commands": _COMMANDS,
+        "Variables": VARIABLES,
+        "Limits": _LIMITS,
+        "Errors": _ERRORS,
+        **{
+            f"Output:{name}": [*_OUTPUT_KEYS, *(f"field.{item}" for item in FIELDS)]
+            for name in _OUTPUTS
+        },
+    }
     for section, entries in sections.items():
         if section not in known:
-            raise SettingsError(f"unknown section.{suggest(section, [*known, *extra])}", file=file, section=section)
+            raise SettingsError(
+                f"unknown section.{suggest(section, [*known, *extra])}", file=file, section=section
+            )
         for key in entries:
             if section in closed and key not in closed[section]:
-                raise SettingsError(f"unknown key.{suggest(key, closed[section])}", file=file, section=section, key=key)
+                raise SettingsError(
+                    f"unknown key.{suggest(key, closed[section])}",
+                    file=file,
+                    section=section,
+                    key=key,
+                )
         if section == "Directives":
             for key in entries:
                 for resource in words(key):
                     if resource not in COMMON_RESOURCES and resource != "after":
                         raise SettingsError(
-                            f"{resource!r} is not a common resource.{suggest(resource, COMMON_RESOURCES)}",
-                            file=file, section=section, key=key,
-                        )  # fmt: skip
+                            f"{resource!r} is not a common "
+                            f"resource.{suggest(resource, COMMON_RESOURCES)}",
+                            file=file,
+                            section=section,
+                            key=key,
+                        )
 
 
 class _Reader:
@@ -280,24 +400,53 @@ class _Reader:
             return Output()
         kind = entries.get("format", "lines")
         if kind not in ("lines", "blocks", "json"):
-            raise self.error(f"{kind!r} is not a format; expected lines, blocks or json", section, "format")
-        patterns = {key: self.pattern(section, key) for key in ("pattern", "ignore", "start", "entry", "continuation", "token", "task")}
-        fields = {key[len("field.") :]: value for key, value in entries.items() if key.startswith("field.")}
+            raise self.error(
+                f"{kind!r} is not a format; expected lines, blocks or json", section, "format"
+            )
+        patterns = {
+            key: self.pattern(section, key)
+            for key in ("pattern", "ignore", "start", "entry", "continuation", "token", "task")
+        }
+        fields = {
+            key[len("field.") :]: value
+            for key, value in entries.items()
+            if key.startswith("field.")
+        }
         self._check_output(section, kind, patterns, fields)
-        return Output(format=kind, jobs=entries.get("jobs", ""), state=entries.get("state", "{state}"), fields=fields, **patterns)
+        return Output(
+            format=kind,
+            jobs=entries.get("jobs", ""),
+            state=entries.get("state", "{state}"),
+            fields=fields,
+            **patterns,
+        )
 
-    def _check_output(self, section: str, kind: str, patterns: Mapping[str, re.Pattern[str] | None], fields: Mapping[str, str]) -> None:
+    def _check_output(
+        self,
+        section: str,
+        kind: str,
+        patterns: Mapping[str, re.Pattern[str] | None],
+        fields: Mapping[str, str],
+    ) -> None:
         if kind == "lines":
             pattern = patterns["pattern"]
             if pattern is None:
-                raise self.error("a format of lines needs a regular expression with the group (?P<id>...)", section, "pattern")
+                raise self.error(
+                    "a format of lines needs a regular expression with the group (?P<id>...)",
+                    section,
+                    "pattern",
+                )
             for group in pattern.groupindex:
                 if group not in FIELDS:
-                    raise self.error(f"unknown group {group!r}.{suggest(group, FIELDS)}", section, "pattern")
+                    raise self.error(
+                        f"unknown group {group!r}.{suggest(group, FIELDS)}", section, "pattern"
+                    )
             if "id" not in pattern.groupindex:
                 raise self.error("the group (?P<id>...) is missing", section, "pattern")
         elif "id" not in fields:
-            raise self.error(f"a format of {kind} needs to know which key holds the job id", section, "field.id")
+            raise self.error(
+                f"a format of {kind} needs to know which key holds the job id", section, "field.id"
+            )
         if kind == "blocks" and (patterns["start"] is None or patterns["entry"] is None):
             raise self.error("a format of blocks needs 'start' and 'entry'", section, "start")
 
@@ -306,10 +455,16 @@ class _Reader:
         for key, value in self.sections.get("States", {}).items():
             name, _, reason = key.partition(":")
             if name not in (*Status.__members__, EXITED):
-                raise self.error(f"unknown state {name!r}.{suggest(name, [*Status.__members__, EXITED])}", "States", key)
+                raise self.error(
+                    f"unknown state {name!r}.{suggest(name, [*Status.__members__, EXITED])}",
+                    "States",
+                    key,
+                )
             reasons = [*(item.value for item in Reason), TIMEOUT_OR_MEMORY]
             if reason and reason not in reasons:
-                raise self.error(f"unknown reason {reason!r}.{suggest(reason, reasons)}", "States", key)
+                raise self.error(
+                    f"unknown reason {reason!r}.{suggest(reason, reasons)}", "States", key
+                )
             found = Reason(reason) if reason in Reason._value2member_map_ else reason or None
             states += [(name, found, pattern) for pattern in words(value)]
         return tuple(states)
@@ -320,10 +475,18 @@ class _Reader:
             bare = re.sub(r"'[^']*'", "", text)
             for name in re.findall(r"(?<!\$)\{(\w+)\}", bare):
                 if name not in PLACEHOLDERS:
-                    raise self.error(f"unknown placeholder {{{name}}}.{suggest(name, PLACEHOLDERS)}", "Commands", key)
+                    raise self.error(
+                        f"unknown placeholder {{{name}}}.{suggest(name, PLACEHOLDERS)}",
+                        "Commands",
+                        key,
+                    )
             inside = "".join(re.findall(r"'[^']*'|\"[^\"]*\"", text))
             if any(f"{{{name}}}" in inside for name in PLACEHOLDERS):
-                raise self.error("a placeholder stands within quotes; it is quoted when it is filled in", "Commands", key)
+                raise self.error(
+                    "a placeholder stands within quotes; it is quoted when it is filled in",
+                    "Commands",
+                    key,
+                )
         for key in ("submit", "active", "cancel"):
             if not commands.get(key):
                 raise self.error("the command is missing", "Commands", key)
@@ -336,7 +499,9 @@ class _Reader:
                 limits[key] = float(value)
             except ValueError:
                 raise self.error(f"{value!r} is not a number", "Limits", key) from None
-            if limits[key] < 0 or (key in ("submit_parallel", "array_size", "connections") and limits[key] < 1):
+            if limits[key] < 0 or (
+                key in ("submit_parallel", "array_size", "connections") and limits[key] < 1
+            ):
                 raise self.error(f"{value} is too small", "Limits", key)
         return limits
 
@@ -345,11 +510,19 @@ def _build(path: Path, sections: Sections, origin: object) -> Backend:
     reader = _Reader(sections, origin)
     general = {**_GENERAL, **sections.get("Backend", {})}
     if general["quoting"] not in ("refuse", "double", "posix"):
-        raise reader.error(f"{general['quoting']!r} is not a way to quote; expected refuse, double or posix", "Backend", "quoting")
+        raise reader.error(
+            f"{general['quoting']!r} is not a way to quote; expected refuse, double or posix",
+            "Backend",
+            "quoting",
+        )
     for key in ("jobname", "workdir", "scan"):
         reader.sections.setdefault("Backend", {}).setdefault(key, general[key])
         reader.pattern("Backend", key)
-    errors = {key: pattern for key in sections.get("Errors", {}) if (pattern := reader.pattern("Errors", key))}
+    errors = {
+        key: pattern
+        for key in sections.get("Errors", {})
+        if (pattern := reader.pattern("Errors", key))
+    }
     return Backend(
         name=path.name,
         path=path,
@@ -357,7 +530,10 @@ def _build(path: Path, sections: Sections, origin: object) -> Backend:
         commands=reader.commands(),
         outputs={name: reader.output(name) for name in _OUTPUTS},
         states=reader.states(),
-        directives=tuple(Directive(tuple(words(key)), value) for key, value in sections.get("Directives", {}).items()),
+        directives=tuple(
+            Directive(tuple(words(key)), value)
+            for key, value in sections.get("Directives", {}).items()
+        ),
         variables=sections.get("Variables", {}),
         limits=reader.limits(),
         errors=errors,

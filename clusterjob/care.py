@@ -1,4 +1,6 @@
-"""Looking after stores: what is wrong and can be mended, what is old and can go, moving from one kind to another."""
+"""Looking after stores: what is wrong and can be mended, what is old and can go, moving from one
+kind to another.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,11 @@ from clusterjob.store import Record, Store
 
 @dataclass
 class Finding:
-    """One thing that was looked at. ``mend`` says what would be done about it, ``mended`` what was done, ``advice`` what a person can do."""
+    """One thing that was looked at.
+
+    ``mend`` says what would be done about it, ``mended`` what was done, ``advice`` what a person
+    can do.
+    """
 
     what: str
     ok: bool
@@ -29,9 +35,11 @@ class Finding:
 
 
 def examine(store: Store, profile: str | None = None, fix: bool = False) -> Iterator[Finding]:
-    """Look at the store, the open submissions, the clusters of its unfinished jobs and a profile; with ``fix`` mend what can be mended.
+    """Look at the store, the open submissions, the clusters of its unfinished jobs and a profile;
+    with ``fix`` mend what can be mended.
 
-    Nothing that a person may still need is deleted: a broken store and damaged records are put aside.
+    Nothing that a person may still need is deleted: a broken store and damaged records are put
+    aside.
     """
     yield from _examine_store(store, fix)
     report = store.examine()
@@ -40,10 +48,21 @@ def examine(store: Store, profile: str | None = None, fix: bool = False) -> Iter
     yield from _examine_submissions(store, fix)
     live = store.select(statuses=[Status.PENDING, Status.RUNNING])
     for place, reference in {record.place: record.spec["backend"] for record in live}.items():
-        yield from _examine_cluster(store, reference, [record for record in live if record.place == place], fix)
+        yield from _examine_cluster(
+            store, reference, [record for record in live if record.place == place], fix
+        )
     for record in store.select():
-        if record.epilogue == "started" and record.finished and time.time() - (record.task.ended or 0) > LEASE:
-            yield Finding("epilogue", False, f"{_title(record)}: it began and did not end", advice="run what it does by hand; it is not run twice")
+        if (
+            record.epilogue == "started"
+            and record.finished
+            and time.time() - (record.task.ended or 0) > LEASE
+        ):
+            yield Finding(
+                "epilogue",
+                False,
+                f"{_title(record)}: it began and did not end",
+                advice="run what it does by hand; it is not run twice",
+            )
     if profile is not None:
         yield from _examine_profile(profile)
 
@@ -65,15 +84,28 @@ def _examine_store(store: Store, fix: bool) -> Iterator[Finding]:
     report = store.examine()
     facts = ", ".join(f"{name} {value}" for name, value in report.facts.items() if name != "store")
     if report.broken:
-        finding = Finding("store", False, report.broken, "put it aside, and make a new one of all records that can be read")
+        finding = Finding(
+            "store",
+            False,
+            report.broken,
+            "put it aside, and make a new one of all records that can be read",
+        )
         yield _mend(finding, fix, lambda: f"the broken one is {store.rebuild()}")
         report = store.examine()
-        facts = ", ".join(f"{name} {value}" for name, value in report.facts.items() if name != "store")
+        facts = ", ".join(
+            f"{name} {value}" for name, value in report.facts.items() if name != "store"
+        )
     if not report.broken:
         yield Finding("store", True, f"{store.url}: {facts}")
     for damaged in report.damaged:
         detail = f"{damaged.token}, of job {damaged.name!r} (id {damaged.job_id}): {damaged.why}"
-        finding = Finding("record", False, detail, "put it aside; see to it first that its job does not run any more, or it will run twice")
+        finding = Finding(
+            "record",
+            False,
+            detail,
+            "put it aside; see to it first that its job does not run any more, or it will run "
+            "twice",
+        )
         yield _mend(finding, fix, lambda damaged=damaged: f"it is in {store.quarantine(damaged)}")  # type: ignore[misc]
 
 
@@ -81,7 +113,12 @@ def _examine_submissions(store: Store, fix: bool) -> Iterator[Finding]:
     beats, now = heartbeats(store), time.time()
     for record in store.select(unsent=True):
         if given_up(record, beats, now):
-            finding = Finding("submission", False, f"{_title(record)} was not finished by {record.owner or 'anybody'}", "finish it")
+            finding = Finding(
+                "submission",
+                False,
+                f"{_title(record)} was not finished by {record.owner or 'anybody'}",
+                "finish it",
+            )
             yield _mend(finding, fix, lambda record=record: _finish(store, record))  # type: ignore[misc]
         else:
             words = record.task.words or f"under way, by {record.owner}"
@@ -96,7 +133,9 @@ def _finish(store: Store, record: Record) -> str:
     return f"it is {found.status}, with job id {found.job_id}"
 
 
-def _examine_cluster(store: Store, reference: dict[str, Any], live: Sequence[Record], fix: bool) -> Iterator[Finding]:
+def _examine_cluster(
+    store: Store, reference: dict[str, Any], live: Sequence[Record], fix: bool
+) -> Iterator[Finding]:
     where = f" on {reference['host']}" if reference.get("host") else ""
     name = reference["name"] + where
     try:
@@ -108,20 +147,41 @@ def _examine_cluster(store: Store, reference: dict[str, Any], live: Sequence[Rec
             tokens.setdefault(record.runs, []).append(record.token)
         found = scheduler.find(tokens, strangers=True)
     except ClusterJobError as error:
-        yield Finding("scheduler", False, f"{name}: {error}", advice="see to it that its backend is found, and that its commands work here")
+        yield Finding(
+            "scheduler",
+            False,
+            f"{name}: {error}",
+            advice="see to it that its backend is found, and that its commands work here",
+        )
         return
     yield Finding("scheduler", True, f"{name}: {version}, {len(live)} jobs have not ended")
     for record in live:
         receipt = found.pop(record.token, None)
-        if receipt is not None and record.job_id and receipt.job_id and receipt.job_id.removesuffix("[]") != record.job_id.removesuffix("[]"):
-            detail = f"{record.name!r}: the record says job {record.job_id}, the receipt {receipt.job_id}"
+        if (
+            receipt is not None
+            and record.job_id
+            and receipt.job_id
+            and receipt.job_id.removesuffix("[]") != record.job_id.removesuffix("[]")
+        ):
+            detail = (
+                f"{record.name!r}: the record says job {record.job_id}, the receipt "
+                f"{receipt.job_id}"
+            )
             record.job_id = receipt.job_id
-            yield _mend(Finding("receipt", False, detail, "believe the receipt"), fix, lambda record=record: store.write([record]))  # type: ignore[misc]
+            yield _mend(
+                Finding("receipt", False, detail, "believe the receipt"),
+                fix,
+                lambda record=record: store.write([record]),
+            )  # type: ignore[misc]
     known = store.by_tokens(found)
     for token, receipt in found.items():
         if token not in known:
             detail = f"job {receipt.job_id} was submitted by clusterjob, but not from this store"
-            yield Finding("stranger", True, f"{detail}: from another one, or its record was deleted (token {token})")
+            yield Finding(
+                "stranger",
+                True,
+                f"{detail}: from another one, or its record was deleted (token {token})",
+            )
 
 
 def _examine_profile(profile: str) -> Iterator[Finding]:
@@ -133,33 +193,57 @@ def _examine_profile(profile: str) -> Iterator[Finding]:
     except ClusterJobError as error:
         yield Finding("profile", False, f"{profile}: {error}", advice="mend the profile")
     else:
-        yield Finding("profile", True, f"{profile}: {version}; 'clusterjob check {profile}' tries it with real jobs")
+        yield Finding(
+            "profile",
+            True,
+            f"{profile}: {version}; 'clusterjob check {profile}' tries it with real jobs",
+        )
 
 
-# -- old jobs -------------------------------------------------------------------------------------------------------------
+# -- old jobs --------------------------------------------------------------------------------------
 
 
-def prune(store: Store, older_than: float, statuses: Iterable[Status], dry_run: bool = False) -> tuple[list[Record], list[str]]:
-    """Remove jobs that ended more than ``older_than`` seconds ago in one of ``statuses``: records, scripts, logs and exit records.
+def prune(
+    store: Store, older_than: float, statuses: Iterable[Status], dry_run: bool = False
+) -> tuple[list[Record], list[str]]:
+    """Remove jobs that ended more than ``older_than`` seconds ago in one of ``statuses``: records,
+    scripts, logs and exit records.
 
-    Returns the records that were (or with ``dry_run`` would be) removed, and what could not be done. Jobs that have not ended are never
-    touched, nor those that such a job comes after, nor those whose outputs or epilogue are still due. Logs with names of the user's own stay.
+    Returns the records that were (or with ``dry_run`` would be) removed, and what could not be
+    done. Jobs that have not ended are never touched, nor those that such a job comes after, nor
+    those whose outputs or epilogue are still due. Logs with names of the user's own stay.
     """
     wanted = set(statuses)
     if any(not status.finished for status in wanted):
-        raise SettingsError("only jobs that have ended can be removed: completed, cancelled, failed")
+        raise SettingsError(
+            "only jobs that have ended can be removed: completed, cancelled, failed"
+        )
     before = time.time() - older_than
     everything = store.select(earlier=True)
-    needed = {path for record in everything if not record.finished for parent in record.spec.get("after", ()) for path in parent["records"]}
+    needed = {
+        path
+        for record in everything
+        if not record.finished
+        for parent in record.spec.get("after", ())
+        for path in parent["records"]
+    }
     current = {record.token for record in store.select()}
     old = {
         record.key: record
         for record in everything
-        if record.token in current and record.status in wanted and _ended(record) < before
-        and record.epilogue not in ("due", "started") and record.outputs != "due"
-        and not any(f"{record.runs}/{record.exit_name(index)}.exit" in needed for index in record.all_tasks())
-    }  # fmt: skip
-    gone = [record for record in everything if record.key in old and record.finished]  # with the earlier submissions of the same jobs
+        if record.token in current
+        and record.status in wanted
+        and _ended(record) < before
+        and record.epilogue not in ("due", "started")
+        and record.outputs != "due"
+        and not any(
+            f"{record.runs}/{record.exit_name(index)}.exit" in needed
+            for index in record.all_tasks()
+        )
+    }
+    gone = [
+        record for record in everything if record.key in old and record.finished
+    ]  # with the earlier submissions of the same jobs
     if dry_run:
         return gone, []
     removed, problems = [], []
@@ -171,7 +255,9 @@ def prune(store: Store, older_than: float, statuses: Iterable[Status], dry_run: 
         try:
             scheduler_for(reference).remove(folders)
         except ClusterJobError as error:
-            problems.append(f"{len(members)} jobs were kept, because their files could not be removed: {error}")
+            problems.append(
+                f"{len(members)} jobs were kept, because their files could not be removed: {error}"
+            )
             continue
         store.discard(members)
         removed += members
@@ -183,10 +269,16 @@ def _ended(record: Record) -> float:
     return record.task.ended or last
 
 
-# -- moving ---------------------------------------------------------------------------------------------------------------
+# -- moving ----------------------------------------------------------------------------------------
 
 
 def copy(source: Store, target: Store) -> tuple[int, int, list[str]]:
-    """Copy all records; return how many there are, how many were new to the target, and the tokens of damaged ones, which stay behind."""
+    """Copy all records; return how many there are, how many were new to the target, and the tokens
+    of damaged ones, which stay behind.
+    """
     records = source.select(earlier=True)
-    return len(records), target.put_in(records), [damaged.token for damaged in source.examine().damaged]
+    return (
+        len(records),
+        target.put_in(records),
+        [damaged.token for damaged in source.examine().damaged],
+    )

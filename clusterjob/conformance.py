@@ -28,11 +28,16 @@ class Check:
     detail: str
 
 
-def run_checks(profile: str, record: str | None = None, time_limit: bool = False, files: bool = True) -> Iterator[Check]:
-    """Yield the checks as they are made, each with what was seen. With ``record`` the conversation is written to that file.
+def run_checks(
+    profile: str, record: str | None = None, time_limit: bool = False, files: bool = True
+) -> Iterator[Check]:
+    """Yield the checks as they are made, each with what was seen.
 
-    A conversation holds what the scheduler was asked and answered: while one is recorded, no ``files`` are tried.
-    Errors of clusterjob's own become failed checks; a profile that cannot be read raises :class:`SettingsError`.
+    With ``record`` the conversation is written to that file.
+
+    A conversation holds what the scheduler was asked and answered: while one is recorded, no
+    ``files`` are tried. Errors of clusterjob's own become failed checks; a profile that cannot be
+    read raises :class:`SettingsError`.
     """
     name = f"check-{int(time.time())}"
     files = files and record is None
@@ -46,7 +51,10 @@ def run_checks(profile: str, record: str | None = None, time_limit: bool = False
     if record is not None:
         scheduler.transport = RecordingTransport(scheduler.transport)
     try:
-        if scheduler.transport.host and (yield from _try("connection", lambda: _route(scheduler.transport))) is None:
+        if (
+            scheduler.transport.host
+            and (yield from _try("connection", lambda: _route(scheduler.transport))) is None
+        ):
             return
         version = yield from _try("commands", scheduler.version)
         if version is None:
@@ -87,18 +95,32 @@ def _try(name: str, action: Callable[[], Any]) -> Generator[Check, None, Any]:
 
 def _check_end(result: AsyncResult) -> Iterator[Check]:
     if not result.wait(_PATIENCE):
-        yield Check("end seen", False, f"still {result.status} after {_PATIENCE:g} s: {result.words}")
+        yield Check(
+            "end seen", False, f"still {result.status} after {_PATIENCE:g} s: {result.words}"
+        )
         return
     yield Check("end seen", True, f"{result.status}, {result.words}")
     right = (result.status, result.reason, result.exit_code) == (Status.FAILED, Reason.EXIT, 3)
-    yield Check("exit code", right, f"expected FAILED, exit, 3; got {result.status}, {result.reason}, {result.exit_code}")
+    yield Check(
+        "exit code",
+        right,
+        f"expected FAILED, exit, 3; got {result.status}, {result.reason}, {result.exit_code}",
+    )
     expected = f"output of {(result.record.job_id or '').removesuffix('[]')}"
     text = result.stdout().strip()
     yield Check("output found", text == expected, f"{result.log_path()}: {text!r}")
     usage = result.usage
-    yield Check("usage", "elapsed" in usage, ", ".join(f"{key} {value:.2f}" for key, value in usage.items()) or "nothing is known")
+    yield Check(
+        "usage",
+        "elapsed" in usage,
+        ", ".join(f"{key} {value:.2f}" for key, value in usage.items()) or "nothing is known",
+    )
     scheduler = result.monitor.scheduler
-    yield Check("accounting", True, "works" if scheduler.accounting else "there is none; exit records stand in for it")
+    yield Check(
+        "accounting",
+        True,
+        "works" if scheduler.accounting else "there is none; exit records stand in for it",
+    )
 
 
 def _check_files(result: AsyncResult) -> Iterator[Check]:
@@ -106,7 +128,11 @@ def _check_files(result: AsyncResult) -> Iterator[Check]:
         paths = yield from _try("file fetched", lambda: result.fetch(["check-output"], folder))
         if paths is not None:
             text = paths[0].read_text(encoding="utf-8")
-            yield Check("file as it was sent", text == result.name + "\n", f"{result.record.workdir}/check-output")
+            yield Check(
+                "file as it was sent",
+                text == result.name + "\n",
+                f"{result.record.workdir}/check-output",
+            )
 
 
 def _route(transport: Any) -> str:
@@ -125,7 +151,9 @@ def _check_cancel(job: JobScript) -> Iterator[Check]:
     yield Check("running seen", status == Status.RUNNING, f"{status}, {result.words}")
     if (yield from _try("cancel", lambda: _asked(result))) is not None:
         result.wait(_PATIENCE)
-        yield Check("cancelled seen", result.status == Status.CANCELLED, f"{result.status}, {result.words}")
+        yield Check(
+            "cancelled seen", result.status == Status.CANCELLED, f"{result.status}, {result.words}"
+        )
 
 
 def _asked(result: AsyncResult) -> str:
@@ -137,4 +165,8 @@ def _check_limit(job: JobScript) -> Iterator[Check]:
     result: AsyncResult | None = yield from _try("submit a job over its limit", job.submit)
     if result is not None:
         result.wait(_PATIENCE)
-        yield Check("time limit", result.reason == Reason.TIMEOUT, f"{result.status}, {result.reason}, {result.words}")
+        yield Check(
+            "time limit",
+            result.reason == Reason.TIMEOUT,
+            f"{result.status}, {result.reason}, {result.words}",
+        )

@@ -1,4 +1,6 @@
-"""What happens once when a job has ended: its outputs come, then its epilogue runs; once also across crashes and processes."""
+"""What happens once when a job has ended: its outputs come, then its epilogue runs; once also
+across crashes and processes.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,25 @@ def settled(record: Record) -> bool:
 
 
 def finish(monitor: Monitor, record: Record) -> None:
-    """Do what is due after the end of a job, for its outputs together with all others that have ended."""
+    """Do what is due after the end of a job, for its outputs together with all others that have
+    ended.
+    """
     if record.outputs == "due" and record.finished and monitor.clock() >= monitor.fetch_at:
-        bring(monitor, [item for item in [record, *monitor.records.values()] if item.finished and item.outputs == "due"])
+        bring(
+            monitor,
+            [
+                item
+                for item in [record, *monitor.records.values()]
+                if item.finished and item.outputs == "due"
+            ],
+        )
     if record.epilogue == "due" and settled(record):
         run_epilogue(monitor, record)
 
 
 def want(monitor: Monitor, record: Record, later: Record) -> None:
-    """Take over the outputs that a later submission of the same job names: what was computed once need not run again to be fetched.
+    """Take over the outputs that a later submission of the same job names: what was computed once
+    need not run again to be fetched.
 
     Outputs that did not come are tried again.
     """
@@ -45,16 +57,24 @@ def want(monitor: Monitor, record: Record, later: Record) -> None:
 
 
 def bring(monitor: Monitor, records: list[Record]) -> None:
-    """Fetch the outputs of jobs that have ended; a line that is broken is tried again with the next polls."""
+    """Fetch the outputs of jobs that have ended; a line that is broken is tried again with the next
+    polls.
+    """
     records = list({record.token: record for record in records}.values())
     with _alone(monitor.place):
         stored = monitor.store.by_tokens(record.token for record in records)
         for record in records:  # another process may have been quicker
-            record.outputs = stored[record.token].outputs if record.token in stored else record.outputs
+            record.outputs = (
+                stored[record.token].outputs if record.token in stored else record.outputs
+            )
         due = [record for record in records if record.outputs == "due"][: monitor.most]
         if not due:
             return
-        orders = [Order(record.workdir, wanted, Path(into)) for record in due for wanted, into in [record.fetches]]
+        orders = [
+            Order(record.workdir, wanted, Path(into))
+            for record in due
+            for wanted, into in [record.fetches]
+        ]
         try:
             fetch(monitor.scheduler.transport, orders)
             monitor.went_well(len(due), True)
@@ -71,7 +91,9 @@ def bring(monitor: Monitor, records: list[Record]) -> None:
                 order.error = order.error or str(error)
         for record, order in zip(due, orders, strict=True):
             missing = order.missing if record.status == Status.COMPLETED else []
-            record.outputs = order.error or (f"not found in {record.workdir}: {', '.join(missing)}" if missing else "done")
+            record.outputs = order.error or (
+                f"not found in {record.workdir}: {', '.join(missing)}" if missing else "done"
+            )
         monitor.store.write(due)
 
 
@@ -89,7 +111,9 @@ def _alone(place: str) -> Iterator[None]:
 
 
 def run_epilogue(monitor: Monitor, record: Record) -> None:
-    """Run an epilogue unless somebody has begun it already; what goes wrong is kept in the record, and does not change the state."""
+    """Run an epilogue unless somebody has begun it already; what goes wrong is kept in the record,
+    and does not change the state.
+    """
     if not monitor.store.begin(record, "epilogue"):
         record.epilogue = "started"
         return

@@ -6,9 +6,11 @@
     ├── SettingsError                 a profile or a backend file is wrong, or a value in it
     │   ├── BackendNotFoundError      no backend of that name on the lookup path
     │   └── ResourcesNotSupportedError  the backend cannot express a resource
-    ├── RenderError                   a body, prologue, epilogue or auxiliary script cannot be rendered
+    ├── RenderError                   a body, prologue, epilogue or auxiliary script cannot be
+        rendered
     ├── CommandError                  a command on the scheduler's host failed or could not be run
-    │   └── TransportError            ... because the host could not be reached or did not answer in time
+    │   └── TransportError            ... because the host could not be reached or did not answer in
+        time
     │       ├── LineBrokenError       ... or the connection broke; what can be repeated was
     │       └── LoginError            ... or it did not let us in
     │           └── HostKeyError      ... or it is not known to be the right host
@@ -28,7 +30,7 @@ from collections.abc import Iterable
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the nearest known word, else the known words, else nothing."""
+    """Return `` Did you mean 'x'?`` for the nearest known word, else the known ones, else nothing."""
     words = sorted(set(known))
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if close:
@@ -45,7 +47,14 @@ class ClusterJobError(Exception):
 class SettingsError(ClusterJobError):
     """A setting is wrong: where it stands, what it is, and what was expected."""
 
-    def __init__(self, message: str, *, file: object = None, section: str | None = None, key: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: object = None,
+        section: str | None = None,
+        key: str | None = None,
+    ) -> None:
         self.file, self.section, self.key = file, section, key
         place = [str(file)] if file is not None else []
         if section is not None:
@@ -64,33 +73,51 @@ class ResourcesNotSupportedError(SettingsError):
 
 
 class RenderError(ClusterJobError):
-    """A template cannot be rendered: the variable, the line and the known names are in the message."""
+    """A template cannot be rendered: the message has the variable, the line and the known names."""
 
 
 class CommandError(ClusterJobError):
     """A command failed: what was run, its exit code, and what came back on both streams."""
 
-    def __init__(self, what: str, *, command: str = "", exit_code: int | None = None, stdout: str = "", stderr: str = "", hint: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        command: str = "",
+        exit_code: int | None = None,
+        stdout: str = "",
+        stderr: str = "",
+        hint: str = "",
+    ) -> None:
         self.command, self.exit_code, self.stdout, self.stderr = command, exit_code, stdout, stderr
         lines = [what]
         if command:
             lines.append(f"  command: {command.strip()}")
         if exit_code is not None:
             lines.append(f"  exit code: {exit_code}")
-        lines += [f"  {name}: {text.strip()}" for name, text in (("stdout", stdout), ("stderr", stderr)) if text.strip()]
+        lines += [
+            f"  {name}: {text.strip()}"
+            for name, text in (("stdout", stdout), ("stderr", stderr))
+            if text.strip()
+        ]
         if hint:
             lines.append(hint)
         super().__init__("\n".join(lines))
 
 
 class TransportError(CommandError):
-    """The host could not be reached, or a command did not end in time: nothing is known about what it did."""
+    """The host could not be reached, or a command did not end in time: nothing is known about what
+    it did.
+    """
 
     transient = True
 
 
 class LineBrokenError(TransportError):
-    """The connection broke, or could not be made. ``passing``: the host is there, and only had too much to do."""
+    """The connection broke, or could not be made.
+
+    ``passing``: the host is there, and only had too much to do.
+    """
 
     passing = False
 
@@ -102,11 +129,16 @@ class LoginError(TransportError):
 
 
 class HostKeyError(LoginError):
-    """The host's key is unknown, or not the one that is known: the message has the steps that settle it."""
+    """The host's key is unknown, or not the one that is known: the message has the steps that
+    settle it.
+    """
 
 
 class SubmissionError(ClusterJobError):
-    """Jobs were not accepted. ``results`` are the handles of the jobs of the batch that were, in their order."""
+    """Jobs were not accepted.
+
+    ``results`` are the handles of the jobs of the batch that were, in their order.
+    """
 
     def __init__(self, message: str, results: Iterable[object] = ()) -> None:
         super().__init__(message)

@@ -1,6 +1,8 @@
-"""Files come back: listed and summed up over there, small ones in one compressed stream, large ones from where an earlier try ended.
+"""Files come back: listed and summed up over there, small ones in one compressed stream, large ones
+from where an earlier try ended.
 
-A file arrives beside its place under another name, its sum is compared, and it gets its name at the end. What is here already is not sent.
+A file arrives beside its place under another name, its sum is compared, and it gets its name at the
+end. What is here already is not sent.
 """
 
 from __future__ import annotations
@@ -32,14 +34,18 @@ _PORTION = 32 << 20  # bytes of small files that travel together
 _NAMES = 1000  # files that travel together
 _ROOTS = 500  # files and folders that one command looks for
 _WAITS = (0.2, 1.0, 4.0)  # s before a broken line is tried again
-_LINE = re.compile(r"(-\S+)\s+\d+\s+\S+\s+\S+\s+(\d+)\s+\S+\s+\S+\s+\S+ \./(.*)")  # of ls -n: mode, size, name
+_LINE = re.compile(
+    r"(-\S+)\s+\d+\s+\S+\s+\S+\s+(\d+)\s+\S+\s+\S+\s+\S+ \./(.*)"
+)  # of ls -n: mode, size, name
 _SUM = re.compile(r"(\\?)([0-9a-f]{64})  \./(.*)")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a job: its path in the workdir, its size in bytes, its sha256 (empty where it was not asked for)."""
+    """A file of a job: its path in the workdir, its size in bytes, its sha256 (empty where it was
+    not asked for).
+    """
 
     path: str
     size: int
@@ -59,28 +65,47 @@ class Order:
     changed: bool = False  # a file of it changed meanwhile: another try may bring it
 
 
-def list_files(transport: Transport, orders: Sequence[Order], sums: bool = False) -> list[list[list[RemoteFile]]]:
-    """Return for each order, and each of its patterns, the files there are; one round trip. Raises :class:`CommandError`."""
+def list_files(
+    transport: Transport, orders: Sequence[Order], sums: bool = False
+) -> list[list[list[RemoteFile]]]:
+    """Return for each order, and each of its patterns, the files there are; one round trip.
+
+    Raises :class:`CommandError`.
+    """
     mark = new_mark()
     base = posixpath.commonpath([order.workdir for order in orders])
     folders: dict[str, list[int]] = {}
     for number, order in enumerate(orders):
         folders.setdefault(posixpath.relpath(order.workdir, base), []).append(number)
-    roots = list(dict.fromkeys(find_roots(pattern, folder) for folder, numbers in folders.items() for number in numbers
-                               for pattern, _ in orders[number].wanted))  # fmt: skip
+    roots = list(
+        dict.fromkeys(
+            find_roots(pattern, folder)
+            for folder, numbers in folders.items()
+            for number in numbers
+            for pattern, _ in orders[number].wanted
+        )
+    )
     lines = ["export LC_ALL=C", f"cd {shlex.quote(base)} || exit", "cj_sums="]
     if sums:
-        lines.append('cj_tool=$(command -v sha256sum || command -v shasum); case $cj_tool in *shasum) cj_tool="$cj_tool -a 256" ;; esac')
+        lines.append(
+            "cj_tool=$(command -v sha256sum || command -v shasum); case $cj_tool in *shasum) "
+            'cj_tool="$cj_tool -a 256" ;; esac'
+        )
         lines.append('[ -z "$cj_tool" ] || cj_sums="-exec $cj_tool {} +"')
     lines.append(f"printf '\\n%s\\n' {mark}:files")
     for start in range(0, len(roots), _ROOTS):
         hidden = r"\( -name .clusterjob-runs -o -name '.clusterjob-part-*' \) -prune -o"
-        lines.append(f"find -L {' '.join(roots[start : start + _ROOTS])} {hidden} -type f -exec ls -ldLn {{}} + $cj_sums 2>/dev/null")
+        lines.append(
+            f"find -L {' '.join(roots[start : start + _ROOTS])} {hidden} -type f -exec ls -ldLn "
+            "{} + $cj_sums 2>/dev/null"
+        )
     lines.append(f"printf '\\n%s\\n' {mark}:done")
     done = transport.run("\n".join(lines))
     parts = split(done.stdout, mark)
     if "done" not in parts and "files" in parts:
-        raise CommandError("the files of jobs could not be listed", exit_code=done.exit_code, stderr=done.stderr)
+        raise CommandError(
+            "the files of jobs could not be listed", exit_code=done.exit_code, stderr=done.stderr
+        )
     return _assigned(orders, folders, _listed(parts.get("files", "")))
 
 
@@ -92,14 +117,26 @@ def _listed(text: str) -> list[RemoteFile]:
         if match := _LINE.fullmatch(line):
             sizes[match[3]] = int(match[2])
         elif match := _SUM.fullmatch(line):
-            sums[match[3].replace("\\\\", "\\") if match[1] else match[3]] = match[2]  # coreutils writes odd names so
-    if odd := [name for name in sizes if sums and name not in sums]:  # a line break in a name, or a file that cannot be read
+            sums[match[3].replace("\\\\", "\\") if match[1] else match[3]] = match[
+                2
+            ]  # coreutils writes odd names so
+    if odd := [
+        name for name in sizes if sums and name not in sums
+    ]:  # a line break in a name, or a file that cannot be read
         _log.warning("%d files cannot be read or have odd names, the first: %r", len(odd), odd[0])
-    return [RemoteFile(posixpath.normpath(name), size, sums.get(name, "")) for name, size in sizes.items() if not sums or name in sums]
+    return [
+        RemoteFile(posixpath.normpath(name), size, sums.get(name, ""))
+        for name, size in sizes.items()
+        if not sums or name in sums
+    ]
 
 
-def _assigned(orders: Sequence[Order], folders: dict[str, list[int]], files: Sequence[RemoteFile]) -> list[list[list[RemoteFile]]]:
-    """Give each file to the orders whose workdir it is in, and there to the patterns that it matches."""
+def _assigned(
+    orders: Sequence[Order], folders: dict[str, list[int]], files: Sequence[RemoteFile]
+) -> list[list[list[RemoteFile]]]:
+    """Give each file to the orders whose workdir it is in, and there to the patterns that it
+    matches.
+    """
     found: list[list[list[RemoteFile]]] = [[[] for _ in order.wanted] for order in orders]
     for file in sorted(files, key=lambda file: file.path):
         folder = file.path
@@ -127,16 +164,23 @@ class _Item:
 
     @property
     def part(self) -> Path:
-        """The file's name while it arrives: the same for the same content, so that a later try goes on with it."""
-        word = self.file.digest or hashlib.sha256(self.source.encode("utf-8", "surrogateescape")).hexdigest()
+        """The file's name while it arrives: the same for the same content, so that a later try goes
+        on with it.
+        """
+        word = (
+            self.file.digest
+            or hashlib.sha256(self.source.encode("utf-8", "surrogateescape")).hexdigest()
+        )
         return self.target.with_name(f".clusterjob-part-{word[:16]}")
 
 
 def fetch(transport: Transport, orders: Sequence[Order]) -> None:
-    """Bring what the orders want, in a number of round trips that does not depend on how many they are; the orders say what came.
+    """Bring what the orders want, in a number of round trips that does not depend on how many they
+    are; the orders say what came.
 
-    What is wrong with one file is said in its order, and keeps no other. A broken line is tried again, with what is still missing, and so is
-    a file that changed meanwhile. Raises :class:`TransportError` where the line stays broken, and :class:`CommandError`.
+    What is wrong with one file is said in its order, and keeps no other. A broken line is tried
+    again, with what is still missing, and so is a file that changed meanwhile. Raises
+    :class:`TransportError` where the line stays broken, and :class:`CommandError`.
     """
     for wait in (*_WAITS, None):
         try:
@@ -199,19 +243,30 @@ def _target(order: Order, name: str) -> Path:
     target = order.into / inside(name, "output")
     if not target.parent.resolve().is_relative_to(order.into.resolve()):
         raise CommandError(
-            f"output {name!r} would be written outside of {order.into}: {target.parent} is a link; move it away, or fetch into another folder"
+            f"output {name!r} would be written outside of {order.into}: {target.parent} is a "
+            "link; move it away, or fetch into another folder"
         )
     if target.is_dir():
-        raise CommandError(f"output {name!r} would replace the folder {target}; move it away, or fetch into another folder")
+        raise CommandError(
+            f"output {name!r} would replace the folder {target}; move it away, or fetch into "
+            "another folder"
+        )
     return target
 
 
 def _is_here(item: _Item) -> bool:
     try:
         status = item.target.lstat()
-        if item.order.workdir == str(item.order.into) and os.path.samestat(status, os.lstat(item.source)):
+        if item.order.workdir == str(item.order.into) and os.path.samestat(
+            status, os.lstat(item.source)
+        ):
             return True
-        return bool(item.file.digest) and status.st_size == item.file.size and item.target.is_file() and _digest(item.target) == item.file.digest
+        return (
+            bool(item.file.digest)
+            and status.st_size == item.file.size
+            and item.target.is_file()
+            and _digest(item.target) == item.file.digest
+        )
     except OSError:
         return False
 
@@ -297,7 +352,9 @@ def _bring_large(transport: Transport, item: _Item, progress: Progress) -> None:
                 progress.add(len(data))
 
             done = transport.stream(f"tail -c +{offset + 1} {shlex.quote(item.source)}", take)
-        if part.stat().st_size != item.file.size or (item.file.digest and _digest(part) != item.file.digest):
+        if part.stat().st_size != item.file.size or (
+            item.file.digest and _digest(part) != item.file.digest
+        ):
             part.unlink()
             if done.exit_code != 0:
                 raise _unread(item, done.stderr)
@@ -311,7 +368,10 @@ def _writing(item: _Item) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CommandError(f"{item.target} cannot be written: {error.strerror}", hint="Make room there, or fetch into another folder.") from error
+        raise CommandError(
+            f"{item.target} cannot be written: {error.strerror}",
+            hint="Make room there, or fetch into another folder.",
+        ) from error
 
 
 def _unread(item: _Item, said: str) -> CommandError:

@@ -1,7 +1,8 @@
 """Who is submitting a job, and whether he still does.
 
-A record that is being submitted names its owner. The owner's lease runs from ``record.leased``, and is prolonged by a heartbeat in the
-store while the submission goes on: a slow owner keeps it, a dead one loses it. On the owner's own machine a dead process is known at once.
+A record that is being submitted names its owner. The owner's lease runs from ``record.leased``, and
+is prolonged by a heartbeat in the store while the submission goes on: a slow owner keeps it, a dead
+one loses it. On the owner's own machine a dead process is known at once.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from clusterjob.errors import StoreError
 from clusterjob.store import Note, Phase, Record, Store
 
 BEAT = 15.0  # s between heartbeats
-LEASE = 120.0  # s without one after which an owner on another machine counts as dead; more than clocks may differ
+# s without one after which an owner on another machine counts as dead; more than clocks may differ
+LEASE = 120.0
 _PREFIX = "beat:"
 _busy: set[str] = set()  # tokens that this process is submitting at this moment
 
 
 def owner() -> str:
-    """Name this process so that no other, on any machine, is taken for it: ``host:pid:start:machine``."""
+    """Name this process so that no other, on any machine, is taken for it:
+    ``host:pid:start:machine``.
+    """
     return _owner(os.getpid())
 
 
@@ -37,7 +41,10 @@ def _owner(pid: int) -> str:
 
 
 def _started(pid: int) -> str:
-    """Return when a process started, in clock ticks since the boot; empty where there is no /proc. Raises ProcessLookupError."""
+    """Return when a process started, in clock ticks since the boot; empty where there is no /proc.
+
+    Raises ProcessLookupError.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -76,7 +83,9 @@ def _is_dead(name: str) -> bool:
 
 
 def given_up(record: Record, beats: Mapping[str, Note], now: float) -> bool:
-    """Whether an open submission is free to be finished by somebody else; ``beats`` are those of :func:`heartbeats`."""
+    """Whether an open submission is free to be finished by somebody else; ``beats`` are those of
+    :func:`heartbeats`.
+    """
     if record.phase is Phase.DEFERRED:
         return (record.retry_at or 0.0) <= now
     if record.phase is not Phase.SUBMITTING or record.finished:
@@ -107,7 +116,12 @@ class Lease:
         threading.Thread(target=self._beat, daemon=True, name="clusterjob-lease").start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         _busy.difference_update(self.tokens)
         self._done.set()
         if self._beaten and not _busy:
@@ -116,6 +130,8 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._done.wait(BEAT):
-            with contextlib.suppress(StoreError):  # the next one may get through; the lease is longer than several
+            with contextlib.suppress(
+                StoreError
+            ):  # the next one may get through; the lease is longer than several
                 self.store.note(_PREFIX + owner(), Note(time.time()))
                 self._beaten = True

@@ -1,8 +1,9 @@
 """The shared poller: one question a cluster, not one a job.
 
-All handles of a process on one cluster share a :class:`Monitor`. It asks quickly at first, then less and less often down to the
-backend's ``poll_interval``, and never more often: a loop over ten thousand handles costs one command. Processes that share a store
-share the answers too: whoever asks does so for all jobs of the store on that cluster, and the others read what he wrote down.
+All handles of a process on one cluster share a :class:`Monitor`. It asks quickly at first, then
+less and less often down to the backend's ``poll_interval``, and never more often: a loop over ten
+thousand handles costs one command. Processes that share a store share the answers too: whoever asks
+does so for all jobs of the store on that cluster, and the others read what he wrote down.
 """
 
 from __future__ import annotations
@@ -40,20 +41,41 @@ Resume = Callable[[Store, Scheduler, Sequence[Record]], object]
 class Monitor:
     """Knows what became of the jobs of one store on one cluster."""
 
-    def __init__(self, store: Store, scheduler: Scheduler, resume: Resume, place: str = "", clock: Callable[[], float] = time.time) -> None:
-        self.store, self.scheduler, self.resume, self.place, self.clock = store, scheduler, resume, place, clock
+    def __init__(
+        self,
+        store: Store,
+        scheduler: Scheduler,
+        resume: Resume,
+        place: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store, self.scheduler, self.resume, self.place, self.clock = (
+            store,
+            scheduler,
+            resume,
+            place,
+            clock,
+        )
         self.records: weakref.WeakValueDictionary[str, Record] = weakref.WeakValueDictionary()
-        self._others: list[Record] = []  # live jobs of the store that nobody in this process holds a handle on
-        self.stale_since: float | None = None  # the last good answer was then; None: the last answer was good
+        self._others: list[
+            Record
+        ] = []  # live jobs of the store that nobody in this process holds a handle on
+        self.stale_since: float | None = (
+            None  # the last good answer was then; None: the last answer was good
+        )
         self._error = ""
-        self._usage_asked: dict[str, float] = {}  # when accounting was asked for the usage of jobs that have ended
+        self._usage_asked: dict[
+            str, float
+        ] = {}  # when accounting was asked for the usage of jobs that have ended
         self._usage_known: set[str] = set()  # jobs of which it will say no more
         self.polls = 0
         self._last = 0.0
         self._due = 0.0
         self.fetch_at = 0.0  # outputs are not fetched before: the line was broken
         self.fetch_error = ""
-        self.most = _MANY  # ended jobs that are asked about, or fetched from, at once: fewer where that takes longer than the line holds
+        # ended jobs that are asked about, or fetched from, at once: fewer where that takes longer
+        # than the line holds
+        self.most = _MANY
         self._interval = scheduler.backend.limits["first_poll"]
         self._lock = threading.RLock()
 
@@ -77,7 +99,10 @@ class Monitor:
         return max(0.0, self._due - self.clock())
 
     def refresh(self, force: bool = False) -> None:
-        """Ask the cluster, if that is due (or with ``force``), and write down what changed. A failed question changes nothing."""
+        """Ask the cluster, if that is due (or with ``force``), and write down what changed.
+
+        A failed question changes nothing.
+        """
         if not force and self.clock() < self._due:
             return
         with self._lock:
@@ -105,16 +130,25 @@ class Monitor:
                     self.store.note(f"poll:{self.place}", Note(now, self.stale_since))
 
     def finish_submissions(self) -> None:
-        """Finish the open submissions of processes that are gone. Raises only :class:`StoreError`."""
+        """Finish the open submissions of processes that are gone.
+
+        Raises only :class:`StoreError`.
+        """
         with self._lock:
-            self.resume(self.store, self.scheduler, [record for record in self._everyone([]) if record.unsent])
+            self.resume(
+                self.store,
+                self.scheduler,
+                [record for record in self._everyone([]) if record.unsent],
+            )
 
     def _poll(self, live: list[Record]) -> None:
         self.polls += 1
         self._reload(live)
         everyone = self._everyone(live)
         self.resume(self.store, self.scheduler, [record for record in everyone if record.unsent])
-        submitted = [record for record in everyone if record.phase is Phase.SUBMITTED and not record.finished]
+        submitted = [
+            record for record in everyone if record.phase is Phase.SUBMITTED and not record.finished
+        ]
         if not submitted:
             return
         listing = self.scheduler.active(record.cluster for record in submitted)
@@ -127,9 +161,14 @@ class Monitor:
         """Return ``live`` and all other live jobs that the store has on this cluster."""
         known = {record.token for record in live}
         before = {record.token: record for record in self._others}
-        missing = {token: before.get(token) for token in self.store.live(self.place) if token not in known}
+        missing = {
+            token: before.get(token) for token in self.store.live(self.place) if token not in known
+        }
         new = self.store.by_tokens(token for token, record in missing.items() if record is None)
-        others = [record or (self.track(new[token]) if token in new else None) for token, record in missing.items()]
+        others = [
+            record or (self.track(new[token]) if token in new else None)
+            for token, record in missing.items()
+        ]
         self._others = [record for record in others if record is not None and not record.finished]
         return [*live, *self._others]
 
@@ -164,7 +203,9 @@ class Monitor:
             self.error = listing.error
 
     def evaluate(self, records: Sequence[Record], listing: Listing) -> list[Record]:
-        """Judge every task of the records by a list of active jobs; ask about the ones that are no longer active. Return what changed."""
+        """Judge every task of the records by a list of active jobs; ask about the ones that are no
+        longer active. Return what changed.
+        """
         backend = self.scheduler.backend
         changed: list[Record] = []
         open_tasks: list[tuple[Record, int | None, Task, Answer | None]] = []
@@ -174,7 +215,9 @@ class Monitor:
                     continue
                 answer = _own(record, listing.answers.get(_place(record, index)))
                 known = backend.classify(answer.state) if answer else None
-                if answer is not None and (known is None or known[0] in (Status.PENDING, Status.RUNNING)):
+                if answer is not None and (
+                    known is None or known[0] in (Status.PENDING, Status.RUNNING)
+                ):
                     evidence = Evidence(self.clock(), answer, listing.complete)
                     _replace(record, index, judge(backend, record, task, evidence), changed)
                 elif answer is not None or listing.complete:
@@ -185,11 +228,22 @@ class Monitor:
             _aggregate(record)
         return changed
 
-    def _settle(self, open_tasks: Sequence[tuple[Record, int | None, Task, Answer | None]], listing: Listing, changed: list[Record]) -> None:
+    def _settle(
+        self,
+        open_tasks: Sequence[tuple[Record, int | None, Task, Answer | None]],
+        listing: Listing,
+        changed: list[Record],
+    ) -> None:
         if len(open_tasks) > self.most:  # any of them: some may stay open for long
-            open_tasks = [open_tasks[number] for number in sorted(random.sample(range(len(open_tasks)), self.most))]
+            open_tasks = [
+                open_tasks[number]
+                for number in sorted(random.sample(range(len(open_tasks)), self.most))
+            ]
         findings = self._ask_ended([(record, index) for record, index, _, _ in open_tasks])
-        self.went_well(len(open_tasks), not findings.unreadable.issuperset(record.runs for record, _, _, _ in open_tasks))
+        self.went_well(
+            len(open_tasks),
+            not findings.unreadable.issuperset(record.runs for record, _, _, _ in open_tasks),
+        )
         if findings.history.error:
             self.error = findings.history.error
         for record, index, task, answer in open_tasks:
@@ -199,9 +253,15 @@ class Monitor:
                     changed.append(record)
                 continue
             evidence = Evidence(
-                self.clock(), answer, listing.complete, exit_record=own, records_read=readable, history=history,
-                history_asked=findings.history.complete, history_exists=self.scheduler.accounting,
-            )  # fmt: skip
+                self.clock(),
+                answer,
+                listing.complete,
+                exit_record=own,
+                records_read=readable,
+                history=history,
+                history_asked=findings.history.complete,
+                history_exists=self.scheduler.accounting,
+            )
             _replace(record, index, judge(self.scheduler.backend, record, task, evidence), changed)
 
     def went_well(self, count: int, well: bool) -> None:
@@ -219,23 +279,35 @@ class Monitor:
             if record.job_id:
                 ids.setdefault(record.cluster, {})[record.job_id] = None
         age = self.clock() - min(record.created for record, _ in places) + _WINDOW
-        return self.scheduler.ended(runs, {cluster: list(members) for cluster, members in ids.items()}, age)
+        return self.scheduler.ended(
+            runs, {cluster: list(members) for cluster, members in ids.items()}, age
+        )
 
     def account(self, record: Record) -> None:
-        """Ask accounting for the peak memory of a job that has ended, and of all others that lack it: one command.
+        """Ask accounting for the peak memory of a job that has ended, and of all others that lack
+        it: one command.
 
-        It is asked again while it may lag behind or does not answer, about the same job not more often than polls are.
+        It is asked again while it may lag behind or does not answer, about the same job not more
+        often than polls are.
         """
         with self._lock:
             if not self.scheduler.accounting or not self._usage_due(record):
                 return
-            others = [other for other in self.records.values() if other.finished and "max_rss" not in other.task.usage and self._usage_due(other)]
+            others = [
+                other
+                for other in self.records.values()
+                if other.finished and "max_rss" not in other.task.usage and self._usage_due(other)
+            ]
             records = list({item.token: item for item in (record, *others)}.values())
             now, settle = self.clock(), self.scheduler.backend.limits["settle"]
             self._usage_asked.update((item.token, now) for item in records)
-            findings = self._ask_ended([(item, index) for item in records for index in item.all_tasks()])
+            findings = self._ask_ended(
+                [(item, index) for item in records for index in item.all_tasks()]
+            )
             if findings.history.asked:
-                self._usage_known.update(item.token for item in records if now >= (item.task.ended or 0.0) + settle)
+                self._usage_known.update(
+                    item.token for item in records if now >= (item.task.ended or 0.0) + settle
+                )
             for record in records:
                 for index, task in record.all_tasks().items():
                     own, history, _ = _found(findings, record, index)
@@ -248,10 +320,16 @@ class Monitor:
 
     def _usage_due(self, record: Record) -> bool:
         asked = self._usage_asked.get(record.token, 0.0)
-        return record.token not in self._usage_known and self.clock() - asked >= self.scheduler.backend.limits["poll_interval"]
+        return (
+            record.token not in self._usage_known
+            and self.clock() - asked >= self.scheduler.backend.limits["poll_interval"]
+        )
 
     def cancel(self, records: Sequence[Record]) -> None:
-        """Cancel the jobs that have not ended; one command for all of them. Raises :class:`CommandError`."""
+        """Cancel the jobs that have not ended; one command for all of them.
+
+        Raises :class:`CommandError`.
+        """
         with self._lock:
             live = [record for record in records if not record.finished]
             ids: dict[str | None, list[str]] = {}
@@ -279,26 +357,43 @@ def _place(record: Record, index: int | None) -> tuple[str, int | None]:
 
 
 def _own(record: Record, answer: Answer | None) -> Answer | None:
-    """Return the answer where it is about this submission: job ids come back after a scheduler was installed anew."""
+    """Return the answer where it is about this submission: job ids come back after a scheduler was
+    installed anew.
+    """
     if answer is None or answer.token:
         return answer if answer is None or answer.token == record.token else None
-    if answer.submitted and record.submitted and not record.submitted[0] - _SLACK <= answer.submitted <= record.submitted[1] + _SLACK:
+    if (
+        answer.submitted
+        and record.submitted
+        and not record.submitted[0] - _SLACK <= answer.submitted <= record.submitted[1] + _SLACK
+    ):
         return None
     return answer
 
 
-def _found(findings: Findings, record: Record, index: int | None) -> tuple[ExitRecord | None, Answer | None, bool]:
+def _found(
+    findings: Findings, record: Record, index: int | None
+) -> tuple[ExitRecord | None, Answer | None, bool]:
     own = findings.records.get(record.exit_name(index))
     history = _own(record, findings.history.answers.get(_place(record, index)))
     return own, history, record.runs not in findings.unreadable
 
 
 def _adopt(record: Record, own: ExitRecord) -> bool:
-    """Take the job id of the job that ran where the record has another's: of two jobs with one token the fence lets the first run."""
+    """Take the job id of the job that ran where the record has another's: of two jobs with one
+    token the fence lets the first run.
+    """
     true, noted = (re.match(r"\d+", text or "") for text in (own.job_id, record.job_id))
     if true is None or noted is None or true[0] == noted[0]:
         return False
-    record.task.history = [*record.task.history, [time.time(), record.status.name, f"{record.job_id} is a duplicate that ended; {true[0]} ran"]]
+    record.task.history = [
+        *record.task.history,
+        [
+            time.time(),
+            record.status.name,
+            f"{record.job_id} is a duplicate that ended; {true[0]} ran",
+        ],
+    ]
     record.job_id = own.job_id if re.fullmatch(r"\d+(\[\])?", own.job_id) else true[0]
     return True
 
@@ -323,9 +418,18 @@ def _aggregate(record: Record) -> None:
     whole = record.task
     if all(task.status.finished for task in tasks):
         worst = max(tasks, key=lambda task: task.status)
-        status, whole.reason, whole.exit_code, whole.signal = worst.status, worst.reason, worst.exit_code, worst.signal
+        status, whole.reason, whole.exit_code, whole.signal = (
+            worst.status,
+            worst.reason,
+            worst.exit_code,
+            worst.signal,
+        )
     else:
-        status = Status.PENDING if all(task.status == Status.PENDING for task in tasks) else Status.RUNNING
+        status = (
+            Status.PENDING
+            if all(task.status == Status.PENDING for task in tasks)
+            else Status.RUNNING
+        )
     if status != whole.status:
         whole.status = status
         whole.history = [*whole.history, [time.time(), status.name, ""]]
@@ -333,7 +437,11 @@ def _aggregate(record: Record) -> None:
     ends = [task.ended for task in tasks if task.ended]
     whole.started = min(starts) if starts else None
     whole.ended = max(ends) if ends and status.finished else None
-    whole.usage = {name: sum(task.usage.get(name, 0.0) for task in tasks) for name in ("elapsed", "cpu") if any(name in t.usage for t in tasks)}
+    whole.usage = {
+        name: sum(task.usage.get(name, 0.0) for task in tasks)
+        for name in ("elapsed", "cpu")
+        if any(name in t.usage for t in tasks)
+    }
     peaks = [task.usage["max_rss"] for task in tasks if "max_rss" in task.usage]
     if peaks:
         whole.usage["max_rss"] = max(peaks)
@@ -345,14 +453,23 @@ _registry = threading.Lock()
 
 
 def scheduler_for(reference: dict[str, Any], transport: Transport | None = None) -> Scheduler:
-    """Return the scheduler that a record's ``spec["backend"]`` names: backend, overrides, lookup folders, host; one a process."""
+    """Return the scheduler that a record's ``spec["backend"]`` names: backend, overrides, lookup
+    folders, host; one a process.
+    """
     identity = json.dumps(reference, sort_keys=True)
     with _registry:
         scheduler = _schedulers.get(identity)
         if scheduler is None:
-            backend = load_backend(reference["name"], reference.get("overrides"), map(Path, reference.get("beside", ())), reference.get("source"))
+            backend = load_backend(
+                reference["name"],
+                reference.get("overrides"),
+                map(Path, reference.get("beside", ())),
+                reference.get("source"),
+            )
             if transport is None:
-                host, kind, config = (reference.get(name, "") for name in ("host", "transport", "ssh_config"))
+                host, kind, config = (
+                    reference.get(name, "") for name in ("host", "transport", "ssh_config")
+                )
                 transport = open_transport(host, kind, config, int(backend.limits["connections"]))
             scheduler = _schedulers[identity] = Scheduler(backend, transport)
         return scheduler
@@ -363,8 +480,11 @@ def monitor_at(store: Store, place: str) -> Monitor | None:
     return _monitors.get((store.url, place))
 
 
-def monitor_for(store: Store, reference: dict[str, Any], resume: Resume, latest: bool = False) -> Monitor:
-    """Return the monitor of a store's jobs on the scheduler that ``reference`` names; one a process. ``resume`` finishes open submissions.
+def monitor_for(
+    store: Store, reference: dict[str, Any], resume: Resume, latest: bool = False
+) -> Monitor:
+    """Return the monitor of a store's jobs on the scheduler that ``reference`` names; one a
+    process. ``resume`` finishes open submissions.
 
     With ``latest`` it goes the way that ``reference`` has to its host from now on.
     """

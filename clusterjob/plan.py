@@ -1,4 +1,6 @@
-"""What a submission would do, before it is done: for each job, and why it is not the one submitted before."""
+"""What a submission would do, before it is done: for each job, and why it is not the one submitted
+before.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +15,38 @@ from clusterjob.store import Record, Store
 
 @dataclass(frozen=True)
 class Step:
-    """What would happen to one job. ``action`` is ``submit``, ``retry``, ``cached`` or ``running``."""
+    """What would happen to one job.
+
+    ``action`` is ``submit``, ``retry``, ``cached`` or ``running``.
+    """
 
     name: str
     key: str
     action: str
     status: Status | None = None  # of the record that holds the key
     job_id: str | None = None
-    differences: tuple[str, ...] = field(default_factory=tuple)  # from the latest job of the same name
+    differences: tuple[str, ...] = field(
+        default_factory=tuple
+    )  # from the latest job of the same name
 
     def __str__(self) -> str:
-        state = f" ({self.status}{', ' + self.job_id if self.job_id else ''})" if self.status is not None else ""
+        state = (
+            f" ({self.status}{', ' + self.job_id if self.job_id else ''})"
+            if self.status is not None
+            else ""
+        )
         lines = [f"{self.action:8} {self.name}{state} {self.key[:12]}"]
         return "\n".join([*lines, *(f"         {line}" for line in self.differences)])
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "name": self.name, "key": self.key, "action": self.action, "status": None if self.status is None else self.status.name,
-            "job_id": self.job_id, "differences": list(self.differences),
-        }  # fmt: skip
+            "name": self.name,
+            "key": self.key,
+            "action": self.action,
+            "status": None if self.status is None else self.status.name,
+            "job_id": self.job_id,
+            "differences": list(self.differences),
+        }
 
 
 @dataclass(frozen=True)
@@ -54,14 +69,24 @@ class Plan:
 
 
 def make_plan(store: Store, records: Sequence[Record], *, force: bool, retry: bool) -> Plan:
-    """Say for each record what submitting it would do. Nothing is asked of the scheduler; states are those in the store."""
+    """Say for each record what submitting it would do.
+
+    Nothing is asked of the scheduler; states are those in the store.
+    """
     held = store.by_keys([record.key for record in records])
     steps = []
     for record in records:
         holder = held.get(record.key)
         if holder is None:
             earlier = store.select(name=record.name)
-            steps.append(Step(record.name, record.key, "submit", differences=differences(earlier[-1], record) if earlier else ()))
+            steps.append(
+                Step(
+                    record.name,
+                    record.key,
+                    "submit",
+                    differences=differences(earlier[-1], record) if earlier else (),
+                )
+            )
             continue
         if not holder.finished:
             action = "running"
@@ -74,7 +99,9 @@ def make_plan(store: Store, records: Sequence[Record], *, force: bool, retry: bo
 
 
 def differences(old: Record, new: Record) -> tuple[str, ...]:
-    """Return, in words, what makes the keys of two jobs differ: lines of the body, inputs, auxiliary scripts, where it runs."""
+    """Return, in words, what makes the keys of two jobs differ: lines of the body, inputs,
+    auxiliary scripts, where it runs.
+    """
     found = [f"earlier job of that name: {old.job_id or '-'} ({old.status}), key {old.key[:12]}"]
     for what in ("backend", "host", "workdir"):
         before, after = getattr(old, what), getattr(new, what)
@@ -88,12 +115,22 @@ def differences(old: Record, new: Record) -> tuple[str, ...]:
     if before != after:
         found.append(f"array: {before!r} is now {after!r}")
     found += _text_differences("body", old.spec["body"], new.spec["body"])
-    found += _named_differences("auxiliary script", old.spec.get("aux", {}), new.spec.get("aux", {}))
-    digests = [{path: digest for path, digest, _ in record.spec.get("inputs", ())} for record in (old, new)]
+    found += _named_differences(
+        "auxiliary script", old.spec.get("aux", {}), new.spec.get("aux", {})
+    )
+    digests = [
+        {path: digest for path, digest, _ in record.spec.get("inputs", ())} for record in (old, new)
+    ]
     for path in sorted(digests[0].keys() | digests[1].keys()):
         before, after = digests[0].get(path), digests[1].get(path)
         if before != after:
-            how = "is new" if before is None else "is gone" if after is None else f"changed ({before[:8]} is now {after[:8]})"
+            how = (
+                "is new"
+                if before is None
+                else "is gone"
+                if after is None
+                else f"changed ({before[:8]} is now {after[:8]})"
+            )
             found.append(f"input {path!r} {how}")
     return tuple(found)
 
@@ -113,10 +150,20 @@ def _text_differences(what: str, old: str, new: str, most: int = 6) -> list[str]
         return []
     before, after = old.splitlines(), new.splitlines()
     found = []
-    for tag, start, end, other_start, other_end in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+    for tag, start, end, other_start, other_end in difflib.SequenceMatcher(
+        None, before, after, autojunk=False
+    ).get_opcodes():
         if tag != "equal":
-            found += [f"{what}, line {start + 1 + number}: - {line}" for number, line in enumerate(before[start:end])]
-            found += [f"{what}, line {other_start + 1 + number}: + {line}" for number, line in enumerate(after[other_start:other_end])]
+            found += [
+                f"{what}, line {start + 1 + number}: - {line}"
+                for number, line in enumerate(before[start:end])
+            ]
+            found += [
+                f"{what}, line {other_start + 1 + number}: + {line}"
+                for number, line in enumerate(after[other_start:other_end])
+            ]
     if not found:
         return [f"{what}: the end of the last line differs"]
-    return found[:most] + ([f"{what}: and {len(found) - most} more lines"] if len(found) > most else [])
+    return found[:most] + (
+        [f"{what}: and {len(found) - most} more lines"] if len(found) > most else []
+    )

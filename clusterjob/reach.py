@@ -19,7 +19,10 @@ _AT_ONCE = 8
 
 @dataclass
 class Reached:
-    """What is known of a host. ``state`` is ``reachable``, ``needs a login``, ``not reachable``, or ``not tried``."""
+    """What is known of a host.
+
+    ``state`` is ``reachable``, ``needs a login``, ``not reachable``, or ``not tried``.
+    """
 
     host: str
     transport: str
@@ -31,7 +34,10 @@ class Reached:
 
 
 def transport_of(target: str) -> Transport:
-    """Return the way to the host that a profile's file, or a host's name, stands for. Raises :class:`SettingsError`."""
+    """Return the way to the host that a profile's file, or a host's name, stands for.
+
+    Raises :class:`SettingsError`.
+    """
     if Path(target).expanduser().is_file():
         job = JobScript("true")
         job.read_settings(target)
@@ -40,10 +46,12 @@ def transport_of(target: str) -> Transport:
 
 
 def connect(target: str, keep: str = "12h") -> str:
-    """Log in to the host of a profile (or a host by its name), with what it asks put to the user; return the route.
+    """Log in to the host of a profile (or a host by its name), with what it asks put to the user;
+    return the route.
 
-    With ``transport = openssh`` the login serves all programs of this machine, and for ``keep`` after its last use (ssh_config(5), TIME
-    FORMATS); with ``ssh`` it serves this process. Raises :class:`LoginError`, :class:`TransportError`, :class:`SettingsError`.
+    With ``transport = openssh`` the login serves all programs of this machine, and for ``keep``
+    after its last use (ssh_config(5), TIME FORMATS); with ``ssh`` it serves this process. Raises
+    :class:`LoginError`, :class:`TransportError`, :class:`SettingsError`.
     """
     way: Any = transport_of(target)
     if isinstance(way, LocalTransport):
@@ -54,20 +62,36 @@ def connect(target: str, keep: str = "12h") -> str:
 
 
 def survey(store: Store, offline: bool = False) -> list[Reached]:
-    """Return the hosts that were used from this machine and those of the store's jobs, and try each unless ``offline``; nobody is asked anything."""
+    """Return the hosts that were used from this machine and those of the store's jobs, and try each
+    unless ``offline``; nobody is asked anything.
+    """
     references: dict[str, dict[str, Any]] = {}
     jobs: dict[str, int] = {}
     for record in store.select():
         if record.host:
             jobs[record.host] = jobs.get(record.host, 0) + (not record.finished)
             references.setdefault(record.host, record.spec["backend"])
-    logins = {str(item["host"]): item for item in sorted(known_hosts(), key=lambda item: item.get("connected") or 0)}
+    logins = {
+        str(item["host"]): item
+        for item in sorted(known_hosts(), key=lambda item: item.get("connected") or 0)
+    }
 
     def look(host: str) -> Reached:
         seen = logins.get(host, {})
         reference = references.get(host, {})
-        kind, config = reference.get("transport") or seen.get("transport", ""), reference.get("ssh_config") or seen.get("ssh_config", "")
-        found = Reached(host, kind or "ssh", str(seen.get("route", "")), "not tried", "", seen.get("connected"), jobs.get(host, 0))
+        kind, config = (
+            reference.get("transport") or seen.get("transport", ""),
+            reference.get("ssh_config") or seen.get("ssh_config", ""),
+        )
+        found = Reached(
+            host,
+            kind or "ssh",
+            str(seen.get("route", "")),
+            "not tried",
+            "",
+            seen.get("connected"),
+            jobs.get(host, 0),
+        )
         if not offline:
             _try(found, kind, config)
         return found

@@ -1,17 +1,20 @@
-"""A small batch scheduler for one machine, in one file of the standard library (Python 3.8 and later).
+"""A small batch scheduler for one machine, in one file of the standard library (Python 3.8 and
+later).
 
-It queues jobs, runs as many at once as cores and memory allow, enforces time and memory, kills whole process trees, knows arrays and
-dependencies, and needs no daemon: each running job has a shepherd process of its own, and whoever submits, cancels or ends a job starts the
-next ones. So there is nothing to stop when it is idle, and nothing that takes the queue down with it.
+It queues jobs, runs as many at once as cores and memory allow, enforces time and memory, kills
+whole process trees, knows arrays and dependencies, and needs no daemon: each running job has a
+shepherd process of its own, and whoever submits, cancels or ends a job starts the next ones. So
+there is nothing to stop when it is idle, and nothing that takes the queue down with it.
 
-    spool.py submit SCRIPT         print the job id; options stand in the script, in lines '#CLUSTERJOB --time=60 --cores=2'
+    spool.py submit SCRIPT         print the job id; options stand in the script, in lines
+        '#CLUSTERJOB --time=60 --cores=2'
     spool.py active                all unfinished jobs, and those that ended in the last minutes
     spool.py finished ID,...       what became of jobs
     spool.py cancel ID[_INDEX] ...
     spool.py version
 
-The queue is a SQLite file in $CLUSTERJOB_SPOOL, else $XDG_STATE_HOME/clusterjob/spool-HOST. $CLUSTERJOB_SPOOL_CORES and
-$CLUSTERJOB_SPOOL_MEM (MB) bound what is used of the machine.
+The queue is a SQLite file in $CLUSTERJOB_SPOOL, else $XDG_STATE_HOME/clusterjob/spool-HOST.
+$CLUSTERJOB_SPOOL_CORES and $CLUSTERJOB_SPOOL_MEM (MB) bound what is used of the machine.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ GRACE = 2.0  # s between TERM and KILL
 RECENT = 600.0  # s for which 'active' lists jobs that ended
 PATIENCE = 3600  # s for which the end of a job is tried to be written down, on a disk that is full
 KEEP = 30 * 86400.0  # s after which ended jobs are forgotten
-_UNSTARTED = 30.0  # s after which a job that was taken for a start, and has no shepherd, is queued again
+_UNSTARTED = (
+    30.0  # s after which a job that was taken for a start, and has no shepherd, is queued again
+)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE, name TEXT, script TEXT, workdir TEXT, cores INTEGER, mem INTEGER, time INTEGER,
@@ -46,7 +51,18 @@ CREATE TABLE IF NOT EXISTS tasks (
 );
 CREATE INDEX IF NOT EXISTS by_state ON tasks (state, job, idx);
 """
-_OPTIONS = ("token", "job-name", "cores", "mem", "time", "array", "throttle", "output", "error", "after")
+_OPTIONS = (
+    "token",
+    "job-name",
+    "cores",
+    "mem",
+    "time",
+    "array",
+    "throttle",
+    "output",
+    "error",
+    "after",
+)
 
 
 class SpoolError(Exception):
@@ -73,7 +89,9 @@ def connect() -> sqlite3.Connection:
         database = sqlite3.connect(path, timeout=60, isolation_level=None)
         database.row_factory = sqlite3.Row
         if database.execute("PRAGMA user_version").fetchone()[0] == 0:
-            database.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "PRAGMA user_version = 1; COMMIT;")
+            database.executescript(
+                "BEGIN IMMEDIATE;" + _SCHEMA + "PRAGMA user_version = 1; COMMIT;"
+            )
     except (OSError, sqlite3.Error) as error:
         raise SpoolError("the queue in %s cannot be used: %s" % (place, error))
     return database
@@ -95,7 +113,7 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20)
 
 
-# -- submitting ---------------------------------------------------------------------------------------------------------
+# -- submitting ------------------------------------------------------------------------------------
 
 
 def read_options(text: str) -> dict[str, str]:
@@ -106,7 +124,9 @@ def read_options(text: str) -> dict[str, str]:
             for word in shlex.split(line[len("#CLUSTERJOB ") :]):
                 name, _, value = word.lstrip("-").partition("=")
                 if name not in _OPTIONS or not word.startswith("--"):
-                    raise SpoolError("unknown option %r; there are --%s" % (word, ", --".join(_OPTIONS)))
+                    raise SpoolError(
+                        "unknown option %r; there are --%s" % (word, ", --".join(_OPTIONS))
+                    )
                 options[name] = value
         elif line.strip() and not line.startswith("#"):
             break
@@ -134,10 +154,15 @@ def submit(script: str) -> int:
             options = read_options(file.read())
     except OSError as error:
         raise SpoolError("%s: %s" % (script, error.strerror))
-    wanted = {name: int(options.get(name) or default) for name, default in (("cores", 1), ("mem", 0), ("time", 0), ("throttle", 0))}
+    wanted = {
+        name: int(options.get(name) or default)
+        for name, default in (("cores", 1), ("mem", 0), ("time", 0), ("throttle", 0))
+    }
     for name, unit, most in (("cores", "cores", cores()), ("mem", "MB", memory())):
         if wanted[name] > most:
-            raise SpoolError("the job asks for %d %s, and this machine has %d" % (wanted[name], unit, most))
+            raise SpoolError(
+                "the job asks for %d %s, and this machine has %d" % (wanted[name], unit, most)
+            )
     after = [int(word) for word in re.findall(r"\d+", options.get("after", ""))]
     database = connect()
     database.execute("BEGIN IMMEDIATE")
@@ -147,29 +172,50 @@ def submit(script: str) -> int:
         database.execute("COMMIT")
         return int(known["id"])
     cursor = database.execute(
-        "INSERT INTO jobs (token, name, script, workdir, cores, mem, time, stdout, stderr, after, throttle, submitted, environment) "
+        "INSERT INTO jobs (token, name, script, workdir, cores, mem, time, stdout, stderr, after, "
+        "throttle, submitted, environment) "
         "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        (token, options.get("job-name", ""), os.path.abspath(script), os.getcwd(), wanted["cores"], wanted["mem"], wanted["time"],
-         options.get("output", "/dev/null"), options.get("error") or options.get("output", "/dev/null"), json.dumps(after),
-         wanted["throttle"], time.time(), json.dumps(dict(os.environ))),
-    )  # fmt: skip
+        (
+            token,
+            options.get("job-name", ""),
+            os.path.abspath(script),
+            os.getcwd(),
+            wanted["cores"],
+            wanted["mem"],
+            wanted["time"],
+            options.get("output", "/dev/null"),
+            options.get("error") or options.get("output", "/dev/null"),
+            json.dumps(after),
+            wanted["throttle"],
+            time.time(),
+            json.dumps(dict(os.environ)),
+        ),
+    )
     job = int(cursor.lastrowid or 0)
-    database.executemany("INSERT INTO tasks (job, idx) VALUES (?, ?)", [(job, index) for index in indices(options.get("array"))])
+    database.executemany(
+        "INSERT INTO tasks (job, idx) VALUES (?, ?)",
+        [(job, index) for index in indices(options.get("array"))],
+    )
     if not job % 100:
         database.execute("DELETE FROM tasks WHERE ended < ?", (time.time() - KEEP,))
-        database.execute("DELETE FROM jobs WHERE submitted < ? AND id NOT IN (SELECT job FROM tasks)", (time.time() - KEEP,))
+        database.execute(
+            "DELETE FROM jobs WHERE submitted < ? AND id NOT IN (SELECT job FROM tasks)",
+            (time.time() - KEEP,),
+        )
     database.execute("COMMIT")
     run_next(database)
     return job
 
 
-# -- starting -----------------------------------------------------------------------------------------------------------
+# -- starting --------------------------------------------------------------------------------------
 
 
 def run_next(database: sqlite3.Connection) -> None:
     """Start the jobs that fit. Closes the database: what follows forks."""
     above = shepherd_above(database)
-    if above:  # what is started inside a job ends with it: its shepherd, which stands outside, must do the starting
+    # what is started inside a job ends with it: its shepherd, which stands outside, must do the
+    # starting
+    if above:
         database.close()
         with contextlib.suppress(OSError):
             os.kill(above, signal.SIGUSR1)
@@ -185,7 +231,9 @@ def run_next(database: sqlite3.Connection) -> None:
 
 def shepherd_above(database: sqlite3.Connection) -> int | None:
     """Return the process id of the shepherd in whose job this process runs, or None."""
-    rows = database.execute("SELECT shepherd FROM tasks WHERE state = 'RUNNING' AND shepherd IS NOT NULL").fetchall()
+    rows = database.execute(
+        "SELECT shepherd FROM tasks WHERE state = 'RUNNING' AND shepherd IS NOT NULL"
+    ).fetchall()
     shepherds = {int(row["shepherd"].split(":")[0]): row["shepherd"] for row in rows}
     pid = os.getppid()
     while shepherds and pid > 1:
@@ -200,19 +248,29 @@ def shepherd_above(database: sqlite3.Connection) -> int | None:
 
 
 def choose(database: sqlite3.Connection) -> list[tuple[int, int]]:
-    """Take queued jobs in their order as long as they fit; the first that does not fit keeps the ones behind it waiting."""
+    """Take queued jobs in their order as long as they fit; the first that does not fit keeps the
+    ones behind it waiting.
+    """
     busy = database.execute(
-        "SELECT coalesce(sum(cores), 0) AS cores, coalesce(sum(mem), 0) AS mem FROM tasks JOIN jobs ON job = id WHERE state = 'RUNNING'"
+        "SELECT coalesce(sum(cores), 0) AS cores, coalesce(sum(mem), 0) AS mem FROM tasks JOIN "
+        "jobs ON job = id WHERE state = 'RUNNING'"
     ).fetchone()
     free_cores, free_memory = cores() - busy["cores"], memory() - busy["mem"]
     starts: list[tuple[int, int]] = []
     seen: dict[int, list[Any]] = {}
-    for row in database.execute("SELECT * FROM tasks JOIN jobs ON job = id WHERE state = 'PENDING' ORDER BY job, idx").fetchall():
+    for row in database.execute(
+        "SELECT * FROM tasks JOIN jobs ON job = id WHERE state = 'PENDING' ORDER BY job, idx"
+    ).fetchall():
         if row["job"] not in seen:
-            seen[row["job"]] = [parents(database, json.loads(row["after"])), running(database, row["job"]) if row["throttle"] else 0]
+            seen[row["job"]] = [
+                parents(database, json.loads(row["after"])),
+                running(database, row["job"]) if row["throttle"] else 0,
+            ]
         waits, active = seen[row["job"]]
         if waits == "never":
-            mark(database, row, state="CANCELLED", why="DependencyNeverSatisfied", ended=time.time())
+            mark(
+                database, row, state="CANCELLED", why="DependencyNeverSatisfied", ended=time.time()
+            )
         elif waits:
             mark(database, row, why="Dependency")
         elif row["throttle"] and active >= row["throttle"]:
@@ -232,7 +290,10 @@ def choose(database: sqlite3.Connection) -> list[tuple[int, int]]:
 def mark(database: sqlite3.Connection, row: Any, **values: Any) -> None:
     """Set columns of a task."""
     names = ", ".join(name + " = ?" for name in values)
-    database.execute("UPDATE tasks SET %s WHERE job = ? AND idx = ?" % names, (*values.values(), row["job"], row["idx"]))
+    database.execute(
+        "UPDATE tasks SET %s WHERE job = ? AND idx = ?" % names,
+        (*values.values(), row["job"], row["idx"]),
+    )
 
 
 def parents(database: sqlite3.Connection, after: list[int]) -> str:
@@ -248,7 +309,9 @@ def parents(database: sqlite3.Connection, after: list[int]) -> str:
 
 def running(database: sqlite3.Connection, job: int) -> int:
     """Return how many elements of an array run."""
-    return database.execute("SELECT count(*) FROM tasks WHERE job = ? AND state = 'RUNNING'", (job,)).fetchone()[0]  # type: ignore[no-any-return]
+    return database.execute(
+        "SELECT count(*) FROM tasks WHERE job = ? AND state = 'RUNNING'", (job,)
+    ).fetchone()[0]  # type: ignore[no-any-return]
 
 
 def reap(database: sqlite3.Connection) -> None:
@@ -259,11 +322,19 @@ def reap(database: sqlite3.Connection) -> None:
                 mark(database, row, state="PENDING", started=None)
         elif not alive(row["shepherd"]):
             kill_leftovers(row["job"], row["idx"])
-            mark(database, row, state="NODE_FAIL", why="its shepherd is gone: killed, or the machine was started again", ended=time.time())
+            mark(
+                database,
+                row,
+                state="NODE_FAIL",
+                why="its shepherd is gone: killed, or the machine was started again",
+                ended=time.time(),
+            )
 
 
 def identity(pid: int) -> str | None:
-    """Name a process so that no other is ever taken for it: its id, when it started, and since which boot."""
+    """Name a process so that no other is ever taken for it: its id, when it started, and since
+    which boot.
+    """
     try:
         with open("/proc/%d/stat" % pid) as file:
             fields = file.read().rpartition(")")[2].split()
@@ -286,7 +357,7 @@ def alive(name: str) -> bool:
     return True
 
 
-# -- the shepherd of one job --------------------------------------------------------------------------------------------
+# -- the shepherd of one job -----------------------------------------------------------------------
 
 
 def spawn(job: int, index: int) -> None:
@@ -326,13 +397,17 @@ class Shepherd:
         self.adopt(True)
         database = connect()
         self.row = database.execute("SELECT * FROM jobs WHERE id = ?", (self.job,)).fetchone()
-        claimed = database.execute(  # not where the machine slept so long that the job was queued, or started, again
-            "UPDATE tasks SET shepherd = ? WHERE job = ? AND idx = ? AND state = 'RUNNING' AND shepherd IS NULL",
+        # not where the machine slept so long that the job was queued, or started, again
+        claimed = database.execute(
+            "UPDATE tasks SET shepherd = ? WHERE job = ? AND idx = ? AND state = 'RUNNING' AND "
+            "shepherd IS NULL",
             (identity(os.getpid()) or "%d::" % os.getpid(), self.job, self.index),
         )
         if claimed.rowcount != 1:
             return
-        cancelled = database.execute("SELECT cancelled FROM tasks WHERE job = ? AND idx = ?", (self.job, self.index)).fetchone()[0]
+        cancelled = database.execute(
+            "SELECT cancelled FROM tasks WHERE job = ? AND idx = ?", (self.job, self.index)
+        ).fetchone()[0]
         database.close()
         if cancelled:
             self.finish("CANCELLED")
@@ -343,8 +418,12 @@ class Shepherd:
             self.become_job()
         status = self.watch()
         self.kill_all(time.monotonic() + GRACE)
-        code, number = (os.WEXITSTATUS(status), None) if os.WIFEXITED(status) else (None, os.WTERMSIG(status))
-        self.finish(self.ending or ("COMPLETED" if code == 0 else "FAILED"), code=code, signal=number)
+        code, number = (
+            (os.WEXITSTATUS(status), None) if os.WIFEXITED(status) else (None, os.WTERMSIG(status))
+        )
+        self.finish(
+            self.ending or ("COMPLETED" if code == 0 else "FAILED"), code=code, signal=number
+        )
 
     def adopt(self, wanted: bool) -> None:
         """Become the parent of what the job leaves behind, or not."""
@@ -352,7 +431,9 @@ class Shepherd:
             ctypes.CDLL(None).prctl(36, int(wanted), 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
     def start_others(self) -> None:
-        """Start what fits, as a process inside the job asked for; the new shepherds must not become children of this one."""
+        """Start what fits, as a process inside the job asked for; the new shepherds must not become
+        children of this one.
+        """
         self.adopt(False)
         self.astray = True
         with contextlib.suppress(SpoolError, sqlite3.Error):
@@ -369,15 +450,22 @@ class Shepherd:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             null = os.open(os.devnull, os.O_RDONLY)
             out = os.open(self.row["stdout"].replace("%a", suffix), flags, 0o600)
-            err = out if self.row["stderr"] == self.row["stdout"] else os.open(self.row["stderr"].replace("%a", suffix), flags, 0o600)
+            err = (
+                out
+                if self.row["stderr"] == self.row["stdout"]
+                else os.open(self.row["stderr"].replace("%a", suffix), flags, 0o600)
+            )
             for number, target in enumerate((null, out, err)):
                 os.dup2(target, number)
             os.closerange(3, 1024)
             environment = json.loads(self.row["environment"])
             environment.update(
-                SPOOL_JOB_ID=str(self.job), SPOOL_JOB_NAME=self.row["name"], SPOOL_TASK=suffix, SPOOL_HOST=socket.gethostname(),
+                SPOOL_JOB_ID=str(self.job),
+                SPOOL_JOB_NAME=self.row["name"],
+                SPOOL_TASK=suffix,
+                SPOOL_HOST=socket.gethostname(),
                 SPOOL_MARK=mark_of(self.job, self.index),
-            )  # fmt: skip
+            )
             os.execve("/bin/sh", ["/bin/sh", self.row["script"]], environment)
         except BaseException as error:
             with contextlib.suppress(OSError):
@@ -385,7 +473,9 @@ class Shepherd:
         os._exit(127)
 
     def watch(self) -> int:
-        """Wait for the job's end, and bring it about when its time or memory is used up or it was cancelled."""
+        """Wait for the job's end, and bring it about when its time or memory is used up or it was
+        cancelled.
+        """
         limit, memory_limit = self.row["time"], self.row["mem"]
         pause = 0.05
         while True:
@@ -407,7 +497,11 @@ class Shepherd:
                 self.signal_all(signal.SIGKILL)
             pause = 0.1 if self.kill_at is not None or memory_limit else min(0.5, pause * 1.5)
             if limit:
-                pause = max(0.01, min(pause, limit - (time.monotonic() - self.started))) if not self.ending else pause
+                pause = (
+                    max(0.01, min(pause, limit - (time.monotonic() - self.started)))
+                    if not self.ending
+                    else pause
+                )
 
     def end(self, state: str) -> None:
         """Ask all of the job's processes to end."""
@@ -453,7 +547,10 @@ class Shepherd:
         """Return the MB of memory that the job's processes hold."""
         pages = 0
         for pid in descendants(os.getpid()) or []:
-            with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/%d/statm" % pid) as file:
+            with (
+                contextlib.suppress(OSError, ValueError, IndexError),
+                open("/proc/%d/statm" % pid) as file,
+            ):
                 fields = file.read().split()
                 pages += int(fields[1]) - int(fields[2])  # without what is shared
         return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
@@ -461,7 +558,12 @@ class Shepherd:
     def finish(self, state: str, **values: Any) -> None:
         """Write down the end, and start what fits now."""
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        values.update(state=state, ended=time.time(), cpu=used.ru_utime + used.ru_stime, max_rss=max(self.peak, used.ru_maxrss / 1024))
+        values.update(
+            state=state,
+            ended=time.time(),
+            cpu=used.ru_utime + used.ru_stime,
+            max_rss=max(self.peak, used.ru_maxrss / 1024),
+        )
         for _ in range(PATIENCE):
             with contextlib.suppress(SpoolError, sqlite3.Error):
                 database = connect()
@@ -493,7 +595,9 @@ def descendants(root: int) -> list[int] | None:
 
 
 def mark_of(job: int, index: int) -> str:
-    """Return what the processes of a job carry in their environment; other queues of this machine have jobs of the same id."""
+    """Return what the processes of a job carry in their environment; other queues of this machine
+    have jobs of the same id.
+    """
     return "%d_%d in %s" % (job, index, os.path.realpath(folder()))
 
 
@@ -507,11 +611,14 @@ def kill_leftovers(job: int, index: int) -> None:
                     os.kill(int(name), signal.SIGKILL)
 
 
-# -- asking and cancelling ----------------------------------------------------------------------------------------------
+# -- asking and cancelling -------------------------------------------------------------------------
 
 
 def refresh(database: sqlite3.Connection) -> sqlite3.Connection:
-    """Settle dead shepherds' jobs, and start what fits, before anything is told. Returns an open database."""
+    """Settle dead shepherds' jobs, and start what fits, before anything is told.
+
+    Returns an open database.
+    """
     run_next(database)
     return connect()
 
@@ -519,25 +626,45 @@ def refresh(database: sqlite3.Connection) -> sqlite3.Connection:
 def active() -> None:
     """Print the unfinished jobs, and those that ended lately."""
     database = refresh(connect())
-    show(database.execute(
-        "SELECT * FROM tasks JOIN jobs ON job = id WHERE state IN ('PENDING', 'RUNNING') OR ended > ? ORDER BY job, idx", (time.time() - RECENT,)
-    ))  # fmt: skip
+    show(
+        database.execute(
+            "SELECT * FROM tasks JOIN jobs ON job = id WHERE state IN ('PENDING', 'RUNNING') OR "
+            "ended > ? ORDER BY job, idx",
+            (time.time() - RECENT,),
+        )
+    )
 
 
 def finished(words: list[str]) -> None:
     """Print what became of jobs."""
     database = refresh(connect())
     for job in re.findall(r"\d+", " ".join(words)):
-        show(database.execute("SELECT * FROM tasks JOIN jobs ON job = id WHERE job = ? ORDER BY idx", (int(job),)))
+        show(
+            database.execute(
+                "SELECT * FROM tasks JOIN jobs ON job = id WHERE job = ? ORDER BY idx", (int(job),)
+            )
+        )
 
 
 def show(rows: Iterable[sqlite3.Row]) -> None:
-    """Print one line a task: id|state|exit code|signal|submitted|started|ended|cpu|max rss|token|why."""
+    """Print one line a task: id|state|exit code|signal|submitted|started|ended|cpu|max
+    rss|token|why.
+    """
     for row in rows:
         name = "%d" % row["job"] if row["idx"] < 0 else "%d_%d" % (row["job"], row["idx"])
-        values = [row["code"], row["signal"]] + [None if row[key] is None else round(row[key], 3) for key in ("submitted", "started", "ended", "cpu")]
+        values = [row["code"], row["signal"]] + [
+            None if row[key] is None else round(row[key], 3)
+            for key in ("submitted", "started", "ended", "cpu")
+        ]
         megabytes = "" if row["max_rss"] is None else "%.1fM" % row["max_rss"]
-        words = [name, row["state"], *("" if value is None else str(value) for value in values), megabytes, row["token"] or "", row["why"] or ""]
+        words = [
+            name,
+            row["state"],
+            *("" if value is None else str(value) for value in values),
+            megabytes,
+            row["token"] or "",
+            row["why"] or "",
+        ]
         print("|".join(words))
 
 
@@ -551,7 +678,10 @@ def cancel(words: list[str]) -> None:
         rows = []
         if match:
             job, index = match.groups()
-            rows = database.execute("SELECT * FROM tasks WHERE job = ? AND (? IS NULL OR idx = ?)", (int(job), index, int(index or -1))).fetchall()
+            rows = database.execute(
+                "SELECT * FROM tasks WHERE job = ? AND (? IS NULL OR idx = ?)",
+                (int(job), index, int(index or -1)),
+            ).fetchall()
         if not rows:
             unknown.append(word)
         for row in rows:

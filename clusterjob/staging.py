@@ -1,4 +1,7 @@
-"""What the inputs and outputs of a job name: files, folders, globs, renames. Pure but for looking at local files."""
+"""What the inputs and outputs of a job name: files, folders, globs, renames.
+
+Pure but for looking at local files.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,32 @@ from typing import Any
 
 from clusterjob.errors import SettingsError
 
-Files = Iterable[Any] | Mapping[Any, Any]  # paths, pairs of a path and a new name, or a mapping of the one to the other
+Files = (
+    Iterable[Any] | Mapping[Any, Any]
+)  # paths, pairs of a path and a new name, or a mapping of the one to the other
 _MAGIC = re.compile(r"[*?\[]")
 _WILD = re.compile(r"(\*\*/|\*+|\?|\[[^\]/]+\])")
 
 
 def pairs(files: Files, what: str) -> list[tuple[str, str]]:
-    """Return what was named, and the name it shall have on the other side (empty: the same). Raises :class:`SettingsError`."""
-    items: Iterable[Any] = files.items() if isinstance(files, Mapping) else [files] if isinstance(files, (str, os.PathLike)) else files
+    """Return what was named, and the name it shall have on the other side (empty: the same).
+
+    Raises :class:`SettingsError`.
+    """
+    items: Iterable[Any] = (
+        files.items()
+        if isinstance(files, Mapping)
+        else [files]
+        if isinstance(files, (str, os.PathLike))
+        else files
+    )
     found = []
     for item in items:
         pair = item if isinstance(item, (tuple, list)) else (item, "")
         if len(pair) != 2 or not all(isinstance(part, (str, os.PathLike)) for part in pair):
-            raise SettingsError(f"{what} {item!r} is neither a path nor a pair of a path and its new name")
+            raise SettingsError(
+                f"{what} {item!r} is neither a path nor a pair of a path and its new name"
+            )
         source, name = (str(os.fspath(part)) for part in pair)
         if not source:
             raise SettingsError(f"{what} {item!r} has no name")
@@ -35,40 +51,65 @@ def pairs(files: Files, what: str) -> list[tuple[str, str]]:
 
 
 def inside(name: str, what: str) -> str:
-    """Check that a file name stays in the folder it is relative to, and return it in its plain form."""
+    """Check that a file name stays in the folder it is relative to, and return it in its plain
+    form.
+    """
     path = os.path.normpath(name)
-    if os.path.isabs(path) or path.split("/")[0] == ".." or path in ("", ".") or any(ord(character) < 32 for character in name):
-        raise SettingsError(f"{what} {name!r} is not a file below the workdir: expected a relative path without '..' and control characters")
+    if (
+        os.path.isabs(path)
+        or path.split("/")[0] == ".."
+        or path in ("", ".")
+        or any(ord(character) < 32 for character in name)
+    ):
+        raise SettingsError(
+            f"{what} {name!r} is not a file below the workdir: expected a relative path without "
+            "'..' and control characters"
+        )
     return path
 
 
 def _deep(pattern: str) -> bool:
-    """Whether a pattern finds files at any depth: a folder that it finds does not bring what is in it once more, with its hidden files."""
+    """Whether a pattern finds files at any depth: a folder that it finds does not bring what is in
+    it once more, with its hidden files.
+    """
     return "**" in pattern and _MAGIC.search(posixpath.basename(pattern)) is not None
 
 
-# -- inputs -------------------------------------------------------------------------------------------------------------
+# -- inputs ----------------------------------------------------------------------------------------
 
 
 def expand_inputs(files: Files) -> list[list[str]]:
-    """Return path in the workdir, sha256 and absolute local path of each input file; folders and globs bring many, symlinks what they point to.
+    """Return path in the workdir, sha256 and absolute local path of each input file; folders and
+    globs bring many, symlinks what they point to.
 
-    Raises :class:`SettingsError` for what is not there, what would leave the workdir, and two files of one name.
+    Raises :class:`SettingsError` for what is not there, what would leave the workdir, and two files
+    of one name.
     """
     found: dict[str, list[str]] = {}
     for source, name in pairs(files, "input"):
         for local, relative in _expand(os.path.expanduser(source), name, source):
             if "\\" in relative:
-                raise SettingsError(f"input {relative!r}: a name with a backslash cannot be checked on the other side; rename the file")
+                raise SettingsError(
+                    f"input {relative!r}: a name with a backslash cannot be checked on the other "
+                    "side; rename the file"
+                )
             target = inside(relative, "input")
             path = os.path.abspath(local)
             if target in found and found[target][2] != path:
-                raise SettingsError(f"inputs {found[target][2]} and {path} would both be {target!r} in the workdir")
+                raise SettingsError(
+                    f"inputs {found[target][2]} and {path} would both be {target!r} in the workdir"
+                )
             try:
                 status = os.stat(path)
-                found[target] = [target, _digest(path, status.st_mtime_ns, status.st_size, status.st_ino), path]
+                found[target] = [
+                    target,
+                    _digest(path, status.st_mtime_ns, status.st_size, status.st_ino),
+                    path,
+                ]
             except OSError as error:
-                raise SettingsError(f"input {source!r}: {path} cannot be read: {error.strerror}") from error
+                raise SettingsError(
+                    f"input {source!r}: {path} cannot be read: {error.strerror}"
+                ) from error
     return list(found.values())
 
 
@@ -85,12 +126,16 @@ def _expand(source: str, name: str, written: str) -> Iterator[tuple[str, str]]:
     for match in matches:
         if not (_deep(source) and os.path.isdir(match)):
             own = os.path.basename(match) if os.path.isabs(match) else match
-            yield from _walk(match, os.path.join(name, os.path.basename(match)) if name else own, written, set())
+            yield from _walk(
+                match, os.path.join(name, os.path.basename(match)) if name else own, written, set()
+            )
 
 
 def _walk(source: str, target: str, written: str, above: set[str]) -> Iterator[tuple[str, str]]:
     if not os.path.exists(source):
-        raise SettingsError(f"input {written!r}: {source} is a symbolic link to something that is not there")
+        raise SettingsError(
+            f"input {written!r}: {source} is a symbolic link to something that is not there"
+        )
     if not os.path.isdir(source):
         if not os.path.isfile(source):
             raise SettingsError(f"input {written!r}: {source} is neither a file nor a folder")
@@ -98,9 +143,13 @@ def _walk(source: str, target: str, written: str, above: set[str]) -> Iterator[t
         return
     real = os.path.realpath(source)
     if real in above:
-        raise SettingsError(f"input {written!r}: {source} is a symbolic link to a folder that it is in itself")
+        raise SettingsError(
+            f"input {written!r}: {source} is a symbolic link to a folder that it is in itself"
+        )
     for entry in sorted(os.listdir(source)):
-        yield from _walk(os.path.join(source, entry), os.path.join(target, entry), written, above | {real})
+        yield from _walk(
+            os.path.join(source, entry), os.path.join(target, entry), written, above | {real}
+        )
 
 
 @functools.lru_cache(maxsize=16384)
@@ -112,11 +161,14 @@ def _digest(source: str, mtime: int, size: int, inode: int) -> str:
     return digest.hexdigest()
 
 
-# -- outputs ------------------------------------------------------------------------------------------------------------
+# -- outputs ---------------------------------------------------------------------------------------
 
 
 def check_outputs(files: Files) -> list[list[str]]:
-    """Return pattern and new name of each output. Raises :class:`SettingsError` for one that would leave the workdir."""
+    """Return pattern and new name of each output.
+
+    Raises :class:`SettingsError` for one that would leave the workdir.
+    """
     found = []
     for pattern, name in pairs(files, "output"):
         if name:
@@ -126,22 +178,33 @@ def check_outputs(files: Files) -> list[list[str]]:
 
 
 def find_roots(pattern: str, folder: str) -> str:
-    """Return shell words that name, in a folder, what a pattern stands for and perhaps more: shells differ in what a character is."""
+    """Return shell words that name, in a folder, what a pattern stands for and perhaps more: shells
+    differ in what a character is.
+    """
     place = "./" if folder == "." else f"./{folder}/"
     if "**" in pattern:
         return shlex.quote(f"{place}{fixed(pattern)}".rstrip("/"))
-    return shlex.quote(place) + "".join("*" if _WILD.fullmatch(part) else shlex.quote(part) for part in _WILD.split(pattern) if part)
+    return shlex.quote(place) + "".join(
+        "*" if _WILD.fullmatch(part) else shlex.quote(part) for part in _WILD.split(pattern) if part
+    )
 
 
 def fixed(pattern: str) -> str:
-    """Return the folder that a pattern's first wildcard is in, with a slash at its end; empty for the workdir."""
+    """Return the folder that a pattern's first wildcard is in, with a slash at its end; empty for
+    the workdir.
+    """
     match = _MAGIC.search(pattern)
     return pattern if match is None else pattern[: pattern.rfind("/", 0, match.start()) + 1]
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a file is meant by a pattern, or is in a folder that is; ``**`` stands for any folders, as in :func:`glob.glob`."""
-    return re.fullmatch(_expression(pattern) + ("" if _deep(pattern) else "(?:/.*)?"), path) is not None
+    """Whether a file is meant by a pattern, or is in a folder that is; ``**`` stands for any
+    folders, as in :func:`glob.glob`.
+    """
+    return (
+        re.fullmatch(_expression(pattern) + ("" if _deep(pattern) else "(?:/.*)?"), path)
+        is not None
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -157,7 +220,12 @@ def _expression(pattern: str) -> str:
             text += visible + "[^/]"
         elif part.startswith("[") and len(part) > 1:
             inner = part[1:-1].replace("\\", "\\\\")
-            text += visible + "[" + (inner.replace("!", "^", 1) if inner.startswith("!") else inner) + "]"
+            text += (
+                visible
+                + "["
+                + (inner.replace("!", "^", 1) if inner.startswith("!") else inner)
+                + "]"
+            )
         else:
             text += re.escape(part)
         begins = part.endswith("/")
@@ -167,8 +235,9 @@ def _expression(pattern: str) -> str:
 def local_name(pattern: str, name: str, path: str) -> str:
     """Return the name, below the local folder, of a file that a pattern brought.
 
-    Without a new name it is that of the workdir. A new name stands for the one file or folder that was named; where it ends with a slash, or
-    the pattern has wildcards, it is a folder that the files go into.
+    Without a new name it is that of the workdir. A new name stands for the one file or folder that
+    was named; where it ends with a slash, or the pattern has wildcards, it is a folder that the
+    files go into.
     """
     if not name:
         return path

@@ -1,14 +1,17 @@
 """The five states of a job, and the reasons for which one ends badly.
 
-A state says *where* a job is, a reason says *what went wrong*: the two are separate, so that a new cause never needs
-a new state.
+A state says *where* a job is, a reason says *what went wrong*: the two are separate, so that a new
+cause never needs a new state.
 """
 
 from enum import Enum, IntEnum
 
 
 class Status(IntEnum):
-    """State of a job. The numbers and their order are those of the 2018 package: unfinished < 0 <= finished."""
+    """State of a job.
+
+    The numbers and their order are those of the 2018 package: unfinished < 0 <= finished.
+    """
 
     PENDING = -2
     RUNNING = -1
@@ -26,7 +29,10 @@ class Status(IntEnum):
 
 
 class Reason(str, Enum):
-    """Why a job did not complete. Its value is the word stored in records and printed by the command line."""
+    """Why a job did not complete.
+
+    Its value is the word stored in records and printed by the command line.
+    """
 
     EXIT = "exit"  # non-zero exit code
     SIGNAL = "signal"

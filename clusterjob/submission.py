@@ -1,7 +1,8 @@
 """Claim, upload, submit, record: how a batch of jobs gets to its scheduler, each of them once.
 
-A record is written before anything is sent; its token names the job in its folder, in the receipts and to the scheduler. What a process
-that died left behind is finished by :func:`resume`, with the same tokens.
+A record is written before anything is sent; its token names the job in its folder, in the receipts
+and to the scheduler. What a process that died left behind is finished by :func:`resume`, with the
+same tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
-from clusterjob.errors import ClusterJobError, CommandError, RenderError, StoreError, SubmissionError, TransportError
+from clusterjob.errors import (
+    ClusterJobError,
+    CommandError,
+    RenderError,
+    StoreError,
+    SubmissionError,
+    TransportError,
+)
 from clusterjob.lease import Lease, given_up, heartbeats, owner
 from clusterjob.render import Script, render_script
 from clusterjob.scheduler import Receipt, Scheduler
@@ -27,7 +35,9 @@ RUNS = ".clusterjob-runs"
 
 
 def script_path(scheduler: Scheduler, record: Record) -> str:
-    """Return the absolute path of a job's script: the ``filename`` that the user set, or its place in the folder of the batch."""
+    """Return the absolute path of a job's script: the ``filename`` that the user set, or its place
+    in the folder of the batch.
+    """
     filename = record.spec.get("filename")
     if filename:
         return os.path.join(record.workdir, filename)
@@ -43,7 +53,11 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
     """Render the script of a record, as it is or will be submitted."""
     spec = record.spec
     resources = dict(spec["resources"])
-    suffix = f".{scheduler.backend.general['array_task']}" if record.tasks is not None and scheduler.backend.general["array_task"] else ""
+    suffix = (
+        f".{scheduler.backend.general['array_task']}"
+        if record.tasks is not None and scheduler.backend.general["array_task"]
+        else ""
+    )
     folder = f"{RUNS}/{os.path.basename(record.runs)}"
     resources.setdefault("stdout", f"{folder}/{record.token}{suffix}.out")
     resources.setdefault("stderr", f"{folder}/{record.token}{suffix}.err")
@@ -51,12 +65,19 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
         scheduler.backend,
         {name: value for name, value in resources.items() if value != ""},
         Script(
-            token=record.token, runs=record.runs, workdir=record.workdir, body=spec["body"], shell=spec["shell"],
-            guards=[path for parent in spec.get("after", ()) for path in parent["records"]] if _guarded(scheduler) else (),
+            token=record.token,
+            runs=record.runs,
+            workdir=record.workdir,
+            body=spec["body"],
+            shell=spec["shell"],
+            guards=[path for parent in spec.get("after", ()) for path in parent["records"]]
+            if _guarded(scheduler)
+            else (),
             inputs=[(path, digest) for path, digest, _ in spec.get("inputs", ())],
-            after=[parent["job_id"] for parent in spec.get("after", ())], attributes=spec.get("attributes", {}),
+            after=[parent["job_id"] for parent in spec.get("after", ())],
+            attributes=spec.get("attributes", {}),
         ),
-    )  # fmt: skip
+    )
 
 
 def _guarded(scheduler: Scheduler) -> bool:
@@ -64,10 +85,22 @@ def _guarded(scheduler: Scheduler) -> bool:
 
 
 def uploads(scheduler: Scheduler, record: Record, again: bool = False) -> list[Upload]:
-    """Return the files of a job: its script, its auxiliary scripts, and the inputs that are not in place already."""
+    """Return the files of a job: its script, its auxiliary scripts, and the inputs that are not in
+    place already.
+    """
     own = bool(record.spec.get("filename"))
-    files = [Upload(script_path(scheduler, record), render_record(scheduler, record), executable=True, replace=own or again)]
-    files += [Upload(os.path.join(record.workdir, name), text, executable=True, replace=True) for name, text in record.spec.get("aux", {}).items()]
+    files = [
+        Upload(
+            script_path(scheduler, record),
+            render_record(scheduler, record),
+            executable=True,
+            replace=own or again,
+        )
+    ]
+    files += [
+        Upload(os.path.join(record.workdir, name), text, executable=True, replace=True)
+        for name, text in record.spec.get("aux", {}).items()
+    ]
     for path, digest, source in record.spec.get("inputs", ()):
         target = os.path.join(record.workdir, path)
         if scheduler.transport.host or os.path.realpath(source) != os.path.realpath(target):
@@ -75,8 +108,14 @@ def uploads(scheduler: Scheduler, record: Record, again: bool = False) -> list[U
     return files
 
 
-def _all_uploads(scheduler: Scheduler, records: Iterable[Record], again: bool = False) -> list[Upload]:
-    return list({file.path: file for record in records for file in uploads(scheduler, record, again)}.values())
+def _all_uploads(
+    scheduler: Scheduler, records: Iterable[Record], again: bool = False
+) -> list[Upload]:
+    return list(
+        {
+            file.path: file for record in records for file in uploads(scheduler, record, again)
+        }.values()
+    )
 
 
 def submit_records(
@@ -84,15 +123,19 @@ def submit_records(
 ) -> tuple[list[Record], list[tuple[Record, Receipt]]]:
     """Submit the records whose keys are free; return the record of each key, and the refusals.
 
-    Whatever goes wrong before the scheduler is asked leaves nothing in the store. Where it is not known what the scheduler did, the
-    records stay as they are, and :func:`resume` finds out.
+    Whatever goes wrong before the scheduler is asked leaves nothing in the store. Where it is not
+    known what the scheduler did, the records stay as they are, and :func:`resume` finds out.
     """
     _check_frozen(store, records)
     now, me = time.time(), owner()
     for record in records:
         record.owner, record.leased = me, now
     held = store.claim(records, again)
-    refused = [(record, Receipt(record.token, None, _DAMAGED)) for record, holder in zip(records, held, strict=True) if holder is None]
+    refused = [
+        (record, Receipt(record.token, None, _DAMAGED))
+        for record, holder in zip(records, held, strict=True)
+        if holder is None
+    ]
     winners = [holder or record for record, holder in zip(records, held, strict=True)]
     mine = {id(record) for record in records} - {id(record) for record, _ in refused}
     fresh = list({record.token: record for record in winners if id(record) in mine}.values())
@@ -104,7 +147,9 @@ def submit_records(
                 run_prologue(store, record)
             scheduler.transport.put(_all_uploads(scheduler, fresh))
         except BaseException:
-            with contextlib.suppress(StoreError):  # it may be what failed; then they are resumed like those of a dead process
+            with contextlib.suppress(
+                StoreError
+            ):  # it may be what failed; then they are resumed like those of a dead process
                 store.discard(fresh)
             raise
         said_no = offer(store, scheduler, fresh)
@@ -115,17 +160,31 @@ def submit_records(
 _DAMAGED = "the record of this job is damaged: see 'clusterjob doctor'"
 
 
-def offer(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> list[tuple[Record, Receipt]]:
-    """Hand jobs whose scripts are in place to the scheduler, note what it said, and return the refusals.
+def offer(
+    store: Store, scheduler: Scheduler, records: Sequence[Record]
+) -> list[tuple[Record, Receipt]]:
+    """Hand jobs whose scripts are in place to the scheduler, note what it said, and return the
+    refusals.
 
-    Where it is not known what the scheduler did, the records stay open. Raises :class:`CommandError` where it was certainly not asked.
+    Where it is not known what the scheduler did, the records stay open. Raises
+    :class:`CommandError` where it was certainly not asked.
     """
-    tickets = [Ticket(record.token, record.workdir, record.runs, _relative(script_path(scheduler, record), record)) for record in records]
+    tickets = [
+        Ticket(
+            record.token,
+            record.workdir,
+            record.runs,
+            _relative(script_path(scheduler, record), record),
+        )
+        for record in records
+    ]
     try:
         submission = scheduler.submit(tickets)
     except TransportError as error:
         for record in records:
-            record.task.words = f"it is not known whether it was submitted: {str(error).splitlines()[0]}"
+            record.task.words = (
+                f"it is not known whether it was submitted: {str(error).splitlines()[0]}"
+            )
         store.write(records)
         return []
     except CommandError as error:
@@ -142,7 +201,10 @@ def offer(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> list
         elif receipt.exit_code == 0:
             record.task.words = f"the scheduler's answer could not be read: {receipt.said!r}"
         elif _later(scheduler, receipt):
-            record.phase, record.retry_at = Phase.DEFERRED, now + scheduler.backend.limits["retry_wait"]
+            record.phase, record.retry_at = (
+                Phase.DEFERRED,
+                now + scheduler.backend.limits["retry_wait"],
+            )
             record.task.words = _said(receipt)
         else:
             refused.append((record, receipt))
@@ -154,11 +216,16 @@ def accept(record: Record, receipt: Receipt) -> None:
     """Note the job id that the scheduler gave."""
     record.phase, record.job_id, record.cluster = Phase.SUBMITTED, receipt.job_id, receipt.cluster
     record.retry_at, record.owner, record.task.words = None, "", ""
-    record.task.history = [*record.task.history, [time.time(), "PENDING", f"submitted as {receipt.job_id}"]]
+    record.task.history = [
+        *record.task.history,
+        [time.time(), "PENDING", f"submitted as {receipt.job_id}"],
+    ]
 
 
 def _relative(path: str, record: Record) -> str:
-    """Name a script from its workdir where it is below it: such names hold no characters a scheduler stumbles over."""
+    """Name a script from its workdir where it is below it: such names hold no characters a
+    scheduler stumbles over.
+    """
     prefix = record.workdir.rstrip("/") + "/"
     return path.removeprefix(prefix)
 
@@ -172,21 +239,32 @@ def _said(receipt: Receipt) -> str:
     return receipt.said or f"exit code {receipt.exit_code}"
 
 
-def refusal(scheduler: Scheduler, refused: Sequence[tuple[Record, Receipt]], results: Iterable[object]) -> SubmissionError:
+def refusal(
+    scheduler: Scheduler, refused: Sequence[tuple[Record, Receipt]], results: Iterable[object]
+) -> SubmissionError:
     """Return the error that says which jobs were refused, in the scheduler's own words."""
     by_words: dict[str, list[Record]] = {}
     for record, receipt in refused:
         by_words.setdefault(_said(receipt), []).append(record)
     lines = []
     for words, records in by_words.items():
-        names = ", ".join(repr(record.name) for record in records[:3]) + (f" and {len(records) - 3} more" if len(records) > 3 else "")
-        lines.append(f"{scheduler.backend.title} refused {names}:\n  " + words.replace("\n", "\n  "))
-    lines.append("Nothing was recorded for refused jobs; mend the resources or the profile and submit again.")
+        names = ", ".join(repr(record.name) for record in records[:3]) + (
+            f" and {len(records) - 3} more" if len(records) > 3 else ""
+        )
+        lines.append(
+            f"{scheduler.backend.title} refused {names}:\n  " + words.replace("\n", "\n  ")
+        )
+    lines.append(
+        "Nothing was recorded for refused jobs; mend the resources or the profile and submit again."
+    )
     return SubmissionError("\n".join(lines), results)
 
 
 def run_local(record: Record, which: str) -> None:
-    """Run a job's prologue or epilogue here, in the folder that it was submitted from. Raises :class:`SubmissionError`."""
+    """Run a job's prologue or epilogue here, in the folder that it was submitted from.
+
+    Raises :class:`SubmissionError`.
+    """
     text = record.spec.get(which)
     if not text:
         return
@@ -197,16 +275,28 @@ def run_local(record: Record, which: str) -> None:
         script.write_text(text, encoding="utf-8")
         script.chmod(0o700)
         try:
-            done = subprocess.run([str(script)], cwd=record.spec.get("cwd") or None, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                [str(script)],
+                cwd=record.spec.get("cwd") or None,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+            )
         except OSError as error:
-            raise SubmissionError(f"the {which} of {record.name!r} cannot be run: {error}") from error
+            raise SubmissionError(
+                f"the {which} of {record.name!r} cannot be run: {error}"
+            ) from error
     if done.returncode != 0:
         output = (done.stdout + done.stderr).strip()
-        raise SubmissionError(f"the {which} of {record.name!r} ended with exit code {done.returncode}:\n{output}")
+        raise SubmissionError(
+            f"the {which} of {record.name!r} ended with exit code {done.returncode}:\n{output}"
+        )
 
 
 def _check_frozen(store: Store, records: Sequence[Record]) -> None:
-    """Refuse to change a file under a job that has not finished: scripts and inputs are those of the submission."""
+    """Refuse to change a file under a job that has not finished: scripts and inputs are those of
+    the submission.
+    """
     wanted: dict[tuple[str, str], tuple[str, Record]] = {}
     for record in records:
         for path, digest in _files(record):
@@ -217,13 +307,25 @@ def _check_frozen(store: Store, records: Sequence[Record]) -> None:
         return
     for live in store.select(statuses=[Status.PENDING, Status.RUNNING]):
         for path, digest in _files(live):
-            if (live.host, path) in wanted and wanted[live.host, path][0] != digest and live.key != wanted[live.host, path][1].key:
-                raise _conflict(path, f"{live.name} ({live.job_id})", wanted[live.host, path][1].name)
+            if (
+                (live.host, path) in wanted
+                and wanted[live.host, path][0] != digest
+                and live.key != wanted[live.host, path][1].key
+            ):
+                raise _conflict(
+                    path, f"{live.name} ({live.job_id})", wanted[live.host, path][1].name
+                )
 
 
 def _files(record: Record) -> list[tuple[str, str]]:
-    named = [(os.path.join(record.workdir, name), f"text:{text}") for name, text in record.spec.get("aux", {}).items()]
-    named += [(os.path.join(record.workdir, path), digest) for path, digest, _ in record.spec.get("inputs", ())]
+    named = [
+        (os.path.join(record.workdir, name), f"text:{text}")
+        for name, text in record.spec.get("aux", {}).items()
+    ]
+    named += [
+        (os.path.join(record.workdir, path), digest)
+        for path, digest, _ in record.spec.get("inputs", ())
+    ]
     if record.spec.get("filename"):
         named.append((os.path.join(record.workdir, record.spec["filename"]), f"key:{record.key}"))
     return named
@@ -231,21 +333,28 @@ def _files(record: Record) -> list[tuple[str, str]]:
 
 def _conflict(path: str, first: str, second: str) -> RenderError:
     return RenderError(
-        f"{path} would be changed by job {second!r} while job {first!r}, which was submitted with other contents, has not finished. "
+        f"{path} would be changed by job {second!r} while job {first!r}, which was submitted with "
+        "other contents, has not finished. "
         "Give one of them another workdir or another file name"
     )
 
 
 def resume(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> None:
-    """Finish submissions that are open and whose owner is gone, whoever that was: deferred ones that are due, and doubtful ones.
+    """Finish submissions that are open and whose owner is gone, whoever that was: deferred ones
+    that are due, and doubtful ones.
 
-    Each is taken over first, so that of many processes one does it. The scheduler is asked by token before a doubtful one is offered
-    again. What cannot be done now is left for later, with the reason in the record's words; only the store's errors are raised.
+    Each is taken over first, so that of many processes one does it. The scheduler is asked by token
+    before a doubtful one is offered again. What cannot be done now is left for later, with the
+    reason in the record's words; only the store's errors are raised.
     """
     now = time.time()
     beats = heartbeats(store) if any(record.phase is Phase.SUBMITTING for record in records) else {}
     deferred = {record.token for record in records if record.phase is Phase.DEFERRED}
-    taken = store.take(free, owner(), now) if (free := [record for record in records if given_up(record, beats, now)]) else []
+    taken = (
+        store.take(free, owner(), now)
+        if (free := [record for record in records if given_up(record, beats, now)])
+        else []
+    )
     if not taken:
         return
     with Lease(store, taken):
@@ -260,7 +369,9 @@ def resume(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> Non
             store.write(taken)
 
 
-def _finish(store: Store, scheduler: Scheduler, taken: Sequence[Record], deferred: Container[str]) -> None:
+def _finish(
+    store: Store, scheduler: Scheduler, taken: Sequence[Record], deferred: Container[str]
+) -> None:
     doubtful = [record for record in taken if record.token not in deferred]
     if doubtful:
         tokens: dict[str, list[str]] = {}
@@ -273,17 +384,27 @@ def _finish(store: Store, scheduler: Scheduler, taken: Sequence[Record], deferre
                 accept(record, found[record.token])
         store.write(doubtful)
     left = _without_cancelled(store, scheduler, taken)
-    able, refused = _with_prologues(store, [record for record in left if record.token not in deferred])
+    able, refused = _with_prologues(
+        store, [record for record in left if record.token not in deferred]
+    )
     ready = [record for record in left if record.token in deferred] + _with_files(scheduler, able)
     if ready:
         refused += offer(store, scheduler, ready)
     for record, receipt in refused:
-        record.task.status, record.task.reason, record.task.words = Status.FAILED, Reason.SUBMISSION, _said(receipt)
+        record.task.status, record.task.reason, record.task.words = (
+            Status.FAILED,
+            Reason.SUBMISSION,
+            _said(receipt),
+        )
     store.write([record for record in left if record.phase is Phase.SUBMITTING])
 
 
-def _with_prologues(store: Store, records: Sequence[Record]) -> tuple[list[Record], list[tuple[Record, Receipt]]]:
-    """Run what is left of prologues; return the jobs to go on with, and those whose prologue failed. One that belongs elsewhere stays open."""
+def _with_prologues(
+    store: Store, records: Sequence[Record]
+) -> tuple[list[Record], list[tuple[Record, Receipt]]]:
+    """Run what is left of prologues; return the jobs to go on with, and those whose prologue
+    failed. One that belongs elsewhere stays open.
+    """
     able, refused = [], []
     for record in records:
         try:
@@ -297,7 +418,10 @@ def _with_prologues(store: Store, records: Sequence[Record]) -> tuple[list[Recor
 
 
 def _with_files(scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:
-    """Send files again; return the jobs that have theirs. One whose files cannot be sent stays open. Raises :class:`TransportError`."""
+    """Send files again; return the jobs that have theirs.
+
+    One whose files cannot be sent stays open. Raises :class:`TransportError`.
+    """
     if not records:
         return []
     try:
@@ -317,8 +441,12 @@ def _leave(record: Record, error: ClusterJobError) -> None:
     record.owner, record.task.words = "", str(error).splitlines()[0]
 
 
-def _without_cancelled(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:
-    """Return the records to submit; what was cancelled meanwhile is cancelled now, or was never submitted."""
+def _without_cancelled(
+    store: Store, scheduler: Scheduler, records: Sequence[Record]
+) -> list[Record]:
+    """Return the records to submit; what was cancelled meanwhile is cancelled now, or was never
+    submitted.
+    """
     found: dict[str | None, list[str]] = {}
     cancelled = [record for record in records if record.cancel_requested]
     for record in cancelled:
@@ -329,7 +457,11 @@ def _without_cancelled(store: Store, scheduler: Scheduler, records: Sequence[Rec
     if found:
         scheduler.cancel(found)
     store.write(cancelled)
-    return [record for record in records if record.phase is Phase.SUBMITTING and not record.cancel_requested]
+    return [
+        record
+        for record in records
+        if record.phase is Phase.SUBMITTING and not record.cancel_requested
+    ]
 
 
 class _ElsewhereError(SubmissionError):
@@ -337,12 +469,18 @@ class _ElsewhereError(SubmissionError):
 
 
 def run_prologue(store: Store, record: Record) -> None:
-    """Run a job's prologue, if it has one that did not run to its end. Raises :class:`SubmissionError`."""
+    """Run a job's prologue, if it has one that did not run to its end.
+
+    Raises :class:`SubmissionError`.
+    """
     if record.prologue not in ("due", "started"):
         return
     cwd = record.spec.get("cwd") or "."
     if not os.path.isdir(cwd):
-        raise _ElsewhereError(f"the prologue of {record.name!r} runs in {cwd}, which is not on this machine: run the notebook or script again there")
+        raise _ElsewhereError(
+            f"the prologue of {record.name!r} runs in {cwd}, which is not on this machine: run "
+            "the notebook or script again there"
+        )
     store.begin(record, "prologue")
     run_local(record, "prologue")
     record.prologue = "done"

@@ -7,18 +7,33 @@ import re
 
 from clusterjob.errors import SettingsError
 
-_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400}
+_SECONDS = {
+    "s": 1,
+    "sec": 1,
+    "m": 60,
+    "min": 60,
+    "h": 3600,
+    "hour": 3600,
+    "hours": 3600,
+    "d": 86400,
+    "day": 86400,
+    "days": 86400,
+}
 _MEGABYTES = {"": 1.0, "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
 
-_TIME_HELP = "expected minutes (90), a number with a unit ('5m', '1h30m', '2d'), '[D-]HH:MM:SS', 'MM:SS' or 'D-HH[:MM]'"
+_TIME_HELP = (
+    "expected minutes (90), a number with a unit ('5m', '1h30m', '2d'), '[D-]HH:MM:SS', "
+    "'MM:SS' or 'D-HH[:MM]'"
+)
 _MEMORY_HELP = "expected a number of MB (100) or a number with a unit ('4G', '500 MB', '1.5T')"
 
 
 def parse_time(value: int | float | str) -> int:
     """Convert a time limit to seconds.
 
-    A bare number is minutes, and ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM``, ``D-HH:MM:SS`` mean what they mean to
-    Slurm (``--time`` in sbatch(1), 22.05); ``5m``, ``1h30m``, ``90s`` and ``2d`` are understood as well.
+    A bare number is minutes, and ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM``, ``D-HH:MM:SS``
+    mean what they mean to Slurm (``--time`` in sbatch(1), 22.05); ``5m``, ``1h30m``, ``90s`` and
+    ``2d`` are understood as well.
 
     Raises :class:`SettingsError` for anything else, and for zero and negative times.
     """
@@ -42,9 +57,15 @@ def _parse_time(value: int | float | str) -> float | None:
         if days is not None:  # D-HH[:MM[:SS]]
             hours, minutes, seconds = (*numbers, 0, 0)[:3]
             return int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
-        return float(sum(number * 60**power for power, number in enumerate(reversed(numbers))))  # [HH:]MM:SS
+        return float(
+            sum(number * 60**power for power, number in enumerate(reversed(numbers)))
+        )  # [HH:]MM:SS
     pieces = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
-    if pieces and re.fullmatch(r"(\d+(\.\d+)?\s*[a-z]+\s*)+", text) and all(unit in _SECONDS for _, unit in pieces):
+    if (
+        pieces
+        and re.fullmatch(r"(\d+(\.\d+)?\s*[a-z]+\s*)+", text)
+        and all(unit in _SECONDS for _, unit in pieces)
+    ):
         return sum(float(number) * _SECONDS[unit] for number, unit in pieces)
     return None
 
@@ -52,12 +73,15 @@ def _parse_time(value: int | float | str) -> float | None:
 def parse_memory(value: int | float | str) -> int:
     """Convert an amount of memory to MB of 1024 * 1024 bytes, rounded up; a bare number is MB.
 
-    Units are K, M, G, T, also as ``KB``, ``KiB`` and so on, in either case. Raises :class:`SettingsError` for anything else.
+    Units are K, M, G, T, also as ``KB``, ``KiB`` and so on, in either case. Raises
+    :class:`SettingsError` for anything else.
     """
     megabytes: float | None = None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         megabytes = value
-    elif isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper())):
+    elif isinstance(value, str) and (
+        match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper())
+    ):
         megabytes = float(match[1]) * _MEGABYTES[match[2]]
     if megabytes is None or not math.isfinite(megabytes) or megabytes <= 0:
         raise SettingsError(f"{value!r} is not an amount of memory: {_MEMORY_HELP}")
@@ -86,8 +110,12 @@ def hour_minutes(seconds: int) -> str:
 
 
 def seconds_of(text: str) -> float | None:
-    """Read a duration that a scheduler printed: ``12.5``, ``3s``, ``3 second(s)``, ``MM:SS.mmm``, ``[D-]HH:MM:SS``. None if it is none."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(?:(\d+):)?(\d+(?:\.\d+)?)\s*(?:s|second\(s\))?", text.strip())
+    """Read a duration that a scheduler printed: ``12.5``, ``3s``, ``3 second(s)``, ``MM:SS.mmm``,
+    ``[D-]HH:MM:SS``. None if it is none.
+    """
+    match = re.fullmatch(
+        r"(?:(\d+)-)?(?:(\d+):)?(?:(\d+):)?(\d+(?:\.\d+)?)\s*(?:s|second\(s\))?", text.strip()
+    )
     if not match:
         return None
     days, first, second, last = match.groups()
@@ -99,7 +127,9 @@ def seconds_of(text: str) -> float | None:
 
 
 def megabytes_of(text: str, default_unit: str = "B") -> float | None:
-    """Read an amount of memory that a scheduler printed: ``1234K``, ``4.777M``, ``512kb``, ``5.2 Gbytes``, ``0.000B``. None if it is none."""
+    """Read an amount of memory that a scheduler printed: ``1234K``, ``4.777M``, ``512kb``, ``5.2
+    Gbytes``, ``0.000B``. None if it is none.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGTB]?)(?:I?B(?:YTE)?)?S?", text.strip().upper())
     if not match:
         return None

@@ -1,8 +1,8 @@
 """What became of a job, from what is known. Pure, so that every case is a test.
 
-Evidence counts in this order: the exit record that the job wrote, accounting, the queue. A word that nobody has seen is reported and
-decides nothing; neither does a source that could not be asked. Only a job that every source was asked about in vain is lost, and
-that not before ``lost_after``.
+Evidence counts in this order: the exit record that the job wrote, accounting, the queue. A word
+that nobody has seen is reported and decides nothing; neither does a source that could not be asked.
+Only a job that every source was asked about in vain is lost, and that not before ``lost_after``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class Evidence:
 
     now: float
     listed: Answer | None = None
-    listing_complete: bool = False  # the list of active jobs was read whole: absence means something
+    listing_complete: bool = (
+        False  # the list of active jobs was read whole: absence means something
+    )
     exit_record: ExitRecord | None = None
     records_read: bool = False  # the folder of exit records could be read
     history: Answer | None = None
@@ -31,7 +33,10 @@ class Evidence:
 
 
 def judge(backend: Backend, record: Record, task: Task, evidence: Evidence) -> Task:
-    """Return what the task is now; the same object where nothing changed. A final state never changes."""
+    """Return what the task is now; the same object where nothing changed.
+
+    A final state never changes.
+    """
     if task.status.finished:
         return task
     found = copy.copy(task)
@@ -53,14 +58,22 @@ def judge(backend: Backend, record: Record, task: Task, evidence: Evidence) -> T
 Word = tuple[Status | str, Reason | None, Answer]
 
 
-def _listed(backend: Backend, record: Record, task: Task, evidence: Evidence) -> tuple[Status | str | None, Word | None]:
-    """Return the state of a job that is still listed, or the final word about it from the list or from accounting."""
+def _listed(
+    backend: Backend, record: Record, task: Task, evidence: Evidence
+) -> tuple[Status | str | None, Word | None]:
+    """Return the state of a job that is still listed, or the final word about it from the list or
+    from accounting.
+    """
     final: Word | None = None
     for answer in (evidence.listed, evidence.history):
         if answer is None:
             continue
         known = backend.classify(answer.state)
-        task.words = f"{answer.state} ({answer.why})" if answer.why and answer.why not in ("None", "(null)") else answer.state
+        task.words = (
+            f"{answer.state} ({answer.why})"
+            if answer.why and answer.why not in ("None", "(null)")
+            else answer.state
+        )
         if known is None:
             task.words += " (a word clusterjob does not know)"
             return (task.status if answer is evidence.listed else None), None
@@ -82,7 +95,9 @@ def _which_limit(reason: Reason | str | None, record: Record, answer: Answer) ->
     return Reason.OUT_OF_MEMORY if resources.get("mem") is not None and in_time else Reason.TIMEOUT
 
 
-def _decide(backend: Backend, record: Record, task: Task, evidence: Evidence, word: Word | None) -> None:
+def _decide(
+    backend: Backend, record: Record, task: Task, evidence: Evidence, word: Word | None
+) -> None:
     """The job is no longer active: settle its end, or leave it as it is until more is known."""
     own = evidence.exit_record
     if own is not None and own.ended is not None:
@@ -97,20 +112,37 @@ def _waited(task: Task, evidence: Evidence, seconds: float) -> bool:
     return task.missing_since is not None and evidence.now - task.missing_since >= seconds
 
 
-def _finish(task: Task, status: Status, reason: Reason | None = None, exit_code: int | None = None, signal: int | None = None) -> None:
+def _finish(
+    task: Task,
+    status: Status,
+    reason: Reason | None = None,
+    exit_code: int | None = None,
+    signal: int | None = None,
+) -> None:
     task.status, task.reason, task.exit_code, task.signal = status, reason, exit_code, signal
     if status is Status.CANCELLED:
         task.reason = Reason.CANCELLED
 
 
-def _from_record(backend: Backend, record: Record, task: Task, evidence: Evidence, own: ExitRecord, word: Word | None) -> None:
-    """The job wrote its end: its exit code is known, and the cause where the scheduler knows it better."""
+def _from_record(
+    backend: Backend,
+    record: Record,
+    task: Task,
+    evidence: Evidence,
+    own: ExitRecord,
+    word: Word | None,
+) -> None:
+    """The job wrote its end: its exit code is known, and the cause where the scheduler knows it
+    better.
+    """
     code = own.exit_code or 0
     signal = code - 128 if 128 < code <= 192 else None
     exit_code = code if signal is None else None
     if own.reason:
         return _finish(task, Status.FAILED, Reason(own.reason), code)
-    done = code == 0 and not own.warned and word is not None and word[1] == Reason.NODE_FAILURE  # the node failed when the job was over
+    done = (
+        code == 0 and not own.warned and word is not None and word[1] == Reason.NODE_FAILURE
+    )  # the node failed when the job was over
     if word is not None and word[0] == Status.FAILED and not done:
         return _finish(task, Status.FAILED, word[1] or Reason.EXIT, exit_code, signal)
     if word is not None and word[0] == Status.CANCELLED and (code or own.warned):
@@ -118,7 +150,11 @@ def _from_record(backend: Backend, record: Record, task: Task, evidence: Evidenc
     if code == 0:
         return _finish(task, Status.COMPLETED, exit_code=0)
     cause_unknown = word is None and (signal is not None or own.warned)
-    if cause_unknown and evidence.history_exists and not _waited(task, evidence, backend.limits["settle"]):
+    if (
+        cause_unknown
+        and evidence.history_exists
+        and not _waited(task, evidence, backend.limits["settle"])
+    ):
         return None  # accounting lags behind; it may say why
     if record.cancel_requested and (signal or own.warned):
         return _finish(task, Status.CANCELLED, exit_code=exit_code, signal=signal)
@@ -127,7 +163,9 @@ def _from_record(backend: Backend, record: Record, task: Task, evidence: Evidenc
     return _finish(task, Status.FAILED, Reason.SIGNAL if signal else Reason.EXIT, exit_code, signal)
 
 
-def _from_word(backend: Backend, record: Record, task: Task, evidence: Evidence, word: Word) -> None:
+def _from_word(
+    backend: Backend, record: Record, task: Task, evidence: Evidence, word: Word
+) -> None:
     """The scheduler says it ended, and the job left no end of its own: it was killed, or never ran."""
     status, reason, answer = word
     own = evidence.exit_record
@@ -137,8 +175,12 @@ def _from_word(backend: Backend, record: Record, task: Task, evidence: Evidence,
         if own is None and record.spec.get("after") and not record.cancel_requested:
             return _finish(task, Status.FAILED, Reason.DEPENDENCY)
         return _finish(task, Status.CANCELLED, signal=answer.signal)
-    killed = own is not None and (answer.signal or answer.exit_code)  # it began: nothing more will be written
-    if not killed and not (evidence.records_read and _waited(task, evidence, backend.limits["settle"])):
+    killed = own is not None and (
+        answer.signal or answer.exit_code
+    )  # it began: nothing more will be written
+    if not killed and not (
+        evidence.records_read and _waited(task, evidence, backend.limits["settle"])
+    ):
         return None  # the exit record may show late on a shared file system
     if record.cancel_requested:
         return _finish(task, Status.CANCELLED, signal=answer.signal)
@@ -146,7 +188,9 @@ def _from_word(backend: Backend, record: Record, task: Task, evidence: Evidence,
         return _finish(task, Status.FAILED, Reason.SIGNAL, signal=answer.signal)
     if answer.exit_code:
         return _finish(task, Status.FAILED, Reason.EXIT, answer.exit_code)
-    if own is not None:  # it ran, and could not write down its end (a full disk); the scheduler saw it end well
+    if (
+        own is not None
+    ):  # it ran, and could not write down its end (a full disk); the scheduler saw it end well
         return _finish(task, Status.COMPLETED, exit_code=0)
     task.words = f"{answer.state}, but the job left no exit record: it did not run"
     return _finish(task, Status.FAILED, Reason.LOST)
@@ -160,15 +204,24 @@ def _from_absence(backend: Backend, record: Record, task: Task, evidence: Eviden
     if not asked:
         return None
     if record.cancel_requested and (settled or (own is None and task.status == Status.PENDING)):
-        return _finish(task, Status.CANCELLED)  # deleted in the queue: some schedulers keep no trace of it
+        return _finish(
+            task, Status.CANCELLED
+        )  # deleted in the queue: some schedulers keep no trace of it
     if own is not None and settled:
         if own.limit and own.warned and own.warned[-1][1] - (own.started or 0) >= own.limit - 1:
             return _finish(task, Status.FAILED, Reason.TIMEOUT)
-        task.words = f"it began on {own.host} and was gone without a word: killed by SIGKILL, or the node failed"
+        task.words = (
+            f"it began on {own.host} and was gone without a word: killed by SIGKILL, or "
+            "the node failed"
+        )
         if _waited(task, evidence, backend.limits["lost_after"]) or not evidence.history_exists:
             return _finish(task, Status.FAILED, Reason.LOST)
     elif _waited(task, evidence, backend.limits["lost_after"]):
-        still = f"accounting still has it as {evidence.history.state}" if evidence.history else "not in accounting"
+        still = (
+            f"accounting still has it as {evidence.history.state}"
+            if evidence.history
+            else "not in accounting"
+        )
         task.words = f"not in the queue, {still}, and it left no exit record"
         return _finish(task, Status.FAILED, Reason.LOST)
     return None
@@ -184,7 +237,10 @@ def _note_usage(task: Task, evidence: Evidence) -> None:
     if own is not None:
         if own.runs > task.runs:
             task.runs = own.runs
-            task.history = [*task.history, [own.started or evidence.now, Status.RUNNING.name, f"run {own.runs} on {own.host}"]]
+            task.history = [
+                *task.history,
+                [own.started or evidence.now, Status.RUNNING.name, f"run {own.runs} on {own.host}"],
+            ]
         task.host = own.host or task.host
         task.started = own.started or task.started
         task.ended = own.ended or task.ended

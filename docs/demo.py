@@ -1,7 +1,8 @@
 """The main job, end to end: a parameter sweep, its table, and the same sweep again.
 
-How much longer than the small-angle formula says does a pendulum take for one swing? Each amplitude is a job that integrates the equation
-of motion; the embedded scheduler runs as many at once as this machine has cores.
+How much longer than the small-angle formula says does a pendulum take for one swing? Each amplitude
+is a job that integrates the equation of motion; the embedded scheduler runs as many at once as this
+machine has cores.
 """
 
 from __future__ import annotations
@@ -46,7 +47,12 @@ def sweep(folder: str) -> list[JobScript]:
     """Return the jobs of the sweep, one an amplitude."""
     settings = {"rootdir": folder, "time": "5m", "mem": 200}
     degrees = [5, 30, 60, 90, 120, 150, 170, 179]
-    return [JobScript(BODY, f"pendulum-{d}", params={"amplitude": math.radians(d), "step": 1e-5}, **settings) for d in degrees]
+    return [
+        JobScript(
+            BODY, f"pendulum-{d}", params={"amplitude": math.radians(d), "step": 1e-5}, **settings
+        )
+        for d in degrees
+    ]
 
 
 def main() -> None:
@@ -54,18 +60,27 @@ def main() -> None:
     folder = JobScript.cache_folder = tempfile.mkdtemp(prefix="clusterjob-demo-")
     began = time.perf_counter()
     results = submit(sweep(folder))
-    print(f"submitted {len(results)} jobs in {time.perf_counter() - began:.2f} s, ids {', '.join(str(result.job_id) for result in results)}")
+    print(
+        f"submitted {len(results)} jobs in {time.perf_counter() - began:.2f} s, ids "
+        f"{', '.join(str(result.job_id) for result in results)}"
+    )
     for result in as_completed(results, timeout=300):
         print(f"  {result.name:13} {result.status}, cpu {result.usage.get('cpu', 0):.2f} s")
     print("\namplitude   period / (2 pi)   exact")
     for result in results:
         result.get()
         degrees = int(result.name.split("-")[1])
-        print(f"{degrees:6}°     {float(result.stdout()) / (2 * math.pi):12.6f}   {exact(math.radians(degrees)) / (2 * math.pi):9.6f}")
+        print(
+            f"{degrees:6}°     {float(result.stdout()) / (2 * math.pi):12.6f}   "
+            f"{exact(math.radians(degrees)) / (2 * math.pi):9.6f}"
+        )
     commands = results[0].monitor.scheduler.commands
     again = submit(sweep(folder))
     same = [result.job_id for result in again] == [result.job_id for result in results]
-    print(f"\nthe same sweep again: {'the same jobs' if same else 'other jobs'}, {again[0].monitor.scheduler.commands - commands} scheduler commands")
+    print(
+        f"\nthe same sweep again: {'the same jobs' if same else 'other jobs'}, "
+        f"{again[0].monitor.scheduler.commands - commands} scheduler commands"
+    )
     print(f"records and outputs are in {folder}; try: clusterjob --store {folder} list")
 
 

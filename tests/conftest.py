@@ -1,4 +1,6 @@
-"""Fixtures for all tests: a store and a working directory of their own, and the real schedulers of tests/lab."""
+"""Fixtures for all tests: a store and a working directory of their own, and the real schedulers of
+tests/lab.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from pathlib import Path
 import pytest
 
 LAB_SCRIPT = Path(__file__).parent / "lab" / "lab.sh"
-LAB = Path(os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab")
+LAB = Path(
+    os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
+)
 NETNS = Path("/run/netns/clusterjob-lab")
 STARTED = LAB / "started-by-the-tests"
 CLONE_NEWNET = 0x40000000
@@ -56,7 +60,9 @@ def masters() -> Iterator[None]:
         yield
         transport.close_all()
         for path in Path(folder).glob("clusterjob/*"):
-            subprocess.run(["ssh", "-S", str(path), "-O", "exit", "none"], capture_output=True, timeout=10)
+            subprocess.run(
+                ["ssh", "-S", str(path), "-O", "exit", "none"], capture_output=True, timeout=10
+            )
 
 
 @pytest.fixture(scope="session")
@@ -86,15 +92,21 @@ def lab() -> Path:
     LAB.mkdir(parents=True, exist_ok=True)
     with locked(LAB / "lock"):  # several processes run the tests; the first one starts it
         if not NETNS.exists():
-            STARTED.write_text(str(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()))
-        started = subprocess.run([str(LAB_SCRIPT), "up"], timeout=180, capture_output=True, text=True)
+            STARTED.write_text(
+                str(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
+            )
+        started = subprocess.run(
+            [str(LAB_SCRIPT), "up"], timeout=180, capture_output=True, text=True
+        )
     assert started.returncode == 0, f"the lab does not start:\n{started.stdout}{started.stderr}"
     return LAB
 
 
 @contextlib.contextmanager
 def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Keep other processes that lock the same file waiting; with ``fcntl.LOCK_SH`` only those that do not share it."""
+    """Keep other processes that lock the same file waiting; with ``fcntl.LOCK_SH`` only those that
+    do not share it.
+    """
     with path.open("w") as lock:
         fcntl.flock(lock, how)
         yield
@@ -102,15 +114,23 @@ def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run all tests of the Slurm whose daemons are stopped now and then: the others need not wait for it."""
+    """Let one process run all tests of the Slurm whose daemons are stopped now and then: the others
+    need not wait for it.
+    """
     for item in items:
         if "noacct" in getattr(getattr(item, "callspec", None), "params", {}).values():
             item.add_marker(pytest.mark.xdist_group("noacct"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Stop the lab, if it was this run of the tests that started it, once all its processes are done."""
-    if not hasattr(session.config, "workerinput") and STARTED.exists() and STARTED.read_text() == str(os.getpid()):
+    """Stop the lab, if it was this run of the tests that started it, once all its processes are
+    done.
+    """
+    if (
+        not hasattr(session.config, "workerinput")
+        and STARTED.exists()
+        and STARTED.read_text() == str(os.getpid())
+    ):
         subprocess.run([str(LAB_SCRIPT), "down"], check=False, timeout=120, capture_output=True)
         STARTED.unlink()
 
@@ -120,7 +140,18 @@ def _lab_missing() -> str:
         return "starting them needs root (make test as root on Debian installs and starts them)"
     missing = [
         name
-        for name in ("slurmctld", "slurmdbd", "munged", "mariadbd", "sge_qmaster", "sshd", "fish", "tcsh", "busybox", "ip")
+        for name in (
+            "slurmctld",
+            "slurmdbd",
+            "munged",
+            "mariadbd",
+            "sge_qmaster",
+            "sshd",
+            "fish",
+            "tcsh",
+            "busybox",
+            "ip",
+        )
         if not shutil.which(name)
     ]
     if missing:
@@ -130,7 +161,9 @@ def _lab_missing() -> str:
 
 @contextlib.contextmanager
 def namespace(lab: Path | None) -> Iterator[None]:
-    """Move this thread, and the children it starts, into the lab's network namespace for a while; without a lab stay here."""
+    """Move this thread, and the children it starts, into the lab's network namespace for a while;
+    without a lab stay here.
+    """
     if lab is None:
         yield
         return
@@ -156,7 +189,9 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL server that listens on a Unix socket only, and is stopped by the pid it was started with."""
+    """The URL of a PostgreSQL server that listens on a Unix socket only, and is stopped by the pid
+    it was started with.
+    """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     program = str(programs[-1] / "postgres") if programs else shutil.which("postgres")
     if program is None:
@@ -169,14 +204,45 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if os.geteuid() == 0:  # PostgreSQL refuses root
             shutil.chown(folder, "postgres")
             as_user = {"user": "postgres"}
-        initdb = [str(Path(program).parent / "initdb"), "--no-sync", "-A", "trust", "-U", "postgres", "-D", str(folder / "data")]
-        subprocess.run(initdb, check=True, capture_output=True, cwd=folder, env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}, **as_user)  # type: ignore[call-overload]
-        options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "max_connections=60"]
+        initdb = [
+            str(Path(program).parent / "initdb"),
+            "--no-sync",
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "-D",
+            str(folder / "data"),
+        ]
+        subprocess.run(
+            initdb,
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            **as_user,
+        )  # type: ignore[call-overload]
+        options = [
+            "-c",
+            "listen_addresses=",
+            "-c",
+            f"unix_socket_directories={folder}",
+            "-c",
+            "max_connections=60",
+        ]
         with (tmp_path_factory.mktemp("postgres") / "log").open("w") as log:
-            server = subprocess.Popen([program, "-D", str(folder / "data"), *options], stdout=log, stderr=log, cwd=folder, **as_user)  # type: ignore[call-overload]
+            server = subprocess.Popen(
+                [program, "-D", str(folder / "data"), *options],
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                **as_user,
+            )  # type: ignore[call-overload]
         try:
             deadline = time.monotonic() + 30
-            while not (folder / ".s.PGSQL.5432").exists() or not (folder / "data/postmaster.pid").read_text().rstrip().endswith("ready"):
+            while not (folder / ".s.PGSQL.5432").exists() or not (
+                folder / "data/postmaster.pid"
+            ).read_text().rstrip().endswith("ready"):
                 assert time.monotonic() < deadline, "PostgreSQL does not start"
                 time.sleep(0.05)
             yield f"postgresql://postgres@/postgres?host={folder}"

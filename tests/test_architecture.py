@@ -25,7 +25,8 @@ FLOORS = [
     ["cli"],
     ["__main__", "__init__"],
 ]
-# spool.py travels to other hosts as one file: it imports nothing of ours, and is as long as a scheduler must be
+# spool.py travels to other hosts as one file: it imports nothing of ours, and is as long as a
+# scheduler must be
 ALONE = ["spool"]
 MOST_LINES, MOST_FUNCTION = 400, 60
 
@@ -44,12 +45,18 @@ def _imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clusterjob."):
             found.add((node.module or "").split(".")[1])
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("clusterjob.")}
+            found |= {
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("clusterjob.")
+            }
     return found
 
 
 def test_every_module_has_a_floor() -> None:
-    assert {_room(path) for path in _modules()} == {room for floor in FLOORS for room in floor} | set(ALONE)
+    assert {_room(path) for path in _modules()} == {
+        room for floor in FLOORS for room in floor
+    } | set(ALONE)
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -86,7 +93,9 @@ def test_the_package_data_holds_every_backend_file() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     packages = config["options"]["packages"].split()
-    folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")}
+    folders = {
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")
+    }
     assert set(packages) == folders | {"clusterjob.backends"}
     patterns = config["options.package_data"]["clusterjob.backends"].split()
     for path in (ROOT / "backends").glob("*/*"):

@@ -15,16 +15,33 @@ def test_the_documentation_builds(tmp_path: Path) -> None:
     pytest.importorskip("sphinx")
     pytest.importorskip("myst_parser")
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path / "html")],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-b",
+            "html",
+            str(ROOT / "docs"),
+            str(tmp_path / "html"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     for page in ("tutorial", "profiles", "backends", "architecture"):
         assert (tmp_path / "html" / f"{page}.html").is_file()
 
 
 def test_the_demo(spool: Path) -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "docs" / "demo.py")], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "demo.py")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert "2.439363" in done.stdout
     assert "the same jobs, 0 scheduler commands" in done.stdout
@@ -34,5 +51,12 @@ def test_every_key_of_the_grammar_is_documented() -> None:
     from clusterjob import backend
 
     text = (ROOT / "docs" / "backends.md").read_text()
-    for name in (*backend._GENERAL, *backend._COMMANDS, *backend._OUTPUT_KEYS, *backend.FIELDS, *backend._LIMITS, *backend._ERRORS):
+    for name in (
+        *backend._GENERAL,
+        *backend._COMMANDS,
+        *backend._OUTPUT_KEYS,
+        *backend.FIELDS,
+        *backend._LIMITS,
+        *backend._ERRORS,
+    ):
         assert f"`{name}" in text or f"{name} =" in text, name

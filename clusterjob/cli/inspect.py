@@ -17,14 +17,28 @@ from clusterjob.status import Status
 
 
 @click.command("list")
-@click.option("-s", "--state", "states", multiple=True, type=click.Choice([state.name.lower() for state in Status]), help="Only jobs in this state.")
-@click.option("--all", "earlier", is_flag=True, help="Also earlier submissions of jobs that were submitted again.")
+@click.option(
+    "-s",
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([state.name.lower() for state in Status]),
+    help="Only jobs in this state.",
+)
+@click.option(
+    "--all",
+    "earlier",
+    is_flag=True,
+    help="Also earlier submissions of jobs that were submitted again.",
+)
 @as_json
 def list_jobs(states: Sequence[str], earlier: bool, as_json: bool) -> None:
     """List the jobs in the store, without asking any cluster."""
     store = current_store(finish=False)
     wanted = [Status[state.upper()] for state in states] or None
-    results = [AsyncResult(record, store) for record in store.select(statuses=wanted, earlier=earlier)]
+    results = [
+        AsyncResult(record, store) for record in store.select(statuses=wanted, earlier=earlier)
+    ]
     if as_json:
         print_json([describe(result) for result in results])
     elif results:
@@ -39,13 +53,17 @@ def list_jobs(states: Sequence[str], earlier: bool, as_json: bool) -> None:
 def status(jobs: Sequence[str], as_json: bool) -> None:
     """Ask what became of jobs; without any, of all that had not ended, and sum up the rest.
 
-    With jobs named, the exit code is 0 where all completed, 1 where one failed or was cancelled, 3 where one has not ended.
+    With jobs named, the exit code is 0 where all completed, 1 where one failed or was cancelled, 3
+    where one has not ended.
     """
     store = current_store()
     if jobs:
         results = find_jobs(jobs)
     else:
-        results = [AsyncResult(record, store) for record in store.select(statuses=[Status.PENDING, Status.RUNNING])]
+        results = [
+            AsyncResult(record, store)
+            for record in store.select(statuses=[Status.PENDING, Status.RUNNING])
+        ]
     for monitor in {id(result.monitor): result.monitor for result in results}.values():
         monitor.refresh()
     for result in results:
@@ -60,7 +78,10 @@ def status(jobs: Sequence[str], as_json: bool) -> None:
         sys.exit(exit_code(results))
     if not as_json:
         counts = {state: len(store.select(statuses=[state])) for state in Status}
-        click.echo(", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count) or f"no jobs in {store.url}")
+        click.echo(
+            ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count)
+            or f"no jobs in {store.url}"
+        )
 
 
 @click.command()
@@ -78,7 +99,12 @@ def show(job: str, script: bool, as_json: bool) -> None:
         for result in results:
             click.echo(render_record(result.monitor.scheduler, result.record), nl=False)
     elif as_json:
-        print_json([{**describe(result), "history": result.history, "spec": result.record.spec} for result in results])
+        print_json(
+            [
+                {**describe(result), "history": result.history, "spec": result.record.spec}
+                for result in results
+            ]
+        )
     else:
         click.echo("\n\n".join(_page(result) for result in results))
 
@@ -86,23 +112,43 @@ def show(job: str, script: bool, as_json: bool) -> None:
 def _page(result: AsyncResult) -> str:
     data: dict[str, Any] = describe(result)
     for name in ("submitted", "started", "ended", "stale_since"):
-        data[name] = "" if data[name] is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(data[name]))
-    data["usage"] = ", ".join(f"{name} {value:.1f} {'MB' if name == 'max_rss' else 's'}" for name, value in result.usage.items())
-    data["resources"] = ", ".join(f"{name}={value}" for name, value in result.record.spec["resources"].items())
+        data[name] = (
+            ""
+            if data[name] is None
+            else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(data[name]))
+        )
+    data["usage"] = ", ".join(
+        f"{name} {value:.1f} {'MB' if name == 'max_rss' else 's'}"
+        for name, value in result.usage.items()
+    )
+    data["resources"] = ", ".join(
+        f"{name}={value}" for name, value in result.record.spec["resources"].items()
+    )
     if result.record.epilogue not in ("", "done"):
         data["epilogue"] = result.record.epilogue
-    lines = [f"{name.replace('_', ' '):12} {value}" for name, value in data.items() if value not in (None, "")]
+    lines = [
+        f"{name.replace('_', ' '):12} {value}"
+        for name, value in data.items()
+        if value not in (None, "")
+    ]
     lines.append("history")
-    lines += [f"  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))}  {state:10} {words}".rstrip() for when, state, words in result.history]
+    lines += [
+        f"  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))}  {state:10} {words}".rstrip()
+        for when, state, words in result.history
+    ]
     return "\n".join([*lines, *result.explain().split("\n")[1:]])
 
 
 @click.command()
 @click.argument("job")
-@click.option("-e", "--stderr", "errors", is_flag=True, help="Standard error, in place of standard output.")
+@click.option(
+    "-e", "--stderr", "errors", is_flag=True, help="Standard error, in place of standard output."
+)
 @click.option("-a", "--index", type=int, help="One element of an array.")
 @click.option("-n", "--lines", type=click.IntRange(0), help="Only the last lines.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until the job has ended.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Go on with what is added, until the job has ended."
+)
 def logs(job: str, errors: bool, index: int | None, lines: int | None, follow: bool) -> None:
     """Print what a job has written so far."""
     stream = "stderr" if errors else "stdout"
@@ -120,7 +166,10 @@ def logs(job: str, errors: bool, index: int | None, lines: int | None, follow: b
 def backends(name: str | None, as_json: bool) -> None:
     """List the backends, or show one: its commands, directives, states."""
     if name is None:
-        found = [{"name": key, "title": load_backend(str(path)).title, "path": str(path)} for key, path in list_backends().items()]
+        found = [
+            {"name": key, "title": load_backend(str(path)).title, "path": str(path)}
+            for key, path in list_backends().items()
+        ]
         if as_json:
             print_json(found)
         for item in found if not as_json else ():
@@ -140,11 +189,22 @@ def backends(name: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("profile", type=click.Path(exists=True, dir_okay=False))
-@click.option("--record", metavar="FILE", help="Write the conversation with the scheduler to FILE, as a fixture for tests; files are not tried then.")
-@click.option("--time-limit/--no-time-limit", default=False, help="Also let a job run into its limit (a minute and more on Slurm).")
+@click.option(
+    "--record",
+    metavar="FILE",
+    help="Write the conversation with the scheduler to FILE, as a fixture for tests; files are "
+    "not tried then.",
+)
+@click.option(
+    "--time-limit/--no-time-limit",
+    default=False,
+    help="Also let a job run into its limit (a minute and more on Slurm).",
+)
 @as_json
 def check(profile: str, record: str | None, time_limit: bool, as_json: bool) -> None:
-    """Run a few small jobs under PROFILE and say what works: submit, output, exit code, running, cancel."""
+    """Run a few small jobs under PROFILE and say what works: submit, output, exit code, running,
+    cancel.
+    """
     from clusterjob.conformance import run_checks
 
     checks = []

@@ -29,9 +29,19 @@ from clusterjob.units import parse_time
 @click.option("--force", is_flag=True, help="Submit again what has completed already.")
 @click.option("--no-retry", is_flag=True, help="Leave a job that failed as it is.")
 @click.option("--cache-id", help="What makes two submissions the same, in place of their contents.")
-@click.option("--after", multiple=True, metavar="JOB", help="A job that must complete first; may be repeated.")
+@click.option(
+    "--after", multiple=True, metavar="JOB", help="A job that must complete first; may be repeated."
+)
 @as_json
-def submit(wait: bool, force: bool, no_retry: bool, cache_id: str | None, after: Sequence[str], as_json: bool, **options: Any) -> None:
+def submit(
+    wait: bool,
+    force: bool,
+    no_retry: bool,
+    cache_id: str | None,
+    after: Sequence[str],
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Submit SCRIPT, unless it was submitted before; print the job id."""
     job = make_job(**options)
     result = job.submit(force=force, retry=not no_retry, cache_id=cache_id, after=find_jobs(after))
@@ -62,7 +72,9 @@ def render(**options: Any) -> None:
 @as_json
 def plan(force: bool, no_retry: bool, cache_id: str | None, as_json: bool, **options: Any) -> None:
     """Say what submitting SCRIPT would do, and why it is not the job it was before."""
-    steps = make_job(**options).submit(force=force, retry=not no_retry, cache_id=cache_id, dry_run=True)
+    steps = make_job(**options).submit(
+        force=force, retry=not no_retry, cache_id=cache_id, dry_run=True
+    )
     if as_json:
         print_json([step.to_json() for step in steps])
     else:
@@ -78,7 +90,8 @@ def cancel(jobs: Sequence[str]) -> None:
     for result in results:
         ended = result.record.finished
         click.echo(
-            f"{result.job_id or result.key[:10]} {result.name}: {'has ended: ' + result.record.status.name if ended else 'is being cancelled'}"
+            f"{result.job_id or result.key[:10]} {result.name}: "
+            f"{'has ended: ' + result.record.status.name if ended else 'is being cancelled'}"
         )
 
 
@@ -87,7 +100,10 @@ def cancel(jobs: Sequence[str]) -> None:
 @click.option("--timeout", metavar="TIME", help="Give up after this long: 30s, 5m, 2h.")
 @as_json
 def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
-    """Wait until jobs have ended. Exit code 0: all completed; 1: one did not; 3: the timeout came first."""
+    """Wait until jobs have ended.
+
+    Exit code 0: all completed; 1: one did not; 3: the timeout came first.
+    """
     results = find_jobs(jobs)
     wait_for(results, None if timeout is None else parse_time(timeout))
     if as_json:

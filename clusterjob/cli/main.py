@@ -19,21 +19,45 @@ NOT_FOUND = 4
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(clusterjob.__version__, prog_name="clusterjob")
-@click.option("--store", "where", metavar="STORE", help="A folder or a URL; by default .clusterjob here or above, or $CLUSTERJOB_STORE.")
+@click.option(
+    "--store",
+    "where",
+    metavar="STORE",
+    help="A folder or a URL; by default .clusterjob here or above, or $CLUSTERJOB_STORE.",
+)
 def cli(where: str | None) -> None:
     """Batch jobs, written once and run under any scheduler.
 
     A job is named by its job id, its name, or the start of its key.
 
-    Exit codes: 0 all is well (asked about jobs: all completed); 1 an error, or a job failed or was cancelled; 2 wrong usage; 3 jobs have
-    not ended; 4 there is no such job.
+    Exit codes: 0 all is well (asked about jobs: all completed); 1 an error, or a job failed or was
+    cancelled; 2 wrong usage; 3 jobs have not ended; 4 there is no such job.
     """
     if where is not None:
         JobScript.cache_folder = where
 
 
-for command in (submit, render, plan, list_jobs, status, show, logs, cancel, wait, resubmit, files, fetch, backends, check, connect, hosts, doctor,
-                prune, store):  # fmt: skip
+for command in (
+    submit,
+    render,
+    plan,
+    list_jobs,
+    status,
+    show,
+    logs,
+    cancel,
+    wait,
+    resubmit,
+    files,
+    fetch,
+    backends,
+    check,
+    connect,
+    hosts,
+    doctor,
+    prune,
+    store,
+):
     cli.add_command(command)
 
 

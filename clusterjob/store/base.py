@@ -1,8 +1,9 @@
 """What every kind of store can do.
 
-A store holds records, and *notes*: small times under a name, by which processes that share it tell each other that they live and when
-they asked a cluster. Every method is one transaction: done whole, or not at all, also where the power goes off; safe to call from
-several threads and processes, on one machine or on several.
+A store holds records, and *notes*: small times under a name, by which processes that share it tell
+each other that they live and when they asked a cluster. Every method is one transaction: done
+whole, or not at all, also where the power goes off; safe to call from several threads and
+processes, on one machine or on several.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ VERSION = 2  # of what is stored, whatever the kind of store
 
 @dataclass(frozen=True)
 class Damaged:
-    """A record that cannot be read: what is known of it, and why. ``raw`` is all of it as it stands."""
+    """A record that cannot be read: what is known of it, and why.
+
+    ``raw`` is all of it as it stands.
+    """
 
     token: str
     why: str
@@ -40,7 +44,9 @@ class Note:
 
 @dataclass
 class Report:
-    """What :meth:`Store.examine` found: facts by name, damaged records, and what is wrong with the store as a whole."""
+    """What :meth:`Store.examine` found: facts by name, damaged records, and what is wrong with the
+    store as a whole.
+    """
 
     facts: dict[str, str] = field(default_factory=dict)
     damaged: list[Damaged] = field(default_factory=list)
@@ -48,7 +54,10 @@ class Report:
 
 
 class Store(ABC):
-    """Where records live. Every method raises :class:`StoreError` where the store cannot be read or written."""
+    """Where records live.
+
+    Every method raises :class:`StoreError` where the store cannot be read or written.
+    """
 
     #: how the store is named in ``$CLUSTERJOB_STORE``
     url: str
@@ -56,19 +65,25 @@ class Store(ABC):
     def __init__(self) -> None:
         self._told: set[str] = set()
 
-    # -- submitting -------------------------------------------------------------------------------------------------
+    # -- submitting --------------------------------------------------------------------------------
 
     @abstractmethod
-    def claim(self, records: Sequence[Record], again: Callable[[Record], bool]) -> list[Record | None]:
-        """Make each record the one of its key, unless the key has one already and ``again`` does not say to replace it.
+    def claim(
+        self, records: Sequence[Record], again: Callable[[Record], bool]
+    ) -> list[Record | None]:
+        """Make each record the one of its key, unless the key has one already and ``again`` does
+        not say to replace it.
 
-        Returns for each record the one that holds its key now: itself where it was written, else the earlier one; None where that one is
-        damaged. What ``again`` raises leaves the store as it was.
+        Returns for each record the one that holds its key now: itself where it was written, else
+        the earlier one; None where that one is damaged. What ``again`` raises leaves the store as
+        it was.
         """
 
     @abstractmethod
     def write(self, records: Iterable[Record]) -> None:
-        """Write the state of records that are in the store; one that is finished there keeps its state."""
+        """Write the state of records that are in the store; one that is finished there keeps its
+        state.
+        """
 
     @abstractmethod
     def discard(self, records: Iterable[Record]) -> None:
@@ -76,16 +91,19 @@ class Store(ABC):
 
     @abstractmethod
     def take(self, records: Sequence[Record], owner: str, now: float) -> list[Record]:
-        """Take over open submissions, and return the ones that were still as they were seen; of two takers one gets each.
+        """Take over open submissions, and return the ones that were still as they were seen; of two
+        takers one gets each.
 
         They become SUBMITTING, by ``owner``, from ``now`` on. The others are brought up to date.
         """
 
     @abstractmethod
     def begin(self, record: Record, what: str) -> bool:
-        """Mark the ``prologue`` or ``epilogue`` of a record as started; False where it was not due any more."""
+        """Mark the ``prologue`` or ``epilogue`` of a record as started; False where it was not due
+        any more.
+        """
 
-    # -- looking ----------------------------------------------------------------------------------------------------
+    # -- looking -----------------------------------------------------------------------------------
 
     @abstractmethod
     def by_keys(self, keys: Sequence[str]) -> dict[str, Record]:
@@ -97,11 +115,18 @@ class Store(ABC):
 
     @abstractmethod
     def select(
-        self, *, statuses: Iterable[int] | None = None, name: str | None = None, earlier: bool = False, unsent: bool = False
-    ) -> list[Record]:  # fmt: skip
-        """Return records, the oldest first: the current ones, or with ``earlier`` also those that were replaced.
+        self,
+        *,
+        statuses: Iterable[int] | None = None,
+        name: str | None = None,
+        earlier: bool = False,
+        unsent: bool = False,
+    ) -> list[Record]:
+        """Return records, the oldest first: the current ones, or with ``earlier`` also those that
+        were replaced.
 
-        ``unsent``: only those whose submission is open. Damaged ones are left out, and named in the log once.
+        ``unsent``: only those whose submission is open. Damaged ones are left out, and named in the
+        log once.
         """
 
     @abstractmethod
@@ -110,13 +135,15 @@ class Store(ABC):
 
     @abstractmethod
     def named(self, word: str) -> list[Record]:
-        """Return the current records that a word names: a job id, a name, or the start of a key; the first kind that fits counts."""
+        """Return the current records that a word names: a job id, a name, or the start of a key;
+        the first kind that fits counts.
+        """
 
     @abstractmethod
     def changed_elsewhere(self) -> bool:
         """Whether anybody else may have written since this was asked last."""
 
-    # -- notes ------------------------------------------------------------------------------------------------------
+    # -- notes -------------------------------------------------------------------------------------
 
     @abstractmethod
     def notes(self, prefix: str) -> dict[str, Note]:
@@ -128,9 +155,11 @@ class Store(ABC):
 
     @abstractmethod
     def begin_poll(self, place: str, interval: float, now: float) -> Note | None:
-        """Note that a cluster is asked now, and return None; where it was asked less than ``interval`` seconds ago, return that note."""
+        """Note that a cluster is asked now, and return None; where it was asked less than
+        ``interval`` seconds ago, return that note.
+        """
 
-    # -- care -------------------------------------------------------------------------------------------------------
+    # -- care --------------------------------------------------------------------------------------
 
     @abstractmethod
     def examine(self) -> Report:
@@ -138,7 +167,9 @@ class Store(ABC):
 
     @abstractmethod
     def quarantine(self, damaged: Damaged) -> str:
-        """Take a damaged record out of the store, keep it as a file or in a table of its own, and return where."""
+        """Take a damaged record out of the store, keep it as a file or in a table of its own, and
+        return where.
+        """
 
     @abstractmethod
     def rebuild(self) -> str:
@@ -146,7 +177,10 @@ class Store(ABC):
 
     @abstractmethod
     def put_in(self, records: Sequence[Record]) -> int:
-        """Add records as they are, oldest first; return how many were not there before. The newest of a key is its current one."""
+        """Add records as they are, oldest first; return how many were not there before.
+
+        The newest of a key is its current one.
+        """
 
     @abstractmethod
     def exists(self) -> bool:
@@ -161,20 +195,29 @@ class Store(ABC):
         if damaged.token not in self._told:
             self._told.add(damaged.token)
             log.warning(
-                "%s: the record %s (job %r, id %s) is damaged and left out: %s. 'clusterjob doctor' says more",
-                self.url, damaged.token, damaged.name, damaged.job_id, damaged.why,
-            )  # fmt: skip
+                "%s: the record %s (job %r, id %s) is damaged and left out: %s. 'clusterjob "
+                "doctor' says more",
+                self.url,
+                damaged.token,
+                damaged.name,
+                damaged.job_id,
+                damaged.why,
+            )
 
 
 def decide_claims(
     records: Sequence[Record], held: Mapping[str, Record | Damaged], again: Callable[[Record], bool]
 ) -> tuple[list[Record | None], list[Record], list[str]]:
-    """Return the holder of each record's key, the records to write, and the keys whose holders are replaced."""
+    """Return the holder of each record's key, the records to write, and the keys whose holders are
+    replaced.
+    """
     winners: list[Record | None] = []
     fresh: list[Record] = []
     replaced: list[str] = []
     holders = dict(held)
-    taken: set[str] = set()  # keys claimed just now: the second job of that key in the batch is the first
+    taken: set[str] = (
+        set()
+    )  # keys claimed just now: the second job of that key in the batch is the first
     for record in records:
         holder = holders.get(record.key)
         if isinstance(holder, Damaged):
@@ -191,8 +234,15 @@ def decide_claims(
 
 
 def take_one(stored: Record, seen: Record, owner: str, now: float) -> bool:
-    """Take over ``stored`` where it is as it was ``seen``; either way ``seen`` is brought up to date."""
-    same = (stored.phase, stored.owner, stored.leased, stored.finished) == (seen.phase, seen.owner, seen.leased, False)
+    """Take over ``stored`` where it is as it was ``seen``; either way ``seen`` is brought up to
+    date.
+    """
+    same = (stored.phase, stored.owner, stored.leased, stored.finished) == (
+        seen.phase,
+        seen.owner,
+        seen.leased,
+        False,
+    )
     if same:
         stored.take_over(owner, now)
     seen.update_from(stored)

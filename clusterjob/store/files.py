@@ -1,4 +1,6 @@
-"""Records in a folder, one JSON file each: for people who want to read, copy and keep them with the tools of the shell."""
+"""Records in a folder, one JSON file each: for people who want to read, copy and keep them with the
+tools of the shell.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ from clusterjob.store.record import Record
 
 
 class FileStore(Store):
-    """The store of one folder: ``records/TOKEN.json`` written whole and renamed, ``notes.json``, and a lock.
+    """The store of one folder: ``records/TOKEN.json`` written whole and renamed, ``notes.json``,
+    and a lock.
 
-    Of several submissions of one key the newest is the current one. Whoever writes holds a lock on the file ``lock`` (flock(2), which Linux
-    carries over NFS); who only reads needs none, because every file is whole at any moment.
+    Of several submissions of one key the newest is the current one. Whoever writes holds a lock on
+    the file ``lock`` (flock(2), which Linux carries over NFS); who only reads needs none, because
+    every file is whole at any moment.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,14 +38,18 @@ class FileStore(Store):
         self._seen: dict[str, tuple[int, int, int]] | None = None
         self._ready = False
 
-    # -- submitting -------------------------------------------------------------------------------------------------
+    # -- submitting --------------------------------------------------------------------------------
 
-    def claim(self, records: Sequence[Record], again: Callable[[Record], bool]) -> list[Record | None]:
+    def claim(
+        self, records: Sequence[Record], again: Callable[[Record], bool]
+    ) -> list[Record | None]:
         with self._locked():
             winners, fresh, _ = decide_claims(records, self._current(), again)
             self._save(fresh)
         mine = {id(record) for record in fresh}
-        return [winner if winner is None or id(winner) in mine else _copy(winner) for winner in winners]
+        return [
+            winner if winner is None or id(winner) in mine else _copy(winner) for winner in winners
+        ]
 
     def write(self, records: Iterable[Record]) -> None:
         wanted = list(records)
@@ -53,7 +61,8 @@ class FileStore(Store):
                 [
                     record
                     for record in wanted
-                    if isinstance(old := stored.get(record.token), Record) and (not old.finished or old.status == record.status)
+                    if isinstance(old := stored.get(record.token), Record)
+                    and (not old.finished or old.status == record.status)
                 ]
             )
 
@@ -86,19 +95,28 @@ class FileStore(Store):
             self._save([stored])
             return True
 
-    # -- looking ----------------------------------------------------------------------------------------------------
+    # -- looking -----------------------------------------------------------------------------------
 
     def by_keys(self, keys: Sequence[str]) -> dict[str, Record]:
         wanted = set(keys)
-        return {key: _copy(record) for key, record in self._current().items() if key in wanted and self._good(record)}  # type: ignore[arg-type]
+        return {
+            key: _copy(record)
+            for key, record in self._current().items()
+            if key in wanted and self._good(record)
+        }  # type: ignore[arg-type]
 
     def by_tokens(self, tokens: Iterable[str]) -> dict[str, Record]:
         stored = self._read_all(list(tokens))
         return {token: _copy(record) for token, record in stored.items() if self._good(record)}  # type: ignore[arg-type]
 
     def select(
-        self, *, statuses: Iterable[int] | None = None, name: str | None = None, earlier: bool = False, unsent: bool = False
-    ) -> list[Record]:  # fmt: skip
+        self,
+        *,
+        statuses: Iterable[int] | None = None,
+        name: str | None = None,
+        earlier: bool = False,
+        unsent: bool = False,
+    ) -> list[Record]:
         allowed = None if statuses is None else set(statuses)
         found = [
             record
@@ -112,7 +130,11 @@ class FileStore(Store):
         return [_copy(record) for record in sorted(found, key=_age)]
 
     def live(self, place: str) -> list[str]:
-        return [r.token for r in self._current().values() if isinstance(r, Record) and r.place == place and not r.finished]
+        return [
+            r.token
+            for r in self._current().values()
+            if isinstance(r, Record) and r.place == place and not r.finished
+        ]
 
     def named(self, word: str) -> list[Record]:
         bare = word.partition(";")[0]
@@ -131,10 +153,12 @@ class FileStore(Store):
             self._seen = now
             return changed
 
-    # -- notes ------------------------------------------------------------------------------------------------------
+    # -- notes -------------------------------------------------------------------------------------
 
     def notes(self, prefix: str) -> dict[str, Note]:
-        return {name: Note(*values) for name, values in self._notes().items() if name.startswith(prefix)}
+        return {
+            name: Note(*values) for name, values in self._notes().items() if name.startswith(prefix)
+        }
 
     def note(self, name: str, note: Note | None) -> None:
         with self._locked():
@@ -155,14 +179,16 @@ class FileStore(Store):
             self._write(self.folder / "notes.json", json.dumps(notes))
             return None
 
-    # -- care -------------------------------------------------------------------------------------------------------
+    # -- care --------------------------------------------------------------------------------------
 
     def examine(self) -> Report:
         report = Report(facts={"store": self.url})
         try:
             stored = self._read_all()
             report.facts |= {"version": str(VERSION), "records": str(len(stored))}
-            report.damaged = [reading for reading in stored.values() if isinstance(reading, Damaged)]
+            report.damaged = [
+                reading for reading in stored.values() if isinstance(reading, Damaged)
+            ]
         except StoreError as error:
             report.broken = str(error)
         return report
@@ -175,7 +201,9 @@ class FileStore(Store):
         return str(target)
 
     def rebuild(self) -> str:
-        raise StoreError(f"{self.url}: there is nothing to rebuild; every record is a file of its own")
+        raise StoreError(
+            f"{self.url}: there is nothing to rebuild; every record is a file of its own"
+        )
 
     def put_in(self, records: Sequence[Record]) -> int:
         with self._locked():
@@ -192,7 +220,7 @@ class FileStore(Store):
             self._files.clear()
             self._ready = False
 
-    # -- files ------------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     def _path(self, token: str) -> Path:
         return self.folder / "records" / f"{token}.json"
@@ -203,7 +231,9 @@ class FileStore(Store):
         with self._thread_lock:
             self._prepare()
             try:
-                with open(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
+                with open(
+                    os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+"
+                ) as lock:
                     _wait_for(lock.fileno(), self.url)
                     yield
             except OSError as error:
@@ -222,26 +252,45 @@ class FileStore(Store):
         except OSError as error:
             raise self._explain(error) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f'{self.folder / "version.json"} is damaged ({error}); expected {{"clusterjob": {VERSION}}}') from error
+            raise StoreError(
+                f'{self.folder / "version.json"} is damaged ({error}); expected {{"clusterjob": '
+                f"{VERSION}}}"
+            ) from error
         if version > VERSION:
             raise StoreError(
-                f"the store {self.url} was written by a newer clusterjob (version {version} of the store, this one reads up to {VERSION}): "
+                f"the store {self.url} was written by a newer clusterjob (version {version} of "
+                f"the store, this one reads up to {VERSION}): "
                 "upgrade clusterjob, or name another store with $CLUSTERJOB_STORE"
             )
         self._ready = True
 
     def _explain(self, error: OSError) -> StoreError:
-        return StoreError(f"the store {self.url} cannot be used: {error.strerror or error}. Make room or mend the permissions, and run again")
+        return StoreError(
+            f"the store {self.url} cannot be used: {error.strerror or error}. Make room or mend "
+            "the permissions, and run again"
+        )
 
     def _save(self, records: Iterable[Record]) -> None:
         for record in records:
-            text = json.dumps({"key": record.key, "name": record.name, "state": json.loads(record.to_json()), "spec": json.loads(record.spec_json)})
+            text = json.dumps(
+                {
+                    "key": record.key,
+                    "name": record.name,
+                    "state": json.loads(record.to_json()),
+                    "spec": json.loads(record.spec_json),
+                }
+            )
             self._write(self._path(record.token), text)
 
     def _write(self, path: Path, text: str) -> None:
         part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8", errors="surrogatepass") as file:
+            with open(
+                os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+                "w",
+                encoding="utf-8",
+                errors="surrogatepass",
+            ) as file:
                 file.write(text + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -305,7 +354,9 @@ class FileStore(Store):
     def _notes(self) -> dict[str, list[Any]]:
         self._prepare()
         try:
-            notes: dict[str, list[Any]] = json.loads((self.folder / "notes.json").read_text(encoding="utf-8"))
+            notes: dict[str, list[Any]] = json.loads(
+                (self.folder / "notes.json").read_text(encoding="utf-8")
+            )
         except (FileNotFoundError, ValueError):
             return {}
         return notes
@@ -326,7 +377,9 @@ def _read(path: Path) -> Record | Damaged | None:
         if record.token != path.stem or record.key != key:
             raise ValueError("it is the record of another job")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Damaged(path.stem, f"{type(error).__name__}: {error}", str(key), str(name), None, text)
+        return Damaged(
+            path.stem, f"{type(error).__name__}: {error}", str(key), str(name), None, text
+        )
     return record
 
 
@@ -347,5 +400,8 @@ def _wait_for(descriptor: int, url: str) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise StoreError(f"the store {url} was locked by another process for a minute; try again when that one is done") from None
+                raise StoreError(
+                    f"the store {url} was locked by another process for a minute; try again when "
+                    "that one is done"
+                ) from None
             time.sleep(0.005)

@@ -1,4 +1,7 @@
-"""Records in PostgreSQL, for people who share a store or run many processes on it. Needs the extra ``postgres`` (psycopg)."""
+"""Records in PostgreSQL, for people who share a store or run many processes on it.
+
+Needs the extra ``postgres`` (psycopg).
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ _LOCK = 0x636C7573  # the advisory lock of whoever writes
 class PostgresStore(SqlStore):
     """The store of one PostgreSQL database, in a schema ``clusterjob`` of its own.
 
-    ``url`` is a connection URI as libpq reads it (PostgreSQL manual, 34.1.1.2). Passwords belong in ``~/.pgpass``; one that stands in the
-    URI is used, and never shown or kept.
+    ``url`` is a connection URI as libpq reads it (PostgreSQL manual, 34.1.1.2). Passwords belong in
+    ``~/.pgpass``; one that stands in the URI is used, and never shown or kept.
     """
 
     def __init__(self, url: str) -> None:
@@ -31,7 +34,9 @@ class PostgresStore(SqlStore):
         try:
             import psycopg  # noqa: F401
         except ImportError as error:
-            raise StoreError("a store in PostgreSQL needs psycopg: pip install 'clusterjob[postgres]'") from error
+            raise StoreError(
+                "a store in PostgreSQL needs psycopg: pip install 'clusterjob[postgres]'"
+            ) from error
         self._dsn = url
         self.url = _without_password(url)
         self._revision: int | None = None
@@ -52,7 +57,10 @@ class PostgresStore(SqlStore):
         return "the table clusterjob.damaged"
 
     def rebuild(self) -> str:
-        raise StoreError(f"{self.url}: mending a broken database is PostgreSQL's own business; see its manual, chapter 'Backup and Restore'")
+        raise StoreError(
+            f"{self.url}: mending a broken database is PostgreSQL's own business; see its manual, "
+            "chapter 'Backup and Restore'"
+        )
 
     def exists(self) -> bool:
         import psycopg
@@ -61,7 +69,9 @@ class PostgresStore(SqlStore):
             with psycopg.connect(self._dsn, connect_timeout=10) as database:
                 row = database.execute("SELECT to_regclass('clusterjob.state')").fetchone()
         except psycopg.Error as error:
-            raise StoreError(f"the store {self.url} cannot be used: {str(error).strip()}") from error
+            raise StoreError(
+                f"the store {self.url} cannot be used: {str(error).strip()}"
+            ) from error
         return row is not None and row[0] is not None
 
     @contextlib.contextmanager
@@ -80,12 +90,19 @@ class PostgresStore(SqlStore):
                         self._count(connection)
             except psycopg.Error as error:
                 if self._connection is not None and self._connection.closed:
-                    self._connection = None  # the server was restarted: the next call connects again
-                raise StoreError(f"the store {self.url} cannot be used: {str(error).strip() or type(error).__name__}") from error
+                    self._connection = (
+                        None  # the server was restarted: the next call connects again
+                    )
+                raise StoreError(
+                    f"the store {self.url} cannot be used: "
+                    f"{str(error).strip() or type(error).__name__}"
+                ) from error
 
     def _count(self, connection: Connection) -> None:
         """Count this change, so that others see there was one."""
-        revision = connection.execute("UPDATE clusterjob.state SET revision = revision + 1 RETURNING revision").fetchone()[0]
+        revision = connection.execute(
+            "UPDATE clusterjob.state SET revision = revision + 1 RETURNING revision"
+        ).fetchone()[0]
         if self._revision == revision - 1:
             self._revision = revision
 
@@ -95,7 +112,9 @@ class PostgresStore(SqlStore):
         if self._is_open() and not self._connection.closed:
             open_one: psycopg.Connection[Any] = self._connection
             return open_one
-        database = psycopg.connect(self._dsn, autocommit=True, connect_timeout=10, options="-c search_path=clusterjob")
+        database = psycopg.connect(
+            self._dsn, autocommit=True, connect_timeout=10, options="-c search_path=clusterjob"
+        )
         self._prepare(database)
         self._connection, self._pid = database, os.getpid()
         return database
@@ -107,17 +126,24 @@ class PostgresStore(SqlStore):
             if connection.execute("SELECT to_regclass('clusterjob.state')").fetchone()[0] is None:
                 connection.execute("CREATE SCHEMA IF NOT EXISTS clusterjob")
                 for statement in SCHEMA.split(";"):
-                    connection.execute(statement.replace("key TEXT", 'key TEXT COLLATE "C"').replace("name TEXT PRI", 'name TEXT COLLATE "C" PRI'))
+                    connection.execute(
+                        statement.replace("key TEXT", 'key TEXT COLLATE "C"').replace(
+                            "name TEXT PRI", 'name TEXT COLLATE "C" PRI'
+                        )
+                    )
                 connection.execute("CREATE TABLE state (version INTEGER, revision BIGINT)")
                 connection.execute("INSERT INTO state VALUES (?, 0)", (VERSION,))
             version = connection.execute("SELECT version FROM state").fetchone()[0]
             if version > VERSION:
                 raise StoreError(
-                    f"the store {self.url} was written by a newer clusterjob (version {version} of the store, this one reads up to {VERSION}): "
+                    f"the store {self.url} was written by a newer clusterjob (version {version} "
+                    f"of the store, this one reads up to {VERSION}): "
                     "upgrade clusterjob, or name another store with $CLUSTERJOB_STORE"
                 )
             if version < VERSION:
-                connection.execute(f"CREATE TABLE IF NOT EXISTS records_version_{int(version)} AS TABLE records")
+                connection.execute(
+                    f"CREATE TABLE IF NOT EXISTS records_version_{int(version)} AS TABLE records"
+                )
                 migrate(connection, version)
                 connection.execute("UPDATE state SET version = ?", (VERSION,))
 
@@ -125,7 +151,11 @@ class PostgresStore(SqlStore):
         server = connection.execute("SHOW server_version").fetchone()[0]
         began = time.time()
         theirs = connection.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()[0]
-        return {"version": str(VERSION), "postgresql": str(server), "clock": f"{float(theirs) - began:+.1f} s against this machine"}
+        return {
+            "version": str(VERSION),
+            "postgresql": str(server),
+            "clock": f"{float(theirs) - began:+.1f} s against this machine",
+        }
 
     def _broken(self, connection: Connection) -> str:
         return ""
@@ -149,4 +179,6 @@ def _without_password(url: str) -> str:
     parts = urlsplit(url)
     if parts.password is None:
         return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}"))
+    return urlunsplit(
+        parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}")
+    )

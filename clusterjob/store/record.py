@@ -1,4 +1,6 @@
-"""What is remembered on disk of one submission: plain JSON values, nothing that needs code to be read."""
+"""What is remembered on disk of one submission: plain JSON values, nothing that needs code to be
+read.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from clusterjob.status import Reason, Status
 class Phase(str, Enum):
     """How far a submission has come; only a record that is SUBMITTED has a job id."""
 
-    SUBMITTING = "submitting"  # claimed; whether the scheduler has it is known from receipts or by asking for the token
+    # claimed; whether the scheduler has it is known from receipts or by asking for the token
+    SUBMITTING = "submitting"
     DEFERRED = "deferred"  # the scheduler said "not now": offered again later, with the same token
     SUBMITTED = "submitted"
 
@@ -41,7 +44,12 @@ class Task:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that differ from the defaults."""
-        return {name: value for name in _TASK_FIELDS if (value := getattr(self, name)) not in (None, "", {}, []) and (name, value) != ("runs", 1)}
+        return {
+            name: value
+            for name in _TASK_FIELDS
+            if (value := getattr(self, name)) not in (None, "", {}, [])
+            and (name, value) != ("runs", 1)
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Task:
@@ -55,14 +63,19 @@ _TASK_FIELDS = tuple(item.name for item in fields(Task))
 
 
 class _Referable:
-    """Gives a class with slots the one that weak references need (``weakref_slot`` is not in Python 3.10)."""
+    """Gives a class with slots the one that weak references need (``weakref_slot`` is not in Python
+    3.10).
+    """
 
     __slots__ = ("__weakref__",)
 
 
 @dataclass(eq=False, slots=True)
 class Record(_Referable):
-    """One submission of one job script. ``spec`` is what was asked for: enough to show, compare and submit it again."""
+    """One submission of one job script.
+
+    ``spec`` is what was asked for: enough to show, compare and submit it again.
+    """
 
     key: str
     token: str
@@ -76,16 +89,22 @@ class Record(_Referable):
     cluster: str | None = None
     spec_json: str = "{}"
     created: float = 0.0  # s since the epoch, here
-    submitted: list[float] = field(default_factory=list)  # first and last second of the submission on the scheduler's host
+    submitted: list[float] = field(
+        default_factory=list
+    )  # first and last second of the submission on the scheduler's host
     retry_at: float | None = None
     cancel_requested: float | None = None
-    place: str = ""  # names backend, settings and host: the jobs of one place are asked for together
+    place: str = (
+        ""  # names backend, settings and host: the jobs of one place are asked for together
+    )
     owner: str = ""  # the process that submits
     leased: float = 0.0  # s since the epoch; since then it does
     prologue: str = ""  # "" for none, else "due", "started", "done"
     epilogue: str = ""  # the same, or what went wrong
     outputs: str = ""  # "" for none, else "due", "done", or what went wrong
-    wanted: list[list[str]] = field(default_factory=list)  # outputs that a later submission of the same job named, in place of the first one's
+    wanted: list[list[str]] = field(
+        default_factory=list
+    )  # outputs that a later submission of the same job named, in place of the first one's
     into: str = ""  # and where it wants them
     task: Task = field(default_factory=Task)
     tasks: dict[int, Task] | None = None  # of an array
@@ -93,10 +112,16 @@ class Record(_Referable):
 
     def all_tasks(self) -> dict[int | None, Task]:
         """Return the elements of an array by their index, or the one task of any other job."""
-        return {None: self.task} if self.tasks is None else {index: task for index, task in self.tasks.items()}  # noqa: C416  (wider keys)
+        return (
+            {None: self.task}
+            if self.tasks is None
+            else {index: task for index, task in self.tasks.items()}
+        )  # noqa: C416  (wider keys)
 
     def exit_name(self, index: int | None) -> str:
-        """Return the name, without ``.exit``, of the exit record of the job or of an array's element."""
+        """Return the name, without ``.exit``, of the exit record of the job or of an array's
+        element.
+        """
         return self.token if index is None else f"{self.token}.{index}"
 
     @property
@@ -109,7 +134,9 @@ class Record(_Referable):
 
     @property
     def fetches(self) -> tuple[list[list[str]], str]:
-        """The outputs of the job, as pairs of pattern and new name, and the local folder they go into."""
+        """The outputs of the job, as pairs of pattern and new name, and the local folder they go
+        into.
+        """
         if self.wanted:
             return self.wanted, self.into
         return self.spec.get("outputs", []), self.spec.get("into") or self.spec.get("cwd") or ""
@@ -123,27 +150,50 @@ class Record(_Referable):
         """Return a fresh record for another submission of the same job."""
         token = secrets.token_hex(8)
         return Record(
-            key=self.key, token=token, name=self.name, backend=self.backend, host=self.host, workdir=self.workdir,
-            runs=f"{os.path.dirname(self.runs)}/{token}", spec_json=self.spec_json, created=time.time(), place=self.place,
-            prologue="due" if self.prologue else "", epilogue="due" if self.epilogue else "",
-            outputs="due" if self.outputs else "", wanted=self.wanted, into=self.into,
+            key=self.key,
+            token=token,
+            name=self.name,
+            backend=self.backend,
+            host=self.host,
+            workdir=self.workdir,
+            runs=f"{os.path.dirname(self.runs)}/{token}",
+            spec_json=self.spec_json,
+            created=time.time(),
+            place=self.place,
+            prologue="due" if self.prologue else "",
+            epilogue="due" if self.epilogue else "",
+            outputs="due" if self.outputs else "",
+            wanted=self.wanted,
+            into=self.into,
             tasks=None if self.tasks is None else {index: Task() for index in self.tasks},
-        )  # fmt: skip
+        )
 
     def take_over(self, owner: str, now: float) -> None:
         """Make the submission that of ``owner``."""
-        self.phase, self.owner, self.leased, self.retry_at, self.task.words = Phase.SUBMITTING, owner, now, None, ""
+        self.phase, self.owner, self.leased, self.retry_at, self.task.words = (
+            Phase.SUBMITTING,
+            owner,
+            now,
+            None,
+            "",
+        )
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What was asked for; of a record that comes from a store it is read when it is first looked at."""
+        """What was asked for; of a record that comes from a store it is read when it is first
+        looked at.
+        """
         if self._spec is None:
             self._spec = json.loads(self.spec_json)
         return self._spec
 
     def to_json(self) -> str:
-        """Return the state of the record as JSON text: all but ``spec``, which never changes and stands beside it."""
-        data: dict[str, Any] = {name: value for name in _PLAIN if (value := getattr(self, name)) not in (None, "", [])}
+        """Return the state of the record as JSON text: all but ``spec``, which never changes and
+        stands beside it.
+        """
+        data: dict[str, Any] = {
+            name: value for name in _PLAIN if (value := getattr(self, name)) not in (None, "", [])
+        }
         data["phase"] = self.phase.value
         data["task"] = self.task.to_json()
         if self.tasks is not None:
@@ -168,14 +218,26 @@ class Record(_Referable):
             setattr(self, name, getattr(other, name))
 
 
-_PLAIN = tuple(item.name for item in fields(Record) if item.name not in ("phase", "task", "tasks", "spec_json", "_spec"))
+_PLAIN = tuple(
+    item.name
+    for item in fields(Record)
+    if item.name not in ("phase", "task", "tasks", "spec_json", "_spec")
+)
 _ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def place_of(reference: dict[str, Any]) -> str:
-    """Return the name of the place that a ``spec["backend"]`` describes; the way to it, and the profile's name, make no difference."""
-    reference = {name: value for name, value in reference.items() if name not in ("transport", "ssh_config", "source")}
-    return hashlib.sha256(json.dumps(reference, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    """Return the name of the place that a ``spec["backend"]`` describes; the way to it, and the
+    profile's name, make no difference.
+    """
+    reference = {
+        name: value
+        for name, value in reference.items()
+        if name not in ("transport", "ssh_config", "source")
+    }
+    return hashlib.sha256(
+        json.dumps(reference, sort_keys=True).encode("utf-8", "surrogatepass")
+    ).hexdigest()[:16]
 
 
 def encode_spec(spec: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Records in tables: what the stores in SQLite and PostgreSQL share.
 
-The columns beside ``data`` are copies for searching; the record itself is the JSON text. Statements are written with ``?`` for values.
+The columns beside ``data`` are copies for searching; the record itself is the JSON text. Statements
+are written with ``?`` for values.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ CREATE INDEX by_place ON records (place) WHERE status < 0;
 CREATE INDEX open_ones ON records (created) WHERE unsent = 1;
 CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION)
 """
-MIGRATIONS = {1: _TO_2}  # from each version to the next; clusterjob/store/sql.py `fill_in` does what SQL cannot
+MIGRATIONS = {
+    1: _TO_2
+}  # from each version to the next; clusterjob/store/sql.py `fill_in` does what SQL cannot
 _CHUNK = 500  # keys of one SELECT ... IN
 _READ = "SELECT token, data, spec, key, name, job_id FROM records"
 
@@ -68,22 +71,43 @@ class SqlStore(Store):
         self._connection: Any = None
         self._pid = 0  # of the process that opened it: connections do not survive a fork
 
-    # -- submitting -------------------------------------------------------------------------------------------------
+    # -- submitting --------------------------------------------------------------------------------
 
-    def claim(self, records: Sequence[Record], again: Callable[[Record], bool]) -> list[Record | None]:
+    def claim(
+        self, records: Sequence[Record], again: Callable[[Record], bool]
+    ) -> list[Record | None]:
         with self._transaction() as connection:
-            held = dict(self._readings(connection, "current = 1 AND key", [record.key for record in records], 3))
+            held = dict(
+                self._readings(
+                    connection, "current = 1 AND key", [record.key for record in records], 3
+                )
+            )
             winners, fresh, replaced = decide_claims(records, held, again)
-            connection.executemany("UPDATE records SET current = NULL WHERE key = ? AND current = 1", [(key,) for key in replaced])
+            connection.executemany(
+                "UPDATE records SET current = NULL WHERE key = ? AND current = 1",
+                [(key,) for key in replaced],
+            )
             insert(connection, fresh)
         return winners
 
     def write(self, records: Iterable[Record]) -> None:
-        rows = [(record.job_id, int(record.status), record.to_json(), int(record.unsent), record.token, int(record.status)) for record in records]
+        rows = [
+            (
+                record.job_id,
+                int(record.status),
+                record.to_json(),
+                int(record.unsent),
+                record.token,
+                int(record.status),
+            )
+            for record in records
+        ]
         if rows:
             with self._transaction() as connection:
                 connection.executemany(
-                    "UPDATE records SET job_id = ?, status = ?, data = ?, unsent = ? WHERE token = ? AND (status < 0 OR status = ?)", rows
+                    "UPDATE records SET job_id = ?, status = ?, data = ?, unsent = ? WHERE token "
+                    "= ? AND (status < 0 OR status = ?)",
+                    rows,
                 )
 
     def discard(self, records: Iterable[Record]) -> None:
@@ -95,12 +119,17 @@ class SqlStore(Store):
     def take(self, records: Sequence[Record], owner: str, now: float) -> list[Record]:
         taken = []
         with self._transaction() as connection:
-            stored = dict(self._readings(connection, "token", [record.token for record in records], 0))
+            stored = dict(
+                self._readings(connection, "token", [record.token for record in records], 0)
+            )
             for record in records:
                 found = stored.get(record.token)
                 if isinstance(found, Record) and take_one(found, record, owner, now):
                     taken.append(record)
-            connection.executemany("UPDATE records SET data = ?, unsent = 1 WHERE token = ?", [(record.to_json(), record.token) for record in taken])
+            connection.executemany(
+                "UPDATE records SET data = ?, unsent = 1 WHERE token = ?",
+                [(record.to_json(), record.token) for record in taken],
+            )
         return taken
 
     def begin(self, record: Record, what: str) -> bool:
@@ -110,10 +139,12 @@ class SqlStore(Store):
                 return False
             setattr(stored, what, "started")
             setattr(record, what, "started")
-            connection.execute("UPDATE records SET data = ? WHERE token = ?", (stored.to_json(), record.token))
+            connection.execute(
+                "UPDATE records SET data = ? WHERE token = ?", (stored.to_json(), record.token)
+            )
             return True
 
-    # -- looking ----------------------------------------------------------------------------------------------------
+    # -- looking -----------------------------------------------------------------------------------
 
     def by_keys(self, keys: Sequence[str]) -> dict[str, Record]:
         with self._transaction(write=False) as connection:
@@ -124,8 +155,13 @@ class SqlStore(Store):
             return self._good(self._readings(connection, "token", list(tokens), 0))
 
     def select(
-        self, *, statuses: Iterable[int] | None = None, name: str | None = None, earlier: bool = False, unsent: bool = False
-    ) -> list[Record]:  # fmt: skip
+        self,
+        *,
+        statuses: Iterable[int] | None = None,
+        name: str | None = None,
+        earlier: bool = False,
+        unsent: bool = False,
+    ) -> list[Record]:
         conditions: list[str] = [] if earlier else ["current = 1"]
         values: list[object] = []
         if statuses is not None:
@@ -141,40 +177,55 @@ class SqlStore(Store):
 
     def live(self, place: str) -> list[str]:
         with self._transaction(write=False) as connection:
-            rows = connection.execute("SELECT token FROM records WHERE status < 0 AND current = 1 AND place = ?", (place,))
+            rows = connection.execute(
+                "SELECT token FROM records WHERE status < 0 AND current = 1 AND place = ?", (place,)
+            )
             return [row[0] for row in rows]
 
     def named(self, word: str) -> list[Record]:
         bare = word.partition(";")[0]
-        for condition, values in (("job_id = ?", [bare]), ("name = ?", [word]), ("key >= ? AND key < ?", [word, word + "\U0010ffff"])):
+        for condition, values in (
+            ("job_id = ?", [bare]),
+            ("name = ?", [word]),
+            ("key >= ? AND key < ?", [word, word + "\U0010ffff"]),
+        ):
             if word and (found := self._select(f"current = 1 AND {condition}", values)):
                 return found
         return []
 
-    # -- notes ------------------------------------------------------------------------------------------------------
+    # -- notes -------------------------------------------------------------------------------------
 
     def notes(self, prefix: str) -> dict[str, Note]:
         with self._transaction(write=False) as connection:
-            rows = connection.execute("SELECT name, at, value FROM notes WHERE name >= ? AND name < ?", (prefix, prefix + "\U0010ffff"))
+            rows = connection.execute(
+                "SELECT name, at, value FROM notes WHERE name >= ? AND name < ?",
+                (prefix, prefix + "\U0010ffff"),
+            )
             return {name: Note(at, value) for name, at, value in rows}
 
     def note(self, name: str, note: Note | None) -> None:
         with self._transaction() as connection:
             connection.execute("DELETE FROM notes WHERE name = ?", (name,))
             if note is not None:
-                connection.execute("INSERT INTO notes VALUES (?, ?, ?)", (name, note.at, note.value))
+                connection.execute(
+                    "INSERT INTO notes VALUES (?, ?, ?)", (name, note.at, note.value)
+                )
 
     def begin_poll(self, place: str, interval: float, now: float) -> Note | None:
         name = f"poll:{place}"
         with self._transaction() as connection:
-            row = connection.execute("SELECT at, value FROM notes WHERE name = ?", (name,)).fetchone()
+            row = connection.execute(
+                "SELECT at, value FROM notes WHERE name = ?", (name,)
+            ).fetchone()
             if row is not None and row[0] <= now < row[0] + interval:
                 return Note(*row)
             connection.execute("DELETE FROM notes WHERE name = ?", (name,))
-            connection.execute("INSERT INTO notes VALUES (?, ?, ?)", (name, now, row[1] if row else None))
+            connection.execute(
+                "INSERT INTO notes VALUES (?, ?, ?)", (name, now, row[1] if row else None)
+            )
             return None
 
-    # -- care -------------------------------------------------------------------------------------------------------
+    # -- care --------------------------------------------------------------------------------------
 
     def examine(self) -> Report:
         report = Report(facts={"store": self.url})
@@ -195,7 +246,12 @@ class SqlStore(Store):
 
     def put_in(self, records: Sequence[Record]) -> int:
         with self._transaction() as connection:
-            known = {token for token, _ in self._readings(connection, "token", [record.token for record in records], 0)}
+            known = {
+                token
+                for token, _ in self._readings(
+                    connection, "token", [record.token for record in records], 0
+                )
+            }
             new = [record for record in records if record.token not in known]
             insert(connection, new, current=None)
             make_newest_current(connection, {record.key for record in new})
@@ -210,11 +266,13 @@ class SqlStore(Store):
     def _is_open(self) -> bool:
         return self._connection is not None and self._pid == os.getpid()
 
-    # -- helpers ----------------------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _select(self, condition: str, values: Sequence[object]) -> list[Record]:
         with self._transaction(write=False) as connection:
-            rows = connection.execute(f"{_READ} WHERE {condition} ORDER BY created, token", values).fetchall()
+            rows = connection.execute(
+                f"{_READ} WHERE {condition} ORDER BY created, token", values
+            ).fetchall()
         return list(self._good((row[0], read_row(row)) for row in rows).values())
 
     def _good(self, readings: Iterable[tuple[str, Record | Damaged]]) -> dict[str, Record]:
@@ -226,13 +284,17 @@ class SqlStore(Store):
                 found[name] = reading
         return found
 
-    def _readings(self, connection: Connection, column: str, values: Sequence[str], named: int) -> Iterator[tuple[str, Record | Damaged]]:
+    def _readings(
+        self, connection: Connection, column: str, values: Sequence[str], named: int
+    ) -> Iterator[tuple[str, Record | Damaged]]:
         for start in range(0, len(values), _CHUNK):
             part = values[start : start + _CHUNK]
-            for row in connection.execute(f"{_READ} WHERE {column} IN ({','.join('?' * len(part))})", part).fetchall():
+            for row in connection.execute(
+                f"{_READ} WHERE {column} IN ({','.join('?' * len(part))})", part
+            ).fetchall():
                 yield row[named], read_row(row)
 
-    # -- what a database does in its own way ------------------------------------------------------------------------
+    # -- what a database does in its own way -------------------------------------------------------
 
     @abstractmethod
     def _transaction(self, write: bool = True) -> contextlib.AbstractContextManager[Connection]:
@@ -252,17 +314,48 @@ def read_row(row: Sequence[Any]) -> Record | Damaged:
     token, data, spec, key, name, job_id = row
     try:
         record = Record.from_json(data, spec)
-        if record.token != token or record.key != key or not isinstance(spec, str) or not spec.startswith("{"):
+        if (
+            record.token != token
+            or record.key != key
+            or not isinstance(spec, str)
+            or not spec.startswith("{")
+        ):
             raise ValueError("it is the record of another job, or of none")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raw = json.dumps({"token": token, "key": key, "name": name, "job_id": job_id, "data": str(data), "spec": str(spec)})
-        return Damaged(str(token), f"{type(error).__name__}: {error}", str(key), str(name), job_id, raw)
+        raw = json.dumps(
+            {
+                "token": token,
+                "key": key,
+                "name": name,
+                "job_id": job_id,
+                "data": str(data),
+                "spec": str(spec),
+            }
+        )
+        return Damaged(
+            str(token), f"{type(error).__name__}: {error}", str(key), str(name), job_id, raw
+        )
     return record
 
 
 def insert(connection: Connection, records: Iterable[Record], current: int | None = 1) -> None:
     """Insert records; with ``current`` as the ones of their keys."""
-    rows = [(r.token, r.key, current, r.name, r.job_id, int(r.status), r.created, r.to_json(), r.spec_json, r.place, int(r.unsent)) for r in records]
+    rows = [
+        (
+            r.token,
+            r.key,
+            current,
+            r.name,
+            r.job_id,
+            int(r.status),
+            r.created,
+            r.to_json(),
+            r.spec_json,
+            r.place,
+            int(r.unsent),
+        )
+        for r in records
+    ]
     if rows:
         connection.executemany("INSERT INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
 
@@ -282,7 +375,9 @@ def make_newest_current(connection: Connection, keys: Iterable[str]) -> None:
 
 
 def migrate(connection: Connection, version: int) -> None:
-    """Bring tables of an older version up to date, in the transaction of the caller, who has made a backup."""
+    """Bring tables of an older version up to date, in the transaction of the caller, who has made a
+    backup.
+    """
     while version < VERSION:
         for statement in MIGRATIONS[version].split(";"):
             connection.execute(statement)
@@ -291,11 +386,15 @@ def migrate(connection: Connection, version: int) -> None:
 
 
 def fill_in(connection: Connection) -> None:
-    """Compute the columns that are copies out of ``data`` and ``spec``; a damaged record keeps what it has."""
+    """Compute the columns that are copies out of ``data`` and ``spec``; a damaged record keeps what
+    it has.
+    """
     rows = []
     for row in connection.execute(_READ).fetchall():
         reading = read_row(row)
         if isinstance(reading, Record):
             reading.place = reading.place or place_of(reading.spec.get("backend", {}))
             rows.append((reading.place, int(reading.unsent), reading.to_json(), reading.token))
-    connection.executemany("UPDATE records SET place = ?, unsent = ?, data = ? WHERE token = ?", rows)
+    connection.executemany(
+        "UPDATE records SET place = ?, unsent = ?, data = ? WHERE token = ?", rows
+    )

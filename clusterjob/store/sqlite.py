@@ -12,18 +12,45 @@ from pathlib import Path
 from clusterjob.errors import StoreError
 from clusterjob.store.base import VERSION, Damaged
 from clusterjob.store.record import Record
-from clusterjob.store.sql import SCHEMA, Connection, SqlStore, insert, make_newest_current, migrate, read_row
+from clusterjob.store.sql import (
+    SCHEMA,
+    Connection,
+    SqlStore,
+    insert,
+    make_newest_current,
+    migrate,
+    read_row,
+)
 
-# write-ahead logging needs memory that all openers share; these are file systems of several machines
-_SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "afs", "ceph", "glusterfs", "fuse.", "9p", "orangefs", "pvfs", "panfs",
-           "wekafs", "gfs2", "ocfs2")  # fmt: skip
+# write-ahead logging needs memory that all openers share; these are file systems of several
+# machines
+_SHARED = (
+    "nfs",
+    "cifs",
+    "smb",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "afs",
+    "ceph",
+    "glusterfs",
+    "fuse.",
+    "9p",
+    "orangefs",
+    "pvfs",
+    "panfs",
+    "wekafs",
+    "gfs2",
+    "ocfs2",
+)
 
 
 class SqliteStore(SqlStore):
     """The store of one folder.
 
-    On a local disk it writes ahead (SQLite's WAL). On a file system that several machines share it keeps a rollback journal, because
-    WAL needs shared memory (sqlite.org/wal.html, section 1); there it is as safe as that file system's locks.
+    On a local disk it writes ahead (SQLite's WAL). On a file system that several machines share it
+    keeps a rollback journal, because WAL needs shared memory (sqlite.org/wal.html, section 1);
+    there it is as safe as that file system's locks.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +72,9 @@ class SqliteStore(SqlStore):
     def quarantine(self, damaged: Damaged) -> str:
         target = self.path.parent / "damaged" / f"{damaged.token}.json"
         target.parent.mkdir(mode=0o700, exist_ok=True)
-        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        with open(
+            os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+        ) as file:
             file.write(damaged.raw)
         with self._transaction() as connection:
             connection.execute("DELETE FROM records WHERE token = ?", (damaged.token,))
@@ -99,11 +128,16 @@ class SqliteStore(SqlStore):
                 os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
         except OSError as error:
             raise StoreError(
-                f"the store {self.path} cannot be made: {error.strerror}. Name another folder with JobScript.cache_folder or $CLUSTERJOB_STORE"
+                f"the store {self.path} cannot be made: {error.strerror}. Name another folder "
+                "with JobScript.cache_folder or $CLUSTERJOB_STORE"
             ) from error
-        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self.path, timeout=60, isolation_level=None, check_same_thread=False
+        )
         _set_journal(connection, "delete" if is_shared(self.path) else "wal")
-        connection.execute("PRAGMA synchronous = FULL")  # a claim is on disk before anything is submitted
+        connection.execute(
+            "PRAGMA synchronous = FULL"
+        )  # a claim is on disk before anything is submitted
         self._prepare(connection)
         self._connection, self._pid = connection, os.getpid()
         return connection
@@ -113,8 +147,10 @@ class SqliteStore(SqlStore):
         if version > VERSION:
             connection.close()
             raise StoreError(
-                f"the store {self.path} was written by a newer clusterjob (version {version} of the store, this one reads up to {VERSION}): "
-                "upgrade clusterjob, or name another store with JobScript.cache_folder or $CLUSTERJOB_STORE"
+                f"the store {self.path} was written by a newer clusterjob (version {version} of "
+                f"the store, this one reads up to {VERSION}): "
+                "upgrade clusterjob, or name another store with JobScript.cache_folder or "
+                "$CLUSTERJOB_STORE"
             )
         if 0 < version < VERSION:
             self._back_up(connection, version)
@@ -150,7 +186,11 @@ class SqliteStore(SqlStore):
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
         kind = filesystem(self.path)
         why = "several machines may share it" if is_shared(self.path) else "a local one"
-        return {"version": str(VERSION), "journal": f"{mode}, on a file system of type {kind or 'unknown'} ({why})", "sqlite": sqlite3.sqlite_version}
+        return {
+            "version": str(VERSION),
+            "journal": f"{mode}, on a file system of type {kind or 'unknown'} ({why})",
+            "sqlite": sqlite3.sqlite_version,
+        }
 
     def _broken(self, connection: Connection) -> str:
         said = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
@@ -159,17 +199,28 @@ class SqliteStore(SqlStore):
     def _explain(self, error: sqlite3.Error) -> StoreError:
         words = str(error)
         if isinstance(error, sqlite3.OperationalError) and ("locked" in words or "busy" in words):
-            return StoreError(f"the store {self.path} was locked by another process for a minute; try again when that one is done")
-        if isinstance(error, sqlite3.OperationalError) and any(word in words for word in ("full", "readonly", "open", "disk I/O")):
-            return StoreError(f"the store {self.path} cannot be written: {words}. Make room or mend the permissions, and run again")
+            return StoreError(
+                f"the store {self.path} was locked by another process for a minute; try again "
+                "when that one is done"
+            )
+        if isinstance(error, sqlite3.OperationalError) and any(
+            word in words for word in ("full", "readonly", "open", "disk I/O")
+        ):
+            return StoreError(
+                f"the store {self.path} cannot be written: {words}. Make room or mend the "
+                "permissions, and run again"
+            )
         return StoreError(
-            f"the store {self.path} is damaged or no store ({words}). Nothing was changed. 'clusterjob doctor --fix' makes a new one of what "
+            f"the store {self.path} is damaged or no store ({words}). Nothing was changed. "
+            "'clusterjob doctor --fix' makes a new one of what "
             "can be read of it; or restore it from a backup"
         )
 
 
 def filesystem(path: Path) -> str:
-    """Return the type of the file system that a path is on (``ext4``, ``nfs4``); empty where it cannot be told."""
+    """Return the type of the file system that a path is on (``ext4``, ``nfs4``); empty where it
+    cannot be told.
+    """
     try:
         mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -195,7 +246,9 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
-    """Switch the file to a journal mode, once; SQLite does not wait for other openers by itself here."""
+    """Switch the file to a journal mode, once; SQLite does not wait for other openers by itself
+    here.
+    """
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -221,7 +274,8 @@ def _salvage(path: Path) -> Iterator[Record]:
             while True:
                 where = "" if last is None else f"WHERE rowid {beyond} {last}"
                 row = connection.execute(
-                    f"SELECT rowid, token, data, spec, key, name, job_id FROM records NOT INDEXED {where} ORDER BY rowid {order} LIMIT 1"
+                    "SELECT rowid, token, data, spec, key, name, job_id FROM records NOT INDEXED "
+                    f"{where} ORDER BY rowid {order} LIMIT 1"
                 ).fetchone()
                 if row is None:
                     return

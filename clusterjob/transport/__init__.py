@@ -18,10 +18,13 @@ _lock = threading.Lock()
 
 
 def open_transport(remote: str, kind: str = "", config: str = "", limit: int = 10) -> Transport:
-    """Return the way to a host; ``""`` is this machine. A process has one for each host; nothing is connected yet.
+    """Return the way to a host; ``""`` is this machine.
 
-    ``kind`` is ``ssh`` (paramiko, the default) or ``openssh``; ``$CLUSTERJOB_TRANSPORT`` goes before it. ``config`` replaces ``~/.ssh/config``;
-    ``limit`` bounds the logins in a minute. Raises :class:`SettingsError`.
+    A process has one for each host; nothing is connected yet.
+
+    ``kind`` is ``ssh`` (paramiko, the default) or ``openssh``; ``$CLUSTERJOB_TRANSPORT`` goes
+    before it. ``config`` replaces ``~/.ssh/config``; ``limit`` bounds the logins in a minute.
+    Raises :class:`SettingsError`.
     """
     if not remote:
         return LocalTransport()

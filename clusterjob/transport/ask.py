@@ -1,4 +1,7 @@
-"""Questions to the person at the keyboard: passwords, one-time codes, passphrases. What is answered is kept nowhere."""
+"""Questions to the person at the keyboard: passwords, one-time codes, passphrases.
+
+What is answered is kept nowhere.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ def ask(host: str, question: str, echo: bool = False) -> str:
     text = f"[{host}] {text} "
     nobody = LoginError(
         f"{host} asks {question.strip()!r}, and there is nobody to answer.",
-        hint="Log in from a terminal or a notebook. With 'transport = openssh' in the profile, 'clusterjob connect PROFILE' "
+        hint="Log in from a terminal or a notebook. With 'transport = openssh' in the profile, "
+        "'clusterjob connect PROFILE' "
         "logs in once for all programs.",
     )
     if prompt is not None:

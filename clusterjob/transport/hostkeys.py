@@ -1,4 +1,6 @@
-"""Known host keys: the file format of sshd(8), SSH_KNOWN_HOSTS FILE FORMAT, with hashed names, patterns and @revoked."""
+"""Known host keys: the file format of sshd(8), SSH_KNOWN_HOSTS FILE FORMAT, with hashed names,
+patterns and @revoked.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,11 @@ class Known:
 def known_keys(hop: Hop) -> list[Known]:
     """Return the keys that the user's files have for a host; files that are not there are empty."""
     name = hop.key_alias or hop.hostname
-    names = {name.lower(), f"[{name.lower()}]:{hop.port}"} if hop.port == 22 else {f"[{name.lower()}]:{hop.port}"}
+    names = (
+        {name.lower(), f"[{name.lower()}]:{hop.port}"}
+        if hop.port == 22
+        else {f"[{name.lower()}]:{hop.port}"}
+    )
     if hop.key_alias:
         names.add(name.lower())
     return [known for path in hop.known_hosts for known in _read(path, names)]
@@ -46,11 +52,18 @@ def _read(path: str, names: Iterable[str]) -> Iterator[Known]:
     for number, line in enumerate(lines, 1):
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
-        if len(fields) < 3 or fields[0].startswith("#") or marker == "@cert-authority":  # certificates of hosts: paramiko cannot check them
+        if (
+            len(fields) < 3 or fields[0].startswith("#") or marker == "@cert-authority"
+        ):  # certificates of hosts: paramiko cannot check them
             continue
         if any(_matches(fields[0], name) for name in names):
             try:
-                yield Known(fields[1], base64.b64decode(fields[2], validate=True), marker == "@revoked", f"{path}:{number}")
+                yield Known(
+                    fields[1],
+                    base64.b64decode(fields[2], validate=True),
+                    marker == "@revoked",
+                    f"{path}:{number}",
+                )
             except binascii.Error:
                 continue
 
@@ -88,23 +101,31 @@ def check(hop: Hop, key: paramiko.PKey) -> None:
     revoked = next((item for item in known if item.revoked and item.key == blob), None)
     if revoked is not None:
         raise HostKeyError(
-            f"{hop}: its key {fingerprint(blob)} is marked as revoked in {revoked.place}.", hint="Do not connect; ask whoever runs the host."
+            f"{hop}: its key {fingerprint(blob)} is marked as revoked in {revoked.place}.",
+            hint="Do not connect; ask whoever runs the host.",
         )
     valid = [item for item in known if not item.revoked]
     if any(item.key == blob for item in valid):
         return
     if valid:
         raise HostKeyError(
-            f"{hop}: the host key has CHANGED. It is now {fingerprint(blob)} ({kind}); known is {fingerprint(valid[0].key)} ({valid[0].place}).",
-            hint="Either the host was installed anew, or somebody stands between you and it. Compare the fingerprint with the one that your centre "
+            f"{hop}: the host key has CHANGED. It is now {fingerprint(blob)} ({kind}); known is "
+            f"{fingerprint(valid[0].key)} ({valid[0].place}).",
+            hint="Either the host was installed anew, or somebody stands between you and it. "
+            "Compare the fingerprint with the one that your centre "
             f"publishes. If it is right:\n  ssh-keygen -R {word} -f {file}\n  {_visit(hop)}",
         )
     raise HostKeyError(
         f"{hop}: the host is not known. Its key is {fingerprint(blob)} ({kind}).",
-        hint=f"Compare it with the fingerprint that your centre publishes; then log in once and answer 'yes':\n  {_visit(hop)}",
+        hint="Compare it with the fingerprint that your centre publishes; then log in once and "
+        f"answer 'yes':\n  {_visit(hop)}",
     )
 
 
 def _visit(hop: Hop) -> str:
     port = f"-p {hop.port} " if hop.port != 22 else ""
-    return f"ssh {port}{hop.name}" if "@" not in hop.name and ":" not in hop.name else f"ssh {port}{hop.user}@{hop.hostname}"
+    return (
+        f"ssh {port}{hop.name}"
+        if "@" not in hop.name and ":" not in hop.name
+        else f"ssh {port}{hop.user}@{hop.hostname}"
+    )

@@ -1,4 +1,6 @@
-"""What this machine remembers of each host: its home folder, the last login, and the logins of the last minute, by all processes."""
+"""What this machine remembers of each host: its home folder, the last login, and the logins of the
+last minute, by all processes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ _MINUTE = 60.0
 
 def folder() -> Path:
     """Return the folder of the hosts' files: ``$XDG_STATE_HOME/clusterjob/hosts``."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "clusterjob" / "hosts"
+    return (
+        Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+        / "clusterjob"
+        / "hosts"
+    )
 
 
 def make_folder() -> Path:
@@ -31,12 +37,20 @@ def make_folder() -> Path:
 
 
 class Host:
-    """One host's file. Where it cannot be written everything works but for what it is for, between processes."""
+    """One host's file.
+
+    Where it cannot be written everything works but for what it is for, between processes.
+    """
 
     def __init__(self, name: str, limit: int = 10, config: str = "") -> None:
         self.name, self.limit = name, limit
-        word = f"{name}\0{config}" if config else name  # another configuration may mean another host by the name
-        self.path = folder() / f"{hashlib.sha256(word.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.json"
+        word = (
+            f"{name}\0{config}" if config else name
+        )  # another configuration may mean another host by the name
+        self.path = (
+            folder()
+            / f"{hashlib.sha256(word.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.json"
+        )
         self._own: list[float] = []
         self._home: str | None = None
 
@@ -49,7 +63,9 @@ class Host:
         return self._home
 
     def read(self) -> dict[str, Any]:
-        """Return what is known: ``host``, ``home``, ``connected`` (s since the epoch), ``route``, ``logins``."""
+        """Return what is known: ``host``, ``home``, ``connected`` (s since the epoch), ``route``,
+        ``logins``.
+        """
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -63,23 +79,27 @@ class Host:
             data.update(values)
 
     def admit(self, patience: float = 60.0) -> None:
-        """Wait until one more login is allowed: ``limit`` a minute, counted over all processes of this machine's user.
+        """Wait until one more login is allowed: ``limit`` a minute, counted over all processes of
+        this machine's user.
 
-        Centres ban users who log in again and again (aiida-core 995, 4288). Raises :class:`TransportError` where the wait would be
-        longer than ``patience`` seconds.
+        Centres ban users who log in again and again (aiida-core 995, 4288). Raises
+        :class:`TransportError` where the wait would be longer than ``patience`` seconds.
         """
         deadline = time.time() + patience
         while True:
             with self._changed() as data:
                 now = time.time()
-                logins = [when for when in data.get("logins", self._own) if now - _MINUTE < when <= now]
+                logins = [
+                    when for when in data.get("logins", self._own) if now - _MINUTE < when <= now
+                ]
                 if len(logins) < self.limit:
                     data["logins"] = self._own = [*logins, now]
                     return
                 wait = logins[-self.limit] + _MINUTE - now
             if now + wait > deadline:
                 raise TransportError(
-                    f"{self.name}: {len(logins)} logins in the last minute, as many as [Limits] connections allows; try again in {wait:.0f} s"
+                    f"{self.name}: {len(logins)} logins in the last minute, as many as [Limits] "
+                    f"connections allows; try again in {wait:.0f} s"
                 )
             time.sleep(min(wait, 1.0) + 0.01)
 
@@ -110,4 +130,7 @@ def known_hosts() -> list[dict[str, Any]]:
     for path in folder().glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
             found.append(json.loads(path.read_text(encoding="utf-8")))
-    return sorted((item for item in found if isinstance(item, dict) and item.get("host")), key=lambda item: str(item["host"]))
+    return sorted(
+        (item for item in found if isinstance(item, dict) and item.get("host")),
+        key=lambda item: str(item["host"]),
+    )

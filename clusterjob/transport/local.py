@@ -15,7 +15,8 @@ from pathlib import Path
 from clusterjob.errors import CommandError, TransportError
 from clusterjob.transport.base import Completed, Upload
 
-# eval has no limit on the length of a script, as the argument of an exec would; what the script runs reads nothing
+# eval has no limit on the length of a script, as the argument of an exec would; what the script
+# runs reads nothing
 _RUNNER = ["/bin/sh", "-c", 'eval "$(cat)" </dev/null']
 
 
@@ -27,7 +28,13 @@ class LocalTransport:
     def run(self, script: str, timeout: float | None = None) -> Completed:
         """Run a shell script; it and all its children are killed when ``timeout`` seconds are over."""
         try:
-            process = subprocess.Popen(_RUNNER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+            process = subprocess.Popen(
+                _RUNNER,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
         except OSError as error:
             raise TransportError(f"no shell could be started: {error}") from error
         try:
@@ -38,15 +45,25 @@ class LocalTransport:
         except BaseException:  # an interrupted wait leaves nothing behind
             _kill_group(process)
             raise
-        return Completed(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+        return Completed(
+            process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+        )
 
-    def stream(self, script: str, sink: Callable[[bytes], object], timeout: float | None = None) -> Completed:
+    def stream(
+        self, script: str, sink: Callable[[bytes], object], timeout: float | None = None
+    ) -> Completed:
         """Run a shell script and pass its output on as it comes."""
         with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as said:
             source.write(script.encode("utf-8", "surrogateescape"))
             source.seek(0)
             try:
-                process = subprocess.Popen(_RUNNER, stdin=source, stdout=subprocess.PIPE, stderr=said, start_new_session=True)
+                process = subprocess.Popen(
+                    _RUNNER,
+                    stdin=source,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    start_new_session=True,
+                )
             except OSError as error:
                 raise TransportError(f"no shell could be started: {error}") from error
             late = threading.Timer(timeout or threading.TIMEOUT_MAX, _kill_group, [process])
@@ -81,7 +98,9 @@ class LocalTransport:
                 _write(file)
             except OSError as error:
                 if isinstance(file.content, Path) and error.filename == str(file.content):
-                    raise CommandError(f"{file.content} cannot be read: {error.strerror or error}") from error
+                    raise CommandError(
+                        f"{file.content} cannot be read: {error.strerror or error}"
+                    ) from error
                 raise CommandError(
                     f"{file.path} cannot be written: {error.strerror or error}",
                     hint="Choose a workdir (or rootdir) that you may write to, or make room there.",
@@ -106,7 +125,9 @@ def _write(file: Upload) -> None:
     mode = 0o700 if file.executable else 0o600
     path = f"{file.path}.part{os.getpid()}" if file.replace else file.path
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if file.replace else os.O_EXCL), mode)
+        descriptor = os.open(
+            path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if file.replace else os.O_EXCL), mode
+        )
         if isinstance(file.content, Path):
             with os.fdopen(descriptor, "wb") as target, file.content.open("rb") as source:
                 shutil.copyfileobj(source, target, 1 << 20)

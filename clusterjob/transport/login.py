@@ -1,4 +1,6 @@
-"""Logging in with paramiko: keys of the agent and of files, keyboard-interactive, password, in the order the host and the user want."""
+"""Logging in with paramiko: keys of the agent and of files, keyboard-interactive, password, in the
+order the host and the user want.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ Ask = Callable[[str, str, bool], str]  # host, question, whether the answer may 
 
 
 def authenticate(client: paramiko.Transport, hop: Hop, ask: Ask) -> None:
-    """Log in over a connection whose host key was checked. Raises :class:`LoginError` with what was tried."""
+    """Log in over a connection whose host key was checked.
+
+    Raises :class:`LoginError` with what was tried.
+    """
     import paramiko
 
     try:
@@ -40,8 +45,10 @@ def authenticate(client: paramiko.Transport, hop: Hop, ask: Ask) -> None:
         allowed = list(left)
         tried.append("accepted so far; the host wants more")
     raise LoginError(
-        f"{hop}: the host does not let us in. It takes {', '.join(allowed) or 'nothing'}; tried: {', '.join(tried) or 'nothing'}.",
-        hint=f"Does 'ssh {hop.name}' log in? Key files, user and agent come from ~/.ssh/config; 'transport = openssh' uses ssh itself.",
+        f"{hop}: the host does not let us in. It takes {', '.join(allowed) or 'nothing'}; tried: "
+        f"{', '.join(tried) or 'nothing'}.",
+        hint=f"Does 'ssh {hop.name}' log in? Key files, user and agent come from ~/.ssh/config; "
+        "'transport = openssh' uses ssh itself.",
     )
 
 
@@ -53,7 +60,9 @@ def _by_key(client: paramiko.Transport, hop: Hop, ask: Ask, tried: list[str]) ->
             return list(client.auth_publickey(hop.user, key))
         except paramiko.AuthenticationException:
             tried.append(f"key {name}")
-        except paramiko.SSHException as error:  # a key that the agent does not sign with, or a line that broke
+        except (
+            paramiko.SSHException
+        ) as error:  # a key that the agent does not sign with, or a line that broke
             tried.append(f"key {name} ({error})")
             if not client.is_active():
                 raise
@@ -61,7 +70,9 @@ def _by_key(client: paramiko.Transport, hop: Hop, ask: Ask, tried: list[str]) ->
 
 
 def _keys(hop: Hop, ask: Ask, tried: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yield keys: those of the agent that the configuration names first, then its other ones, then those of files."""
+    """Yield keys: those of the agent that the configuration names first, then its other ones, then
+    those of files.
+    """
     import paramiko
 
     wanted = {blob: path for path in hop.identity_files if (blob := _public(path))}
@@ -87,7 +98,10 @@ def _load(hop: Hop, path: str, ask: Ask) -> Any:
     for attempt in range(hop.prompts + 1):
         try:
             return paramiko.PKey.from_path(path, passphrase)  # type: ignore[arg-type]  # cryptography takes bytes
-        except (TypeError, paramiko.PasswordRequiredException):  # encrypted, and there was no passphrase
+        except (
+            TypeError,
+            paramiko.PasswordRequiredException,
+        ):  # encrypted, and there was no passphrase
             if passphrase is not None:
                 raise
         except (ValueError, paramiko.SSHException):
@@ -128,12 +142,17 @@ def _agent_keys(hop: Hop) -> list[Any]:
     return list(agent.get_keys())
 
 
-def _by_questions(client: paramiko.Transport, hop: Hop, ask: Ask, tried: list[str]) -> list[str] | None:
+def _by_questions(
+    client: paramiko.Transport, hop: Hop, ask: Ask, tried: list[str]
+) -> list[str] | None:
     import paramiko
 
     def answer(title: str, instructions: str, questions: list[tuple[str, bool]]) -> list[str]:
         head = " ".join(part.strip() for part in (title, instructions) if part.strip())
-        return [ask(str(hop), f"{head} {question}" if head else question, echo) for question, echo in questions]
+        return [
+            ask(str(hop), f"{head} {question}" if head else question, echo)
+            for question, echo in questions
+        ]
 
     for _ in range(1 if hop.batch else hop.prompts):
         try:
@@ -147,12 +166,18 @@ def _by_questions(client: paramiko.Transport, hop: Hop, ask: Ask, tried: list[st
     return None
 
 
-def _by_password(client: paramiko.Transport, hop: Hop, ask: Ask, tried: list[str]) -> list[str] | None:
+def _by_password(
+    client: paramiko.Transport, hop: Hop, ask: Ask, tried: list[str]
+) -> list[str] | None:
     import paramiko
 
     for _ in range(0 if hop.batch else hop.prompts):
         try:
-            return list(client.auth_password(hop.user, ask(str(hop), f"Password of {hop.user}:", False), fallback=False))
+            return list(
+                client.auth_password(
+                    hop.user, ask(str(hop), f"Password of {hop.user}:", False), fallback=False
+                )
+            )
         except paramiko.AuthenticationException:
             tried.append("password")
             if not client.is_active():
@@ -161,5 +186,7 @@ def _by_password(client: paramiko.Transport, hop: Hop, ask: Ask, tried: list[str
 
 
 _STEPS: dict[str, Callable[[Any, Hop, Ask, list[str]], list[str] | None]] = {
-    "publickey": _by_key, "keyboard-interactive": _by_questions, "password": _by_password,
-}  # fmt: skip
+    "publickey": _by_key,
+    "keyboard-interactive": _by_questions,
+    "password": _by_password,
+}

@@ -1,7 +1,9 @@
-"""The way through the system's ssh: for Kerberos, hardware keys, and hosts where a person logs in once with two factors.
+"""The way through the system's ssh: for Kerberos, hardware keys, and hosts where a person logs in
+once with two factors.
 
-One ssh process, the master, holds the connection, and commands go through its socket (ssh_config(5), ControlMaster). It is the user's own
-master where one runs, else one of ours, which outlives this process for a while and serves all others.
+One ssh process, the master, holds the connection, and commands go through its socket
+(ssh_config(5), ControlMaster). It is the user's own master where one runs, else one of ours, which
+outlives this process for a while and serves all others.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from clusterjob.transport.remote import RemoteTransport
 from clusterjob.transport.route import parse_remote, ssh_options
 
 _KEEP = "10m"  # after the last command
-_NO_LOGIN = re.compile(r"Permission denied|Too many authentication failures|authentication methods|keyboard-interactive", re.IGNORECASE)
+_NO_LOGIN = re.compile(
+    r"Permission denied|Too many authentication failures|authentication methods|keyboard-interactive",
+    re.IGNORECASE,
+)
 
 
 class OpenSshTransport(RemoteTransport):
@@ -48,7 +53,10 @@ class OpenSshTransport(RemoteTransport):
         return self._socket is not None
 
     def login(self, keep: str = "12h") -> None:
-        """Start a master that stays, with ssh's own questions in the terminal. Raises :class:`TransportError`."""
+        """Start a master that stays, with ssh's own questions in the terminal.
+
+        Raises :class:`TransportError`.
+        """
         with self._opening:
             if not self._find():
                 self.state.admit()
@@ -81,30 +89,74 @@ class OpenSshTransport(RemoteTransport):
     def _ssh(self, options: list[str], timeout: float) -> subprocess.CompletedProcess[str] | None:
         command = ["ssh", *self._options, *options, *self._target]
         try:
-            return subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=timeout)
+            return subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                stdin=subprocess.DEVNULL,
+                timeout=timeout,
+            )
         except subprocess.TimeoutExpired:
             return None
         except OSError as error:
-            raise LoginError(f"{self.host}: the ssh program cannot be run: {error}", hint="Install it, or take 'transport = ssh'.") from error
+            raise LoginError(
+                f"{self.host}: the ssh program cannot be run: {error}",
+                hint="Install it, or take 'transport = ssh'.",
+            ) from error
 
     def _start(self, keep: str, interactive: bool) -> None:
         """Start a master of our own; it goes to the background once it is logged in."""
         with contextlib.suppress(OSError):
             os.unlink(self._own)  # of a master that is gone
         hop = self._hop()
-        options = ["-S", self._own, "-o", "ControlMaster=yes", "-o", f"ControlPersist={keep}", "-N", "-f", "-T", "-a", "-x"]
-        options += ["-o", "ForwardX11=no", "-o", "ClearAllForwardings=yes", "-o", "PermitLocalCommand=no", "-o", "RequestTTY=no"]
-        options += ["-o", f"ServerAliveInterval={int(hop.alive)}", "-o", "ServerAliveCountMax=3", "-o", f"ConnectTimeout={int(hop.connect_timeout)}"]
+        options = [
+            "-S",
+            self._own,
+            "-o",
+            "ControlMaster=yes",
+            "-o",
+            f"ControlPersist={keep}",
+            "-N",
+            "-f",
+            "-T",
+            "-a",
+            "-x",
+        ]
+        options += [
+            "-o",
+            "ForwardX11=no",
+            "-o",
+            "ClearAllForwardings=yes",
+            "-o",
+            "PermitLocalCommand=no",
+            "-o",
+            "RequestTTY=no",
+        ]
+        options += [
+            "-o",
+            f"ServerAliveInterval={int(hop.alive)}",
+            "-o",
+            "ServerAliveCountMax=3",
+            "-o",
+            f"ConnectTimeout={int(hop.connect_timeout)}",
+        ]
         options += [] if interactive else ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
         with tempfile.TemporaryFile() as said:
             try:
                 process = subprocess.Popen(
-                    ["ssh", *self._options, *options, *self._target], stdin=None if interactive else subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL, stderr=None if interactive else said, start_new_session=not interactive,
-                )  # fmt: skip
+                    ["ssh", *self._options, *options, *self._target],
+                    stdin=None if interactive else subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=None if interactive else said,
+                    start_new_session=not interactive,
+                )
                 code = process.wait(None if interactive else 3 * hop.connect_timeout + 30)
             except OSError as error:
-                raise LoginError(f"{self.host}: the ssh program cannot be run: {error}", hint="Install it, or take 'transport = ssh'.") from error
+                raise LoginError(
+                    f"{self.host}: the ssh program cannot be run: {error}",
+                    hint="Install it, or take 'transport = ssh'.",
+                ) from error
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -118,20 +170,29 @@ class OpenSshTransport(RemoteTransport):
         last = words.splitlines()[-1].strip() if words else "see above"
         if "host key" in words.lower() or "HOST IDENTIFICATION HAS CHANGED" in words:
             return HostKeyError(
-                f"{self.host}: its host key is not the one that is known, or it is not known: {last}", stderr=words,
-                hint=f"Log in once with ssh, which has the steps that settle it:\n  ssh {' '.join([*self._options, *self._target[1:]])}",
-            )  # fmt: skip
+                f"{self.host}: its host key is not the one that is known, or it is not known: "
+                f"{last}",
+                stderr=words,
+                hint="Log in once with ssh, which has the steps that settle it:\n  ssh "
+                f"{' '.join([*self._options, *self._target[1:]])}",
+            )
         if _NO_LOGIN.search(words):
             return LoginError(
                 f"{self.host} does not let us in without questions: {last}",
-                hint="Log in once for all programs, in a terminal: clusterjob connect PROFILE (or: clusterjob connect HOST).",
+                hint="Log in once for all programs, in a terminal: clusterjob connect PROFILE "
+                "(or: clusterjob connect HOST).",
             )
         broken = LineBrokenError(f"{self.host} cannot be reached: {last}")
-        broken.passing = "kex_exchange_identification" in words  # dropped before the banner: sshd_config(5), MaxStartups
+        broken.passing = (
+            "kex_exchange_identification" in words
+        )  # dropped before the banner: sshd_config(5), MaxStartups
         return broken
 
     def _drop(self) -> None:
-        """Forget the master; the next use looks whether it lives. Others may be using it: it is left to end by itself."""
+        """Forget the master; the next use looks whether it lives.
+
+        Others may be using it: it is left to end by itself.
+        """
         self._socket = None
 
     def disconnect(self) -> None:
@@ -139,32 +200,64 @@ class OpenSshTransport(RemoteTransport):
         self._ssh(["-S", self._own, "-O", "exit"], timeout=10)
         self._socket = None
 
-    # -- commands ---------------------------------------------------------------------------------------------------
+    # -- commands ----------------------------------------------------------------------------------
 
     def _exchange(
-        self, command: str, feed: Iterable[bytes], out: Callable[[bytes], object], err: Callable[[bytes], object], timeout: float | None
+        self,
+        command: str,
+        feed: Iterable[bytes],
+        out: Callable[[bytes], object],
+        err: Callable[[bytes], object],
+        timeout: float | None,
     ) -> None:
         if self._socket is None:
             raise LineBrokenError(f"{self.host}: the connection was closed")
         # without its master ssh would make a connection of its own: this proxy lets it fail
-        options = [*self._socket, "-o", "ControlMaster=no", "-o", "BatchMode=yes", "-o", "ProxyCommand=false", "-T", "-a", "-x"]
+        options = [
+            *self._socket,
+            "-o",
+            "ControlMaster=no",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ProxyCommand=false",
+            "-T",
+            "-a",
+            "-x",
+        ]
         seen: list[bytes] = []
 
         def heard(data: bytes) -> None:
             seen.append(data)
             err(data)
 
-        code = self._pipe(["ssh", *self._options, *options, *self._target, command], feed, out, heard, timeout)
+        code = self._pipe(
+            ["ssh", *self._options, *options, *self._target, command], feed, out, heard, timeout
+        )
         if code == 255:  # also where the host takes no more sessions just now
             words = b"".join(seen).decode("utf-8", "replace").strip()
-            raise LineBrokenError(f"{self.host}: the connection was lost: {words.splitlines()[-1] if words else 'ssh ended'}")
+            raise LineBrokenError(
+                f"{self.host}: the connection was lost: "
+                f"{words.splitlines()[-1] if words else 'ssh ended'}"
+            )
 
     def _pipe(
-        self, command: list[str], feed: Iterable[bytes], out: Callable[[bytes], object], err: Callable[[bytes], object], timeout: float | None
+        self,
+        command: list[str],
+        feed: Iterable[bytes],
+        out: Callable[[bytes], object],
+        err: Callable[[bytes], object],
+        timeout: float | None,
     ) -> int:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
         except OSError as error:
             raise LoginError(f"{self.host}: the ssh program cannot be run: {error}") from error
         errors: list[BaseException] = []
@@ -190,7 +283,9 @@ class OpenSshTransport(RemoteTransport):
         return code
 
 
-def _send(process: subprocess.Popen[bytes], feed: Iterable[bytes], errors: list[BaseException]) -> None:
+def _send(
+    process: subprocess.Popen[bytes], feed: Iterable[bytes], errors: list[BaseException]
+) -> None:
     assert process.stdin is not None
     try:
         with process.stdin as pipe:
@@ -202,7 +297,12 @@ def _send(process: subprocess.Popen[bytes], feed: Iterable[bytes], errors: list[
             process.kill()
 
 
-def _receive(process: subprocess.Popen[bytes], out: Callable[[bytes], object], err: Callable[[bytes], object], deadline: float | None) -> None:
+def _receive(
+    process: subprocess.Popen[bytes],
+    out: Callable[[bytes], object],
+    err: Callable[[bytes], object],
+    deadline: float | None,
+) -> None:
     """Take both streams in until they end; raises TimeoutError."""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, out)  # type: ignore[arg-type]
@@ -220,16 +320,25 @@ def _receive(process: subprocess.Popen[bytes], out: Callable[[bytes], object], e
 
 
 def socket_path(name: str) -> str:
-    """Return the path of our master's socket for a host: short, as sockets want it, in a folder of the user's alone."""
+    """Return the path of our master's socket for a host: short, as sockets want it, in a folder of
+    the user's alone.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and not os.path.isdir(runtime):  # a job has that of the login node
         runtime = None
-    folder = Path(runtime, "clusterjob") if runtime else Path(tempfile.gettempdir(), f"clusterjob-{os.getuid()}")
+    folder = (
+        Path(runtime, "clusterjob")
+        if runtime
+        else Path(tempfile.gettempdir(), f"clusterjob-{os.getuid()}")
+    )
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError as error:
         raise LoginError(f"{folder}: no folder for ssh's socket: {error.strerror}") from error
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
-        raise LoginError(f"{folder} is not a folder of yours alone: ssh's socket cannot stand there. Set XDG_RUNTIME_DIR to one that is")
+        raise LoginError(
+            f"{folder} is not a folder of yours alone: ssh's socket cannot stand there. Set "
+            "XDG_RUNTIME_DIR to one that is"
+        )
     return str(folder / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:20])

@@ -1,4 +1,6 @@
-"""What takes long says how far it is: on a terminal and in a notebook one line that is written over, else the log."""
+"""What takes long says how far it is: on a terminal and in a notebook one line that is written
+over, else the log.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,15 @@ class Progress:
         if report is not None:
             self._said = now
             report(self.what, self.done, self.total)
-        elif sys.stderr is not None and (sys.stderr.isatty() or "ipykernel.zmqshell" in sys.modules):
+        elif sys.stderr is not None and (
+            sys.stderr.isatty() or "ipykernel.zmqshell" in sys.modules
+        ):
             self._said = now
             rate = self.done / max(now - self._began, 0.001)
-            line = f"{self.what}: {self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s"
+            line = (
+                f"{self.what}: {self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB, "
+                f"{rate / 1e6:.1f} MB/s"
+            )
             sys.stderr.write("\r" + line.ljust(len(self._line)))
             sys.stderr.flush()
             self._line = line

@@ -20,10 +20,19 @@ class RecordingTransport:
 
     def run(self, script: str, timeout: float | None = None) -> Completed:
         done = self.inner.run(script, timeout)
-        self.turns.append({"script": script, "exit_code": done.exit_code, "stdout": done.stdout, "stderr": done.stderr})
+        self.turns.append(
+            {
+                "script": script,
+                "exit_code": done.exit_code,
+                "stdout": done.stdout,
+                "stderr": done.stderr,
+            }
+        )
         return done
 
-    def stream(self, script: str, sink: Callable[[bytes], object], timeout: float | None = None) -> Completed:
+    def stream(
+        self, script: str, sink: Callable[[bytes], object], timeout: float | None = None
+    ) -> Completed:
         return self.inner.stream(script, sink, timeout)
 
     def put(self, files: Sequence[Upload]) -> None:
@@ -43,7 +52,8 @@ class RecordingTransport:
 class ReplayTransport:
     """Answers as a recorded conversation did, turn by turn; nothing is run.
 
-    Tokens and markers are made anew each time: those of the recording are replaced by the ones that stand in their places now.
+    Tokens and markers are made anew each time: those of the recording are replaced by the ones that
+    stand in their places now.
     """
 
     host = ""
@@ -59,9 +69,13 @@ class ReplayTransport:
         turn = self.turns.pop(0)
         self.asked.append(script)
         self._names |= zip(_made_names(turn["script"]), _made_names(script), strict=False)
-        return Completed(turn["exit_code"], self._renamed(turn["stdout"]), self._renamed(turn["stderr"]))
+        return Completed(
+            turn["exit_code"], self._renamed(turn["stdout"]), self._renamed(turn["stderr"])
+        )
 
-    def stream(self, script: str, sink: Callable[[bytes], object], timeout: float | None = None) -> Completed:
+    def stream(
+        self, script: str, sink: Callable[[bytes], object], timeout: float | None = None
+    ) -> Completed:
         done = self.run(script, timeout)
         sink(done.stdout.encode())
         return Completed(done.exit_code, "", done.stderr)

@@ -1,8 +1,10 @@
-"""What the ways to other hosts share: scripts through any login shell, marked replies, lines that break, channels that are few.
+"""What the ways to other hosts share: scripts through any login shell, marked replies, lines that
+break, channels that are few.
 
-A command that sshd starts goes through the user's login shell first, which may be csh or fish and may print what it likes. So the command is one
-fixed line that all of them understand and that starts ``/bin/sh``; everything else travels on its standard input. Replies stand between
-marks. A script is run only when its last line has arrived.
+A command that sshd starts goes through the user's login shell first, which may be csh or fish and
+may print what it likes. So the command is one fixed line that all of them understand and that
+starts ``/bin/sh``; everything else travels on its standard input. Replies stand between marks. A
+script is run only when its last line has arrived.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ T = TypeVar("T")
 CHANNELS = 8  # at once; OpenSSH's sshd allows 10 a connection (sshd_config(5), MaxSessions)
 _WAITS = (0.2, 1.0, 4.0)  # s before a broken line is tried again
 _LAST = "#clusterjob-end"
-# no exclamation mark, no line break, no backslash before a quote: csh and fish read single quotes in their own ways
+# no exclamation mark, no line break, no backslash before a quote: csh and fish read single quotes
+# in their own ways
 _RUN = f"""exec /bin/sh -c 's=$(cat); case $s in *{_LAST}) eval "$s" </dev/null ;; *) exit 99 ;; esac'"""
 _FEED = (
     """exec /bin/sh -c 'n=$(printf "\\nx"); n=${n%x}; c=; while IFS= read -r l; do case $l in .) break ;; esac; c=$c$l$n; done; """
@@ -37,21 +40,29 @@ _FEED = (
 
 
 class RemoteTransport(ABC):
-    """A host that is reached over one connection. ``trips`` counts the commands that were sent, ``connections`` the logins."""
+    """A host that is reached over one connection.
+
+    ``trips`` counts the commands that were sent, ``connections`` the logins.
+    """
 
     kind = ""  # as profiles write it
 
     def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
-        self.host, self.config = host, config  # as the user wrote it; a file in place of ~/.ssh/config
+        self.host, self.config = (
+            host,
+            config,
+        )  # as the user wrote it; a file in place of ~/.ssh/config
         self.state = Host(host, limit, config)
         self.trips = self.connections = 0
         self._slots = threading.BoundedSemaphore(CHANNELS)
         self._opening = threading.RLock()
         self._suspect = False  # a command did not answer: the line may be dead
         self._found: Hop | None = None
-        self._ever = False  # there was a connection once: what cannot be reached now is a broken line
+        self._ever = (
+            False  # there was a connection once: what cannot be reached now is a broken line
+        )
 
-    # -- what a way to a host provides ------------------------------------------------------------------------------
+    # -- what a way to a host provides -------------------------------------------------------------
 
     @abstractmethod
     def connected(self) -> bool:
@@ -81,9 +92,15 @@ class RemoteTransport(ABC):
 
     @abstractmethod
     def _exchange(
-        self, command: str, feed: Iterable[bytes], out: Callable[[bytes], object], err: Callable[[bytes], object], timeout: float | None
+        self,
+        command: str,
+        feed: Iterable[bytes],
+        out: Callable[[bytes], object],
+        err: Callable[[bytes], object],
+        timeout: float | None,
     ) -> None:
-        """Start a command, send it ``feed`` and then the end of input, pass on what it prints, until it ends or the line does.
+        """Start a command, send it ``feed`` and then the end of input, pass on what it prints,
+        until it ends or the line does.
 
         Raises :class:`LineBrokenError`, and :class:`TransportError` after ``timeout`` seconds.
         """
@@ -92,18 +109,23 @@ class RemoteTransport(ABC):
     def _drop(self) -> None:
         """Let go of the connection."""
 
-    # -- what callers use -------------------------------------------------------------------------------------------
+    # -- what callers use --------------------------------------------------------------------------
 
     def run(self, script: str, timeout: float | None = None) -> Completed:
         """Run a shell script, once more where the line broke meanwhile."""
         return self.patiently(lambda: self._talk(_RUN, script, (), None, timeout))
 
-    def stream(self, script: str, sink: Callable[[bytes], object], timeout: float | None = None) -> Completed:
+    def stream(
+        self, script: str, sink: Callable[[bytes], object], timeout: float | None = None
+    ) -> Completed:
         """Run a shell script, and pass its output on as it comes."""
         return self._talk(_RUN, script, (), sink, timeout)
 
     def feed(self, script: str, data: Iterable[bytes], timeout: float | None = None) -> Completed:
-        """Run a shell script with ``data`` as its standard input. The script is short: it is read byte by byte."""
+        """Run a shell script with ``data`` as its standard input.
+
+        The script is short: it is read byte by byte.
+        """
         return self._talk(_FEED, script, data, None, timeout)
 
     def put(self, files: Sequence[Upload]) -> None:
@@ -113,7 +135,9 @@ class RemoteTransport(ABC):
         put(self, files)
 
     def resolve(self, path: str) -> str:
-        """Return the absolute path; the home folder is asked for once, and remembered on this machine."""
+        """Return the absolute path; the home folder is asked for once, and remembered on this
+        machine.
+        """
         path = posixpath.normpath(path or ".")
         if path.startswith("~") and path[1:2] not in ("", "/"):
             done = self.run(f"printf '%s\\n' {path.partition('/')[0]}")
@@ -140,7 +164,9 @@ class RemoteTransport(ABC):
 
     def _logged_in(self) -> None:
         self._ever = True
-        self.state.note(connected=time.time(), route=self.route(), transport=self.kind, ssh_config=self.config)
+        self.state.note(
+            connected=time.time(), route=self.route(), transport=self.kind, ssh_config=self.config
+        )
 
     def close(self) -> None:
         """Let go of the connection; the next call opens it again."""
@@ -148,7 +174,9 @@ class RemoteTransport(ABC):
             self._drop()
 
     def patiently(self, step: Callable[[], T]) -> T:
-        """Take a step that may be repeated, again after a line that broke: with longer and longer pauses, then no more."""
+        """Take a step that may be repeated, again after a line that broke: with longer and longer
+        pauses, then no more.
+        """
         waits = iter(_WAITS)
         while True:
             try:
@@ -160,31 +188,47 @@ class RemoteTransport(ABC):
                 _log.debug("%s: %s; tried again in %.1f s", self.host, error, wait)
                 time.sleep(wait * (0.5 + random.random()))
 
-    # -- inside -----------------------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def learn_home(self) -> None:
-        """Ask for the home folder, also where it is known. Raises :class:`TransportError`, :class:`CommandError`."""
+        """Ask for the home folder, also where it is known.
+
+        Raises :class:`TransportError`, :class:`CommandError`.
+        """
         self._home(anew=True)
 
     def _home(self, anew: bool = False) -> str:
         if anew or self.state.home is None:
             home = self.run('printf "%s\\n" "$HOME"').stdout.strip()
             if not home.startswith("/"):
-                raise CommandError(f"{self.host} does not say where the home folder is", stdout=home)
+                raise CommandError(
+                    f"{self.host} does not say where the home folder is", stdout=home
+                )
             self.state.note(home=home)
         return self.state.home or "/"
 
-    def _talk(self, command: str, script: str, data: Iterable[bytes], sink: Callable[[bytes], object] | None, timeout: float | None) -> Completed:
+    def _talk(
+        self,
+        command: str,
+        script: str,
+        data: Iterable[bytes],
+        sink: Callable[[bytes], object] | None,
+        timeout: float | None,
+    ) -> Completed:
         mark = f"clusterjob-{secrets.token_hex(8)}"
-        # the words of the mark are apart in the command: a shell that echoes what it runs prints no mark. A job that inherits SSH_CLIENT
-        # has its bash read .bashrc, as a login has (bash(1), INVOCATION)
+        # the words of the mark are apart in the command: a shell that echoes what it runs prints no
+        # mark. A job that inherits SSH_CLIENT has its bash read .bashrc, as a login has (bash(1),
+        # INVOCATION)
         lines = [
             "unset SSH_CLIENT SSH2_CLIENT SSH_CONNECTION SSH_TTY",
-            f"cj_mark={mark[:10]}''{mark[10:]}; printf '\\n%s\\n' $cj_mark; printf '\\n%s\\n' $cj_mark >&2",
+            f"cj_mark={mark[:10]}''{mark[10:]}; printf '\\n%s\\n' $cj_mark; printf '\\n%s\\n' "
+            "$cj_mark >&2",
             f"( {script}\n)",
             f"printf '\\n%s %s\\n' {mark[:10]}''{mark[10:]} $? >&2",
         ]
-        text = "\n".join([*lines, _LAST if command is _RUN else ".", *([] if command is _RUN else [""])]).encode("utf-8", "surrogateescape")
+        text = "\n".join(
+            [*lines, _LAST if command is _RUN else ".", *([] if command is _RUN else [""])]
+        ).encode("utf-8", "surrogateescape")
         if command is not _RUN and b"\n.\n" in text[:-3]:
             raise ValueError("a line of a fed script is a lone dot")
         reply = _Reply(mark, sink)
@@ -195,7 +239,9 @@ class RemoteTransport(ABC):
                 self._exchange(command, _chain(text, data), reply.out, reply.err, timeout)
             except LineBrokenError:
                 if not reply.ended:
-                    self._suspect = True  # others may be using the connection: it is let go once it was tried
+                    self._suspect = (
+                        True  # others may be using the connection: it is let go once it was tried
+                    )
                     raise
             except TransportError:
                 self._suspect = True
@@ -209,7 +255,9 @@ def _chain(first: bytes, rest: Iterable[bytes]) -> Iterable[bytes]:
 
 
 class _Reply:
-    """Takes both streams of a command apart: what a login shell prints before the marks is left out."""
+    """Takes both streams of a command apart: what a login shell prints before the marks is left
+    out.
+    """
 
     def __init__(self, mark: str, sink: Callable[[bytes], object] | None) -> None:
         self.mark = f"\n{mark}\n".encode()
@@ -235,14 +283,24 @@ class _Reply:
 
     @property
     def ended(self) -> bool:
-        return self.began and self.stderr.rfind(b"\n", self.stderr.rfind(self.tail) + len(self.tail)) > 0 and self.tail in self.stderr
+        return (
+            self.began
+            and self.stderr.rfind(b"\n", self.stderr.rfind(self.tail) + len(self.tail)) > 0
+            and self.tail in self.stderr
+        )
 
     def completed(self, host: str, script: str) -> Completed:
         out, err = self.stdout.decode("utf-8", "replace"), self.stderr.decode("utf-8", "replace")
         if not self.began:
             said = (out + err).strip()
-            raise TransportError(f"{host} did not run the command" + (f", but said:\n{said[:2000]}" if said else ""))
+            raise TransportError(
+                f"{host} did not run the command" + (f", but said:\n{said[:2000]}" if said else "")
+            )
         if not self.ended:
-            raise LineBrokenError(f"{host}: the connection was lost while a command ran", command=script[:500], stderr=err)
+            raise LineBrokenError(
+                f"{host}: the connection was lost while a command ran",
+                command=script[:500],
+                stderr=err,
+            )
         body, _, code = err.rpartition(self.tail.decode())
         return Completed(int(code.split()[0]), out, body.partition(self.mark.decode())[2])

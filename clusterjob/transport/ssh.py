@@ -21,10 +21,19 @@ from clusterjob.transport.route import Hop, find_hop
 if TYPE_CHECKING:
     import paramiko
 
-logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what goes wrong is raised; paramiko would print it besides
-_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")  # twice as fast as the others in Python
+logging.getLogger("paramiko").addHandler(
+    logging.NullHandler()
+)  # what goes wrong is raised; paramiko would print it besides
+_CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+)  # twice as fast as the others in Python
 _OPEN = 30.0  # s for a channel to open
-_REKEY = 1 << 34  # bytes; paramiko's own bound is half a GB, and each exchange of keys stops the stream. OpenSSH's is 64 GB
+_REKEY = (
+    1 << 34
+    # bytes; paramiko's own bound is half a GB, and each exchange of keys stops the stream. OpenSSH's is
+    # 64 GB
+)
 
 
 class ParamikoTransport(RemoteTransport):
@@ -35,7 +44,9 @@ class ParamikoTransport(RemoteTransport):
     def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
         super().__init__(host, config, limit)
         self._client: paramiko.Transport | None = None
-        self._lines: list[Any] = []  # what the connection stands on: sockets, hops, proxies; the first is the nearest
+        self._lines: list[
+            Any
+        ] = []  # what the connection stands on: sockets, hops, proxies; the first is the nearest
         self._process = os.getpid()
         self._alive = 15.0
         self._asked = False
@@ -53,7 +64,10 @@ class ParamikoTransport(RemoteTransport):
         return self._client is not None and self._client.is_active()
 
     def login(self, keep: str = "") -> None:
-        """Connect, and ask the user what the host asks, also where that was done before. Raises :class:`TransportError`."""
+        """Connect, and ask the user what the host asks, also where that was done before.
+
+        Raises :class:`TransportError`.
+        """
         self._asked, self._refused = False, None
         self.connect()
 
@@ -64,7 +78,9 @@ class ParamikoTransport(RemoteTransport):
         try:
             self._client = self._reach(self._hop())
         except LoginError as error:
-            self._refused = error  # asked again by login() alone: hosts lock out who knocks too often
+            self._refused = (
+                error  # asked again by login() alone: hosts lock out who knocks too often
+            )
             self._drop()
             raise
         except BaseException:
@@ -88,8 +104,13 @@ class ParamikoTransport(RemoteTransport):
             hops = [find_hop(jump, self.config) for jump in hop.jumps]
             before: paramiko.Transport | None = None
             for number, jump in enumerate(hops):
-                # the first hop may have a way of its own; later ones are reached from the one before
-                before = self._reach(jump) if number == 0 else self._login(jump, self._channel(before, jump))
+                # the first hop may have a way of its own; later ones are reached from the one
+                # before
+                before = (
+                    self._reach(jump)
+                    if number == 0
+                    else self._login(jump, self._channel(before, jump))
+                )
             line = self._channel(before, hop)
         elif hop.command:
             line = self._proxy(hop)
@@ -99,15 +120,27 @@ class ParamikoTransport(RemoteTransport):
         import paramiko
 
         try:
-            return before.open_channel("direct-tcpip", (hop.hostname, hop.port), ("127.0.0.1", 0), timeout=hop.connect_timeout)
+            return before.open_channel(
+                "direct-tcpip",
+                (hop.hostname, hop.port),
+                ("127.0.0.1", 0),
+                timeout=hop.connect_timeout,
+            )
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise LineBrokenError(f"{self.host}: the hop before {hop} cannot reach it: {error}") from error
+            raise LineBrokenError(
+                f"{self.host}: the hop before {hop} cannot reach it: {error}"
+            ) from error
 
     def _proxy(self, hop: Hop) -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
             end = theirs.fileno()
-            process = subprocess.Popen(["/bin/sh", "-c", f"exec {hop.command}"], stdin=end, stdout=end, start_new_session=True)
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", f"exec {hop.command}"],
+                stdin=end,
+                stdout=end,
+                start_new_session=True,
+            )
         self._lines.append(_Proxy(process, ours))
         return ours
 
@@ -122,7 +155,8 @@ class ParamikoTransport(RemoteTransport):
             client.start_client(timeout=hop.connect_timeout)
         except (paramiko.SSHException, OSError, EOFError) as error:
             broken = LineBrokenError(f"{hop}: no SSH connection: {error or type(error).__name__}")
-            # a host under load drops connections before it says who it is: sshd_config(5), MaxStartups
+            # a host under load drops connections before it says who it is: sshd_config(5),
+            # MaxStartups
             broken.passing = "banner" in str(error) or isinstance(error, (OSError, EOFError))
             raise broken from error
         hostkeys.check(hop, client.get_remote_server_key())
@@ -131,7 +165,9 @@ class ParamikoTransport(RemoteTransport):
         except (paramiko.SSHException, OSError, EOFError) as error:
             if isinstance(error, paramiko.AuthenticationException) and client.is_active():
                 raise LoginError(f"{hop}: {error}") from error
-            raise LineBrokenError(f"{hop}: the connection was lost during the login: {error or type(error).__name__}") from error
+            raise LineBrokenError(
+                f"{hop}: the connection was lost during the login: {error or type(error).__name__}"
+            ) from error
         client.set_keepalive(int(hop.alive))
         self._alive = hop.alive
         return client
@@ -153,7 +189,9 @@ class ParamikoTransport(RemoteTransport):
             why = "its name is not known" if isinstance(error, socket.gaierror) else str(error)
             raise LineBrokenError(f"{hop} cannot be reached: {why}") from error
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # a line on which nothing arrives any more is dead after three missed signs of life
+        if hasattr(
+            socket, "TCP_USER_TIMEOUT"
+        ):  # a line on which nothing arrives any more is dead after three missed signs of life
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(3000 * hop.alive))
         return line
 
@@ -164,10 +202,15 @@ class ParamikoTransport(RemoteTransport):
             with contextlib.suppress(Exception):
                 line.close()
 
-    # -- commands ---------------------------------------------------------------------------------------------------
+    # -- commands ----------------------------------------------------------------------------------
 
     def _exchange(
-        self, command: str, feed: Iterable[bytes], out: Callable[[bytes], object], err: Callable[[bytes], object], timeout: float | None
+        self,
+        command: str,
+        feed: Iterable[bytes],
+        out: Callable[[bytes], object],
+        err: Callable[[bytes], object],
+        timeout: float | None,
     ) -> None:
         import paramiko
 
@@ -183,13 +226,17 @@ class ParamikoTransport(RemoteTransport):
                 sender.join(1)
                 if errors and not isinstance(errors[0], (OSError, paramiko.SSHException)):
                     raise errors[0]
-                gone = channel.exit_status < 0 and not channel.eof_received  # as a connection that is lost leaves it
+                gone = (
+                    channel.exit_status < 0 and not channel.eof_received
+                )  # as a connection that is lost leaves it
                 if gone or (not errors and not channel.status_event.wait(5)):
                     raise EOFError("the channel was closed")
         except TimeoutError:
             raise TransportError(f"{self.host}: no answer within {timeout:g} s") from None
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise LineBrokenError(f"{self.host}: the connection was lost: {error or type(error).__name__}") from error
+            raise LineBrokenError(
+                f"{self.host}: the connection was lost: {error or type(error).__name__}"
+            ) from error
 
     def _answers(self) -> bool:
         import paramiko
@@ -244,9 +291,11 @@ class _Proxy:
 
 
 def _refused(error: paramiko.SSHException) -> bool:
-    """Whether the host took no more channels: prohibited, failed, short of resources (RFC 4254, 5.1).
+    """Whether the host took no more channels: prohibited, failed, short of resources (RFC 4254,
+    5.1).
 
-    paramiko keeps one reason a connection: of two threads that are refused at once, one gets the other's, and the other these words.
+    paramiko keeps one reason a connection: of two threads that are refused at once, one gets the
+    other's, and the other these words.
     """
     return getattr(error, "code", 0) in (1, 2, 4) or str(error) == "Unable to open channel."
 
@@ -263,9 +312,16 @@ def _send(channel: Any, feed: Iterable[bytes], errors: list[BaseException]) -> N
 
 
 def _receive(
-    channel: Any, out: Callable[[bytes], object], err: Callable[[bytes], object], deadline: float | None, probe: Callable[[], object], wait: float
-) -> None:  # fmt: skip
-    """Take both streams in until the other side closes them, and see to it that it still is there; raises TimeoutError."""
+    channel: Any,
+    out: Callable[[bytes], object],
+    err: Callable[[bytes], object],
+    deadline: float | None,
+    probe: Callable[[], object],
+    wait: float,
+) -> None:
+    """Take both streams in until the other side closes them, and see to it that it still is there;
+    raises TimeoutError.
+    """
     quiet = time.monotonic()
     wake = threading.Event()
     channel.in_buffer.set_event(wake)

@@ -1,7 +1,9 @@
-"""Files go up: small ones of a whole batch in one compressed tar stream, large ones each by itself, from where an earlier try ended.
+"""Files go up: small ones of a whole batch in one compressed tar stream, large ones each by itself,
+from where an earlier try ended.
 
-A file that is to replace another arrives beside it under another name, is checked, and gets its name at the end. What is there already, by its
-content, is not sent; what several jobs share is sent once. The other side needs sh, tar, gzip and, to compare contents, sha256sum or shasum.
+A file that is to replace another arrives beside it under another name, is checked, and gets its
+name at the end. What is there already, by its content, is not sent; what several jobs share is sent
+once. The other side needs sh, tar, gzip and, to compare contents, sha256sum or shasum.
 """
 
 from __future__ import annotations
@@ -27,20 +29,29 @@ if TYPE_CHECKING:
     from clusterjob.transport.remote import RemoteTransport
 
 LARGE = 4 << 20  # bytes from which on a file travels by itself
-_PORTION = 32 << 20  # bytes of small files that travel together: what arrived stays there when the line breaks
-_TINY = 4 << 10  # a file that several jobs share is rather sent again, compressed, than copied by a process of its own
+_PORTION = (
+    32 << 20
+)  # bytes of small files that travel together: what arrived stays there when the line breaks
+_TINY = (
+    4 << 10
+    # a file that several jobs share is rather sent again, compressed, than copied by a process of its
+    # own
+)
 _BLOCK = 1 << 20
 _NAMES = 500  # of one command line
 _FLUSH = 1 << 16  # compressed bytes that are sent in one piece
 SUMS = (
-    "cj_sum() { if command -v sha256sum >/dev/null; then sha256sum \"$@\"; elif command -v shasum >/dev/null; then shasum -a 256 \"$@\"; "
+    'cj_sum() { if command -v sha256sum >/dev/null; then sha256sum "$@"; elif command -v shasum '
+    '>/dev/null; then shasum -a 256 "$@"; '
     "else return 3; fi; }"
-)  # fmt: skip
+)
 
 
 @dataclass
 class _Item:
-    """One content and the places it goes to; the first gets it from here, the others a copy over there."""
+    """One content and the places it goes to; the first gets it from here, the others a copy over
+    there.
+    """
 
     file: Upload
     size: int
@@ -48,12 +59,18 @@ class _Item:
 
     @property
     def part(self) -> str:
-        """The name of a large file while it arrives: the same for the same content, so that a later try goes on with it."""
+        """The name of a large file while it arrives: the same for the same content, so that a later
+        try goes on with it.
+        """
         return f".clusterjob-part-{self.file.digest[:16] or hashlib.sha256(self.file.path.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
 
 
 def put(transport: RemoteTransport, files: Sequence[Upload]) -> None:
-    """Write files. Raises :class:`CommandError` where one cannot be read here or written there; what carries its name is whole."""
+    """Write files.
+
+    Raises :class:`CommandError` where one cannot be read here or written there; what carries its
+    name is whole.
+    """
     progress = Progress(transport.host, sum(_size(file) for file in files))
 
     def step() -> None:
@@ -85,8 +102,12 @@ def _size(file: Upload) -> int:
     return len(file.content.encode("utf-8", "surrogateescape"))
 
 
-def _missing(transport: RemoteTransport, files: Sequence[Upload]) -> tuple[list[Upload], dict[str, int]]:
-    """Return the files that are not there yet, and how much of the large ones has arrived; asks only about known contents."""
+def _missing(
+    transport: RemoteTransport, files: Sequence[Upload]
+) -> tuple[list[Upload], dict[str, int]]:
+    """Return the files that are not there yet, and how much of the large ones has arrived; asks
+    only about known contents.
+    """
     asked = [file for file in files if file.digest]
     if not asked:
         return list(files), {}
@@ -96,7 +117,10 @@ def _missing(transport: RemoteTransport, files: Sequence[Upload]) -> tuple[list[
     lines = [SUMS]
     for number, (folder, members) in enumerate(folders.items()):
         sums = "\n".join(f"{file.digest}  ./{posixpath.basename(file.path)}" for file in members)
-        lines.append(f"echo ={number}; ( cd {shlex.quote(folder)} 2>/dev/null || exit 0; cj_sum -c - 2>/dev/null <<'CJ_SUMS'\n{sums}\nCJ_SUMS")
+        lines.append(
+            f"echo ={number}; ( cd {shlex.quote(folder)} 2>/dev/null || exit 0; cj_sum -c - "
+            f"2>/dev/null <<'CJ_SUMS'\n{sums}\nCJ_SUMS"
+        )
         parts = {_Item(file, 0).part for file in members if _size(file) >= LARGE}
         lines += [f"[ ! -f {part} ] || echo part {part} $(wc -c <{part})" for part in sorted(parts)]
         lines.append(")")
@@ -142,7 +166,7 @@ def _portions(items: Sequence[_Item]) -> Iterator[list[_Item]]:
         yield portion
 
 
-# -- small files --------------------------------------------------------------------------------------------------------
+# -- small files -----------------------------------------------------------------------------------
 
 
 def _send_small(transport: RemoteTransport, items: Sequence[_Item], progress: Progress) -> None:
@@ -152,7 +176,10 @@ def _send_small(transport: RemoteTransport, items: Sequence[_Item], progress: Pr
     finish = _finish(items, base, part)
     # the script is part of the archive: what is read byte by byte stays short
     script = f"umask 077; mkdir -p {shlex.quote(base)} && cd {shlex.quote(base)} || exit 1\n" + (
-        f"gzip -dc | tar -xpof - || exit\n. ./{part}.sh; cj_code=$?; rm -f ./{part}.sh; exit $cj_code" if finish else "gzip -dc | tar -xpof -"
+        f"gzip -dc | tar -xpof - || exit\n. ./{part}.sh; cj_code=$?; rm -f ./{part}.sh; exit "
+        "$cj_code"
+        if finish
+        else "gzip -dc | tar -xpof -"
     )
     if "\n.\n" in script:
         raise CommandError(f"{base!r}: the name of this folder cannot be used on {transport.host}")
@@ -162,7 +189,9 @@ def _send_small(transport: RemoteTransport, items: Sequence[_Item], progress: Pr
 
 
 def _finish(items: Sequence[_Item], base: str, part: str) -> str:
-    """Return the script that checks what arrived under other names, and gives it its names; empty where nothing did."""
+    """Return the script that checks what arrived under other names, and gives it its names; empty
+    where nothing did.
+    """
     folders: dict[str, list[_Item]] = {}
     for item in items:
         if item.file.replace:
@@ -172,19 +201,31 @@ def _finish(items: Sequence[_Item], base: str, part: str) -> str:
     lines = [SUMS]
     for folder, members in folders.items():
         names = [posixpath.basename(item.file.path) for item in members]
-        sums = "\n".join(f"{item.file.digest}  ./{name}" for item, name in zip(members, names, strict=True) if item.file.digest)
-        place = posixpath.join(".", posixpath.relpath(folder, base), part)  # the name of a folder may begin with a dash
+        sums = "\n".join(
+            f"{item.file.digest}  ./{name}"
+            for item, name in zip(members, names, strict=True)
+            if item.file.digest
+        )
+        place = posixpath.join(
+            ".", posixpath.relpath(folder, base), part
+        )  # the name of a folder may begin with a dash
         lines.append(f"( cd {shlex.quote(place)} || exit 1")
         if sums:
             lines.append(f"cj_sum -c - >/dev/null <<'CJ_SUMS'\n{sums}\nCJ_SUMS")
             lines.append("case $? in 0|3) ;; *) echo 'it arrived damaged' >&2; exit 1 ;; esac")
         for start in range(0, len(names), _NAMES):
-            lines.append(f"mv -f {' '.join(shlex.quote(f'./{name}') for name in names[start : start + _NAMES])} .. || exit 1")
+            lines.append(
+                "mv -f "
+                f"{' '.join(shlex.quote(f'./{name}') for name in names[start : start + _NAMES])} "
+                ".. || exit 1"
+            )
         lines.append(f"cd .. && rmdir {part} ) || return 1")
     return "\n".join([*lines, "return 0\n"])
 
 
-def _archive(items: Sequence[_Item], base: str, part: str, finish: str, progress: Progress) -> Iterator[bytes]:
+def _archive(
+    items: Sequence[_Item], base: str, part: str, finish: str, progress: Progress
+) -> Iterator[bytes]:
     """Yield a compressed archive; contents that do not shrink are not squeezed."""
     packer = _Packer()
     for item in items:
@@ -244,7 +285,9 @@ def _level(block: bytes) -> int:
 
 
 class _Packer:
-    """Makes a gzip file of members, one after the other, each with a level of its own: RFC 1952, 2.2."""
+    """Makes a gzip file of members, one after the other, each with a level of its own: RFC 1952,
+    2.2.
+    """
 
     def __init__(self) -> None:
         self._level, self._used = 6, False
@@ -271,7 +314,7 @@ class _Packer:
         return data
 
 
-# -- large files --------------------------------------------------------------------------------------------------------
+# -- large files -----------------------------------------------------------------------------------
 
 
 def _send_large(transport: RemoteTransport, item: _Item, offset: int, progress: Progress) -> None:
@@ -281,21 +324,28 @@ def _send_large(transport: RemoteTransport, item: _Item, offset: int, progress: 
     squeeze = _level(next(_blocks(item.file, offset), b"")) > 0
     script = (
         f"umask 077; mkdir -p {shlex.quote(folder)} && cd {shlex.quote(folder)} || exit 1\n"
-        f"[ {offset} -gt 0 ] || : >{item.part} || exit 1\n{'gzip -dc' if squeeze else 'cat'} >>{item.part}"
+        f"[ {offset} -gt 0 ] || : >{item.part} || exit 1\n{'gzip -dc' if squeeze else 'cat'} "
+        f">>{item.part}"
     )
     if "\n.\n" in script:
-        raise CommandError(f"{folder!r}: the name of this folder cannot be used on {transport.host}")
+        raise CommandError(
+            f"{folder!r}: the name of this folder cannot be used on {transport.host}"
+        )
     progress.add(offset)
     done = transport.feed(script, _content(item.file, offset, squeeze, progress))
     if done.exit_code != 0:
         raise _unwritten(transport, item.file.path, done.exit_code, done.stderr)
 
 
-def _settle(transport: RemoteTransport, items: Sequence[_Item], doubtful: Sequence[_Item]) -> list[_Item]:
-    """Give large files their names, and copy what several jobs share; return the ones that are not what they should be.
+def _settle(
+    transport: RemoteTransport, items: Sequence[_Item], doubtful: Sequence[_Item]
+) -> list[_Item]:
+    """Give large files their names, and copy what several jobs share; return the ones that are not
+    what they should be.
 
-    What arrived in one piece is vouched for by SSH, which authenticates every packet, and by its size; a ``doubtful`` one, of which an earlier
-    connection left a part, is summed up. The job compares the sums of all its inputs before it begins.
+    What arrived in one piece is vouched for by SSH, which authenticates every packet, and by its
+    size; a ``doubtful`` one, of which an earlier connection left a part, is summed up. The job
+    compares the sums of all its inputs before it begins.
     """
     lines = ["umask 077", SUMS]
     for number, item in enumerate(items):
@@ -305,11 +355,20 @@ def _settle(transport: RemoteTransport, items: Sequence[_Item], doubtful: Sequen
         for file in item.copies:
             place, other = (shlex.quote(part) for part in posixpath.split(file.path))
             copy = f"{place}/{item.part}"
-            copies.append(f"mkdir -p {place} && cp {folder}/{name} {copy} && chmod {_mode(file):o} {copy} && mv -f {copy} {place}/{other} || exit 1")
+            copies.append(
+                f"mkdir -p {place} && cp {folder}/{name} {copy} && chmod {_mode(file):o} {copy} "
+                f"&& mv -f {copy} {place}/{other} || exit 1"
+            )
         if item.size >= LARGE:
-            check = f'case $(cj_sum <{part}) in {item.file.digest}*|"") ;; *) false ;; esac' if item in doubtful else "true"
+            check = (
+                f'case $(cj_sum <{part}) in {item.file.digest}*|"") ;; *) false ;; esac'
+                if item in doubtful
+                else "true"
+            )
             lines.append(f"if [ $(wc -c <{part}) -eq {item.size} ] && {check}; then")
-            lines.append(f"chmod {_mode(item.file):o} {part} && mv -f {part} {folder}/{name} || exit 1")
+            lines.append(
+                f"chmod {_mode(item.file):o} {part} && mv -f {part} {folder}/{name} || exit 1"
+            )
             lines += [*copies, f"else rm -f {part}; echo damaged {number}; fi"]
         else:
             lines += copies
@@ -318,7 +377,11 @@ def _settle(transport: RemoteTransport, items: Sequence[_Item], doubtful: Sequen
     done = transport.run("\n".join(lines))
     if done.exit_code != 0:
         raise _unwritten(transport, items[0].file.path, done.exit_code, done.stderr)
-    return [items[int(line.split()[1])] for line in done.stdout.splitlines() if line.startswith("damaged ")]
+    return [
+        items[int(line.split()[1])]
+        for line in done.stdout.splitlines()
+        if line.startswith("damaged ")
+    ]
 
 
 def _content(file: Upload, offset: int, squeeze: bool, progress: Progress) -> Iterator[bytes]:
@@ -343,6 +406,8 @@ def _stamp(file: Upload) -> tuple[int, int]:
 
 def _unwritten(transport: RemoteTransport, path: str, code: int, stderr: str) -> CommandError:
     return CommandError(
-        f"files cannot be written to {path} on {transport.host}", exit_code=code, stderr=stderr,
+        f"files cannot be written to {path} on {transport.host}",
+        exit_code=code,
+        stderr=stderr,
         hint="Choose a workdir (or rootdir) that you may write to, or make room there.",
-    )  # fmt: skip
+    )

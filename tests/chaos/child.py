@@ -1,10 +1,12 @@
-"""A process that submits a batch, and is killed by itself at a step of the protocol that it is told.
+"""A process that submits a batch, and is killed by itself at a step of the protocol that it is
+told.
 
     child.py PROFILE LEDGER NAME COUNT [STEP]
 
-Each job appends its name to LEDGER; the first is an array of two. STEP is a point in POINTS; with ``+all`` behind it the shell that talks to
-the scheduler dies too, as if the power went off; without, it goes on, as a login node does when a laptop falls asleep. Prints ``ready`` when
-it is about to submit, and the job ids when it gets to the end.
+Each job appends its name to LEDGER; the first is an array of two. STEP is a point in POINTS; with
+``+all`` behind it the shell that talks to the scheduler dies too, as if the power went off;
+without, it goes on, as a login node does when a laptop falls asleep. Prints ``ready`` when it is
+about to submit, and the job ids when it gets to the end.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ everything = far = False
 
 
 def die() -> None:
-    """End this process as SIGKILL does, and with ``+all`` all that it started, here and behind sshd."""
+    """End this process as SIGKILL does, and with ``+all`` all that it started, here and behind
+    sshd.
+    """
     if everything:
         if far:
             kill_behind_sshd(Path.cwd())
@@ -39,7 +43,12 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def around(owner: Any, name: str, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None) -> None:
+def around(
+    owner: Any,
+    name: str,
+    before: Callable[[], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> None:
     """Wrap a method."""
     method = getattr(owner, name)
 
@@ -59,7 +68,11 @@ def watch_receipts(count: int) -> None:
 
     def watch() -> None:
         while True:
-            written = sum(path.read_text().count("\n") for path in Path().glob(".clusterjob-runs/*/receipts") if path.stat().st_mtime > began)
+            written = sum(
+                path.read_text().count("\n")
+                for path in Path().glob(".clusterjob-runs/*/receipts")
+                if path.stat().st_mtime > began
+            )
             if written >= max(1, count // 2):
                 die()
             time.sleep(0.001)
@@ -99,7 +112,9 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
         around(LocalTransport, "put", after=die)
         around(RemoteTransport, "put", after=die)
     elif point == "in-submit":
-        around(Scheduler, "submit", before=lambda: watch_receipts(count), after=lambda: time.sleep(30))
+        around(
+            Scheduler, "submit", before=lambda: watch_receipts(count), after=lambda: time.sleep(30)
+        )
     elif point == "after-submit":
         around(Scheduler, "submit", after=die)
     elif point == "after-record":
@@ -111,7 +126,9 @@ def main() -> None:
     profile, ledger, name, count, *step = sys.argv[1:]
     jobs = []
     for number in range(int(count)):
-        job = JobScript(f"echo {name}-{number}$CLUSTERJOB_ARRAY_INDEX >> {ledger}", f"{name}-{number}")
+        job = JobScript(
+            f"echo {name}-{number}$CLUSTERJOB_ARRAY_INDEX >> {ledger}", f"{name}-{number}"
+        )
         job.read_settings(profile)
         if number == 0:
             job.array = "1-2"

@@ -1,4 +1,6 @@
-"""What the chaos tests share: the live schedulers of the contract suite, and how long a storm lasts."""
+"""What the chaos tests share: the live schedulers of the contract suite, and how long a storm
+lasts.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,28 @@ LONG = bool(os.environ.get("CLUSTERJOB_CHAOS"))  # make chaos
 CHILD = Path(__file__).parent / "child.py"
 
 
-def start(flavour: Flavour, name: str, count: int, step: str = "", prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+def start(
+    flavour: Flavour, name: str, count: int, step: str = "", prefix: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     """Start a process that submits ``count`` jobs; ``prefix`` is a command to start it with."""
-    command = [*prefix, sys.executable, str(CHILD), str(flavour.profile), str(Path("ledger").absolute()), name, str(count), step]
+    command = [
+        *prefix,
+        sys.executable,
+        str(CHILD),
+        str(flavour.profile),
+        str(Path("ledger").absolute()),
+        name,
+        str(count),
+        step,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def run(flavour: Flavour, name: str, count: int, step: str = "") -> int:
-    """Let a process submit ``count`` jobs; return how it ended. One that is not killed must succeed."""
+    """Let a process submit ``count`` jobs; return how it ended.
+
+    One that is not killed must succeed.
+    """
     process = start(flavour, name, count, step)
     out, err = process.communicate(timeout=120)
     assert step or process.returncode == 0, out + err
@@ -39,12 +55,20 @@ def everything_ran_once(wanted: int, seconds: float = 120) -> None:
     assert len(results) == wanted
     _, left = wait(results, seconds)
     assert not left, [(result, result.words, result.record.phase) for result in left[:5]]
-    bad = [result.explain() + str(result.history) for result in results if result.status != Status.COMPLETED]
+    bad = [
+        result.explain() + str(result.history)
+        for result in results
+        if result.status != Status.COMPLETED
+    ]
     assert not bad, "\n".join(bad[:5])
     lines = sum(len(result.record.all_tasks()) for result in results)
     deadline = time.monotonic() + 5
     while len(Path("ledger").read_text().split()) < lines and time.monotonic() < deadline:
         time.sleep(0.1)
-    twice = {name: times for name, times in Counter(Path("ledger").read_text().split()).items() if times > 1}
+    twice = {
+        name: times
+        for name, times in Counter(Path("ledger").read_text().split()).items()
+        if times > 1
+    }
     assert not twice
     assert len(Path("ledger").read_text().split()) == lines

@@ -7,7 +7,15 @@ import os
 import signal
 from pathlib import Path
 
-POINTS = ("before-claim", "after-claim", "in-upload", "after-upload", "in-submit", "after-submit", "after-record")
+POINTS = (
+    "before-claim",
+    "after-claim",
+    "in-upload",
+    "after-upload",
+    "in-submit",
+    "after-submit",
+    "after-record",
+)
 
 
 def kill_below(root: int) -> None:
@@ -25,10 +33,18 @@ def kill_below(root: int) -> None:
 
 
 def kill_behind_sshd(folder: Path) -> None:
-    """Kill what works in a folder on behalf of sshd, from its login shell on, as a host that goes down does; jobs are not below sshd."""
-    servers = {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/comm") if _named_sshd(path)}
+    """Kill what works in a folder on behalf of sshd, from its login shell on, as a host that goes
+    down does; jobs are not below sshd.
+    """
+    servers = {
+        int(path.parent.name) for path in Path("/proc").glob("[0-9]*/comm") if _named_sshd(path)
+    }
     shells = [pid for pid in below(servers, 1) if pid not in servers]
-    for shell in [shell for shell in shells if any(_works_in(pid, folder) for pid in [shell, *descendants(shell)])]:
+    for shell in [
+        shell
+        for shell in shells
+        if any(_works_in(pid, folder) for pid in [shell, *descendants(shell)])
+    ]:
         try_kill(shell, signal.SIGSTOP)
         kill_below(shell)
         try_kill(shell, signal.SIGKILL)

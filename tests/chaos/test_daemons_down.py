@@ -20,13 +20,17 @@ from .conftest import everything_ran_once, start
 
 @contextlib.contextmanager
 def nobody_starts_the_lab() -> Iterator[None]:
-    """Keep the other processes of this test run from starting what is stopped on purpose (tests/conftest.py, ``lab``)."""
+    """Keep the other processes of this test run from starting what is stopped on purpose
+    (tests/conftest.py, ``lab``).
+    """
     with locked(LAB / "lock"):
         yield
 
 
 def daemon(command: str, name: str) -> None:
-    done = subprocess.run([str(LAB_SCRIPT), command, name], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [str(LAB_SCRIPT), command, name], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -40,7 +44,9 @@ def controller(cluster: Flavour) -> Iterator[Callable[[str], None]]:
 
 @pytest.mark.alone
 @on("noacct")
-def test_the_controller_stops_while_jobs_are_submitted(cluster: Flavour, controller: Callable[[str], None]) -> None:
+def test_the_controller_stops_while_jobs_are_submitted(
+    cluster: Flavour, controller: Callable[[str], None]
+) -> None:
     process = start(cluster, "down", 60)
     deadline = time.monotonic() + 30
     while not any(path.stat().st_size for path in Path().glob(".clusterjob-runs/*/receipts")):
@@ -58,7 +64,9 @@ def test_the_controller_stops_while_jobs_are_submitted(cluster: Flavour, control
 
 @pytest.mark.alone
 @on("noacct")
-def test_the_controller_stops_while_jobs_are_watched(cluster: Flavour, controller: Callable[[str], None]) -> None:
+def test_the_controller_stops_while_jobs_are_watched(
+    cluster: Flavour, controller: Callable[[str], None]
+) -> None:
     results = cluster.batch([cluster.job(f"sleep 20; echo {number}") for number in range(5)])
     controller("stop")
     for _ in range(75):
@@ -101,7 +109,9 @@ def test_polls_that_hang_say_nothing(cluster: Flavour, controller: Callable[[str
     job.read_settings(_impatient(cluster))
     result = job.submit()
     subprocess.run(["kill", "-STOP", str(controller_pid)], check=True)
-    timer = threading.Timer(6, lambda: subprocess.run(["kill", "-CONT", str(controller_pid)], check=False))
+    timer = threading.Timer(
+        6, lambda: subprocess.run(["kill", "-CONT", str(controller_pid)], check=False)
+    )
     timer.start()
     try:
         seen = set()
@@ -123,8 +133,13 @@ def _impatient(cluster: Flavour) -> Path:
 
 @on("noacct")
 def test_jobs_go_on_without_anybody(cluster: Flavour) -> None:
-    """Nobody polls for longer than the scheduler remembers its jobs (MinJobAge is 10 s there): the exit records tell."""
+    """Nobody polls for longer than the scheduler remembers its jobs (MinJobAge is 10 s there): the
+    exit records tell.
+    """
     results = submit([cluster.job("exit 0"), cluster.job("exit 5")])
     time.sleep(25)
     assert wait(results, 60)[1] == []
-    assert [(result.status, result.exit_code) for result in results] == [(Status.COMPLETED, 0), (Status.FAILED, 5)]
+    assert [(result.status, result.exit_code) for result in results] == [
+        (Status.COMPLETED, 0),
+        (Status.FAILED, 5),
+    ]

@@ -1,4 +1,7 @@
-"""The submitting process is killed: at every step of the protocol, and at random moments. Each job runs once all the same."""
+"""The submitting process is killed: at every step of the protocol, and at random moments.
+
+Each job runs once all the same.
+"""
 
 from __future__ import annotations
 
@@ -66,10 +69,28 @@ def submit_whole(cluster: Flavour, name: str) -> float:
 
 
 @on("local")
-def test_a_submission_that_died_on_another_machine_is_finished_here(cluster: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other machine has a name and process ids of its own; nobody here can see that it is dead, until its lease is over."""
+def test_a_submission_that_died_on_another_machine_is_finished_here(
+    cluster: Flavour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other machine has a name and process ids of its own; nobody here can see that it is dead,
+    until its lease is over.
+    """
     process = start(
-        cluster, "far", COUNT, "after-claim", prefix=["unshare", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-c", 'hostname far; "$@"', "-"]
+        cluster,
+        "far",
+        COUNT,
+        "after-claim",
+        prefix=[
+            "unshare",
+            "--uts",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "sh",
+            "-c",
+            'hostname far; "$@"',
+            "-",
+        ],
     )
     process.communicate(timeout=60)
     store = current_store()

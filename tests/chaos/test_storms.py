@@ -37,7 +37,9 @@ def test_eight_processes_submit_the_same_jobs(cluster: Flavour) -> None:
 
 
 @on("slurm")
-def test_eight_processes_share_postgresql(cluster: Flavour, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eight_processes_share_postgresql(
+    cluster: Flavour, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = request.getfixturevalue("database")
     monkeypatch.setenv("CLUSTERJOB_STORE", url)
     eight_at_once(cluster)
@@ -45,31 +47,48 @@ def test_eight_processes_share_postgresql(cluster: Flavour, request: pytest.Fixt
 
 
 @on("local")
-def test_eight_processes_share_a_store_of_files(cluster: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eight_processes_share_a_store_of_files(
+    cluster: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CLUSTERJOB_STORE", f"file://{tmp_path}/files")
     eight_at_once(cluster)
 
 
 @on("noacct")
-def test_twenty_notebooks_ask_once_an_interval(cluster: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has a job of its own; the commands that the scheduler gets are counted by a wrapper around them."""
+def test_twenty_notebooks_ask_once_an_interval(
+    cluster: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a job of its own; the commands that the scheduler gets are counted by a wrapper
+    around them.
+    """
     count, interval = (20, 2.0) if LONG else (8, 1.0)
     squeue = shutil.which("squeue")
     (tmp_path / "bin").mkdir()
     wrapper = tmp_path / "bin" / "squeue"
-    wrapper.write_text(f'#!/bin/sh\necho asked >> {shlex.quote(str(tmp_path))}/asked\nexec {squeue} "$@"\n')
+    wrapper.write_text(
+        f'#!/bin/sh\necho asked >> {shlex.quote(str(tmp_path))}/asked\nexec {squeue} "$@"\n'
+    )
     wrapper.chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     profile = tmp_path / "slow.ini"
-    profile.write_text(f"[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = {interval}\npoll_interval = {interval}\n")
+    profile.write_text(
+        f"[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = {interval}\npoll_interval = "
+        f"{interval}\n"
+    )
     code = (
         "import sys, time; from clusterjob import JobScript\n"
-        "job = JobScript('sleep 8; echo ' + sys.argv[2], sys.argv[2]); job.read_settings(sys.argv[1]); result = job.submit()\n"
+        "job = JobScript('sleep 8; echo ' + sys.argv[2], sys.argv[2]); "
+        "job.read_settings(sys.argv[1]); result = job.submit()\n"
         "assert result.wait(60); print(result.status.name)\n"
     )
     began = time.monotonic()
     books = [
-        subprocess.Popen([sys.executable, "-c", code, str(profile), f"book{number}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(profile), f"book{number}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for number in range(count)
     ]
     for book in books:
@@ -85,14 +104,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "none", str(disk)], check=False).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "none", str(disk)], check=False
+        ).returncode
+    ):
         pytest.skip("mounting a small disk needs root")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @on("local", "noacct")
-def test_a_full_disk_at_every_write(cluster: Flavour, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_every_write(
+    cluster: Flavour, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(small_disk)
     ledger = tmp_path / "ledger"
     ledger.touch()
@@ -102,7 +128,10 @@ def test_a_full_disk_at_every_write(cluster: Flavour, small_disk: Path, tmp_path
         shutil.rmtree(small_disk / ".clusterjob-runs", ignore_errors=True)
         current_store().close()
         shutil.rmtree(small_disk / ".clusterjob", ignore_errors=True)
-        jobs = [cluster.job(f"echo {free}-{number} >> {ledger}", f"full-{free}-{number}") for number in range(3)]
+        jobs = [
+            cluster.job(f"echo {free}-{number} >> {ledger}", f"full-{free}-{number}")
+            for number in range(3)
+        ]
         fill(small_disk, free)
         try:
             wait(submit(jobs), 20)
@@ -113,14 +142,18 @@ def test_a_full_disk_at_every_write(cluster: Flavour, small_disk: Path, tmp_path
         assert wait(results, 30)[1] == [], free
         results = submit(jobs)  # what failed for want of room is submitted again
         assert wait(results, 30)[1] == [], free
-        assert [result.status.name for result in results] == ["COMPLETED"] * 3, [result.explain() for result in results]
+        assert [result.status.name for result in results] == ["COMPLETED"] * 3, [
+            result.explain() for result in results
+        ]
         for result in results:
             result.monitor.records.clear()
     lines = ledger.read_text().split()
     assert sorted(lines) == sorted(f"{free}-{number}" for free in steps for number in range(3))
     assert len(said) > 2
     for words in said:
-        assert any(word in words for word in ("full", "No space", "no space", "disk I/O", "cannot be")), words
+        assert any(
+            word in words for word in ("full", "No space", "no space", "disk I/O", "cannot be")
+        ), words
 
 
 def fill(disk: Path, free: int) -> None:

@@ -21,9 +21,12 @@ PLACES = (*FLAVOURS, *(name + way for way in ("@ssh", "@openssh") for name in FA
 # poll_interval also tells the two Slurms apart: a cluster is known by its backend and overrides
 _PROFILES = {
     "local": "[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\npoll_interval = 0.25\n",
-    "slurm": "[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0.1\npoll_interval = 0.5\nsettle = 8\n",
-    "noacct": "[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0.1\npoll_interval = 0.51\nsettle = 3\n",
-    "sge": "[Attributes]\nbackend = sge\nparallel_environment = smp\n[Limits]\nfirst_poll = 0.2\npoll_interval = 0.5\nsettle = 5\n",
+    "slurm": "[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0.1\npoll_interval = 0.5\n"
+    "settle = 8\n",
+    "noacct": "[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0.1\npoll_interval = 0.51\n"
+    "settle = 3\n",
+    "sge": "[Attributes]\nbackend = sge\nparallel_environment = smp\n[Limits]\nfirst_poll = 0.2\n"
+    "poll_interval = 0.5\nsettle = 5\n",
 }
 _HOSTS = {"local": "lab-plain", "slurm": "lab-slurm", "noacct": "lab-noacct", "sge": "lab-sge"}
 _USERS = {"ssh": "lab", "openssh": "labcsh"}  # bash and csh, both with a banner
@@ -88,7 +91,9 @@ def on(*names: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture(scope="session", params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path | None, Path]:
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path | None, Path]:
     name = request.param
     lab = None if name == "local" else request.getfixturevalue("lab")
     profile = tmp_path_factory.mktemp(name) / f"{name}.ini"
@@ -102,26 +107,42 @@ def _profile(place: str, lab: Path | None, rootdir: Path | None = None) -> str:
     if not way:
         return _PROFILES[name]
     assert lab is not None
-    where = f"remote = {_USERS[way]}@{_HOSTS[name]}\ntransport = {way}\nssh_config = {lab}/ssh/config\n"
+    where = (
+        f"remote = {_USERS[way]}@{_HOSTS[name]}\ntransport = {way}\nssh_config = {lab}/ssh/config\n"
+    )
     where += f"rootdir = {rootdir}\n" if rootdir else ""
-    return _PROFILES[name].replace("[Limits]\n", "[Limits]\nconnections = 1000\n").replace("[Attributes]\n", "[Attributes]\n" + where)
+    return (
+        _PROFILES[name]
+        .replace("[Limits]\n", "[Limits]\nconnections = 1000\n")
+        .replace("[Attributes]\n", "[Attributes]\n" + where)
+    )
 
 
 @pytest.fixture
-def cluster(request: pytest.FixtureRequest, place: tuple[str, Path | None, Path], spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flavour]:
+def cluster(
+    request: pytest.FixtureRequest,
+    place: tuple[str, Path | None, Path],
+    spool: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Flavour]:
     full, lab, profile = place
     name, _, way = full.partition("@")
     if way:  # the same folders over there: relative paths mean the same as here
         profile = Path("remote.ini").absolute()
         profile.write_text(_profile(full, lab, Path.cwd()))
     _environment(name, lab, monkeypatch)
-    with _in_use(name, lab, alone=request.node.get_closest_marker("alone") is not None), namespace(lab):
+    with (
+        _in_use(name, lab, alone=request.node.get_closest_marker("alone") is not None),
+        namespace(lab),
+    ):
         yield Flavour(name, profile, lab, way)
 
 
 @contextlib.contextmanager
 def _in_use(name: str, lab: Path | None, alone: bool) -> Iterator[None]:
-    """Keep a scheduler whose daemons a test stops (mark ``alone``) from the tests of other processes."""
+    """Keep a scheduler whose daemons a test stops (mark ``alone``) from the tests of other
+    processes.
+    """
     if lab is None or name == "local":
         yield
         return
@@ -130,8 +151,14 @@ def _in_use(name: str, lab: Path | None, alone: bool) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def overtime(place: tuple[str, Path | None, Path], spool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AsyncResult]:
-    """A job that runs into its time limit, submitted when the flavour's first test begins: Slurm takes a minute and more."""
+def overtime(
+    place: tuple[str, Path | None, Path],
+    spool_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[], AsyncResult]:
+    """A job that runs into its time limit, submitted when the flavour's first test begins: Slurm
+    takes a minute and more.
+    """
     full, lab, profile = place
     name, _, way = full.partition("@")
     patch = pytest.MonkeyPatch()

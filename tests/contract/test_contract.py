@@ -28,7 +28,18 @@ from tests.conftest import locked
 
 from .conftest import Flavour
 
-WEIRD = ["with space", "quo'te\"s", "a;b&c", "$(touch pwned)`touch pwned`", "ünï-çødé", "-dash", "new\nline", "100%t", "back\\slash", "#hash *?["]
+WEIRD = [
+    "with space",
+    "quo'te\"s",
+    "a;b&c",
+    "$(touch pwned)`touch pwned`",
+    "ünï-çødé",
+    "-dash",
+    "new\nline",
+    "100%t",
+    "back\\slash",
+    "#hash *?[",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +55,9 @@ def until(condition: Callable[[], Any], seconds: float = 30) -> None:
 
 
 def test_completes(cluster: Flavour) -> None:
-    result = cluster.finish("echo out; echo err >&2; for i in $(seq 20000); do :; done; sleep 1", time="5m")
+    result = cluster.finish(
+        "echo out; echo err >&2; for i in $(seq 20000); do :; done; sleep 1", time="5m"
+    )
     assert result.get() == Status.COMPLETED
     assert (result.exit_code, result.signal, result.reason) == (0, None, None)
     assert result.stdout() == "out\n"
@@ -62,7 +75,8 @@ def test_completes(cluster: Flavour) -> None:
 
 def test_usage_has_max_rss_where_it_is_known(cluster: Flavour) -> None:
     result = cluster.finish(
-        "#!/usr/bin/env python3\nimport time\nx = b'x' * 60_000_000\ntime.sleep(5)", mem=500 if cluster.family == "slurm" else None
+        "#!/usr/bin/env python3\nimport time\nx = b'x' * 60_000_000\ntime.sleep(5)",
+        mem=500 if cluster.family == "slurm" else None,
     )
     if cluster.name == "noacct":
         assert "max_rss" not in result.usage
@@ -76,7 +90,13 @@ def test_exit_code(cluster: Flavour) -> None:
     assert (result.status, result.reason, result.exit_code) == (Status.FAILED, Reason.EXIT, 3)
     with pytest.raises(JobFailedError) as caught:
         result.get()
-    for piece in (result.name, str(result.job_id), "exit code 3", "about to fail", result.log_path("stderr")):
+    for piece in (
+        result.name,
+        str(result.job_id),
+        "exit code 3",
+        "about to fail",
+        result.log_path("stderr"),
+    ):
         assert piece in str(caught.value)
     assert not result.successful()
 
@@ -96,15 +116,23 @@ def test_killed_body(cluster: Flavour) -> None:
 
 
 def test_out_of_memory(cluster: Flavour) -> None:
-    hog = "import time\nx = []\nfor i in range(8):\n    x.append(b'x' * 10_000_000); time.sleep(0.02)\ntime.sleep(20)\n"
-    # Grid Engine sees the memory of a job's processes together; a single one would only find that it gets no more
+    hog = (
+        "import time\nx = []\nfor i in range(8):\n    x.append(b'x' * 10_000_000); "
+        "time.sleep(0.02)\ntime.sleep(20)\n"
+    )
+    # Grid Engine sees the memory of a job's processes together; a single one would only find that
+    # it gets no more
     body = "python3 hog.py & python3 hog.py & wait" if cluster.name == "sge" else "python3 hog.py"
-    result = cluster.finish(body, mem=120 if cluster.name == "sge" else 40, time="5m", aux_scripts={"hog.py": hog})
+    result = cluster.finish(
+        body, mem=120 if cluster.name == "sge" else 40, time="5m", aux_scripts={"hog.py": hog}
+    )
     assert (result.status, result.reason) == (Status.FAILED, Reason.OUT_OF_MEMORY), result.explain()
 
 
 def test_cancel_running_kills_every_process(cluster: Flavour) -> None:
-    result = cluster.run("sleep 1234 & echo $! > child.pid\nsetsid sleep 1235 & echo $! > far.pid\nwait")
+    result = cluster.run(
+        "sleep 1234 & echo $! > child.pid\nsetsid sleep 1235 & echo $! > far.pid\nwait"
+    )
     until(lambda: Path("far.pid").exists() and Path("far.pid").read_text().strip())
     until(lambda: result.status == Status.RUNNING)
     result.cancel()
@@ -158,19 +186,28 @@ def test_cancel_of_a_job_that_ended_unseen(cluster: Flavour) -> None:
 
 
 def test_node_failure(cluster: Flavour) -> None:
-    options: dict[str, Any] = {"no_requeue": True, "queue": "fragile"} if cluster.family == "slurm" else {}
+    options: dict[str, Any] = (
+        {"no_requeue": True, "queue": "fragile"} if cluster.family == "slurm" else {}
+    )
     with _fragile_node(cluster) as break_it:
-        # the parent of the wrapper, which is the body's parent, is the scheduler's shepherd on Grid Engine and on the embedded scheduler
-        result = cluster.run("cut -d ' ' -f 4 /proc/$PPID/stat > shepherd; echo started; sleep 600", **options)
+        # the parent of the wrapper, which is the body's parent, is the scheduler's shepherd on Grid
+        # Engine and on the embedded scheduler
+        result = cluster.run(
+            "cut -d ' ' -f 4 /proc/$PPID/stat > shepherd; echo started; sleep 600", **options
+        )
         until(lambda: result.status == Status.RUNNING and "started" in result.stdout())
         break_it()
         assert result.wait(90), result.explain()
-        assert (result.status, result.reason) == (Status.FAILED, Reason.NODE_FAILURE), result.explain()
+        assert (result.status, result.reason) == (Status.FAILED, Reason.NODE_FAILURE), (
+            result.explain()
+        )
 
 
 @contextlib.contextmanager
 def _fragile_node(cluster: Flavour) -> Iterator[Callable[[], object]]:
-    """Give what breaks the job's node: Slurm has one for this, which one test breaks at a time; elsewhere the job's shepherd is killed."""
+    """Give what breaks the job's node: Slurm has one for this, which one test breaks at a time;
+    elsewhere the job's shepherd is killed.
+    """
     if cluster.family != "slurm":
         yield lambda: os.kill(int(Path("shepherd").read_text()), signal.SIGKILL)
         return
@@ -184,12 +221,17 @@ def _fragile_node(cluster: Flavour) -> Iterator[Callable[[], object]]:
 
 
 def test_array(cluster: Flavour) -> None:
-    result = cluster.finish("echo task $CLUSTERJOB_ARRAY_INDEX; exit $((CLUSTERJOB_ARRAY_INDEX == 3))", array="1-4%2")
+    result = cluster.finish(
+        "echo task $CLUSTERJOB_ARRAY_INDEX; exit $((CLUSTERJOB_ARRAY_INDEX == 3))", array="1-4%2"
+    )
     tasks = result.tasks
     assert tasks is not None
     assert {index: task.status for index, task in tasks.items()} == {
-        1: Status.COMPLETED, 2: Status.COMPLETED, 3: Status.FAILED, 4: Status.COMPLETED
-    }  # fmt: skip
+        1: Status.COMPLETED,
+        2: Status.COMPLETED,
+        3: Status.FAILED,
+        4: Status.COMPLETED,
+    }
     assert (result.status, result.reason, result.exit_code) == (Status.FAILED, Reason.EXIT, 1)
     assert result.stdout(2) == "task 2\n"
     assert result.stdout() == "task 1\ntask 2\ntask 3\ntask 4\n"
@@ -213,7 +255,9 @@ def test_after_a_job_that_fails(cluster: Flavour) -> None:
 
 def test_variables(cluster: Flavour) -> None:
     names = ["ID", "NAME", "WORKDIR", "SUBMIT_HOST", "NODELIST", "ARRAY_INDEX"]
-    result = cluster.finish("\n".join(f'printf "%s\\n" "$CLUSTERJOB_{name}"' for name in names), jobname="variables")
+    result = cluster.finish(
+        "\n".join(f'printf "%s\\n" "$CLUSTERJOB_{name}"' for name in names), jobname="variables"
+    )
     number, name, workdir, submit_host, nodes, index = result.stdout().split("\n")[:6]
     assert (number, name, workdir, index) == (result.job_id, "variables", os.getcwd(), "")
     assert submit_host
@@ -225,8 +269,12 @@ def test_weird_working_directories(cluster: Flavour) -> None:
     jobs = []
     for name in WEIRD:
         os.makedirs(name)
-        job = cluster.job("pwd; cat 'in put.txt'; echo err >&2", workdir=name, inputs=["in put.txt"])
-        if (cluster.name == "sge" and "\n" in name) or (cluster.family == "slurm" and ("%" in name or "\\" in name)):
+        job = cluster.job(
+            "pwd; cat 'in put.txt'; echo err >&2", workdir=name, inputs=["in put.txt"]
+        )
+        if (cluster.name == "sge" and "\n" in name) or (
+            cluster.family == "slurm" and ("%" in name or "\\" in name)
+        ):
             with pytest.raises(SettingsError, match="workdir"):
                 job.submit()
         else:
@@ -242,7 +290,17 @@ def test_weird_working_directories(cluster: Flavour) -> None:
 
 def test_weird_job_names_are_quoted_or_refused(cluster: Flavour) -> None:
     jobs = {}
-    for name in ("two words", "semi;colon", "$(touch pwned)", "`touch pwned`", "quo'te", 'dou"ble', "new\nline", "--help", "ünï"):
+    for name in (
+        "two words",
+        "semi;colon",
+        "$(touch pwned)",
+        "`touch pwned`",
+        "quo'te",
+        'dou"ble',
+        "new\nline",
+        "--help",
+        "ünï",
+    ):
         try:
             job = cluster.job(f'printf "%s" "$CLUSTERJOB_NAME"  # {len(jobs)}', jobname=name)
             str(job)
@@ -284,31 +342,49 @@ EOF
 exec bash -c 'echo replaced; exit 7'
 """
     result = cluster.finish(body)
-    assert result.stdout() == "3 y z 100%s a'b 3 1 2 3\ntwo\ninterrupted\n$(not run) `nor this` \\n\nreplaced\n"
+    assert (
+        result.stdout()
+        == "3 y z 100%s a'b 3 1 2 3\ntwo\ninterrupted\n$(not run) `nor this` \\n\nreplaced\n"
+    )
     assert result.exit_code == 7
 
 
 def test_other_languages(cluster: Flavour) -> None:
-    result = cluster.finish("#!/usr/bin/env -S python3 -X dev\nimport sys\nprint(sys.flags.dev_mode, sys.argv[1:], {'k': 1})\n")
+    result = cluster.finish(
+        "#!/usr/bin/env -S python3 -X dev\nimport sys\nprint(sys.flags.dev_mode, sys.argv[1:], "
+        "{'k': 1})\n"
+    )
     assert result.stdout() == "True [] {'k': 1}\n"
 
 
 def test_verbatim(cluster: Flavour) -> None:
-    result = cluster.finish("echo '{{ not_jinja }}' '{% if %}' #$ -N other\n#SBATCH --mem=99999G\n#$ -l nonsense=1\n", verbatim=True)
+    result = cluster.finish(
+        "echo '{{ not_jinja }}' '{% if %}' #$ -N other\n#SBATCH --mem=99999G\n#$ -l nonsense=1\n",
+        verbatim=True,
+    )
     assert result.stdout() == "{{ not_jinja }} {% if %}\n"
 
 
 def test_auxiliary_scripts(cluster: Flavour) -> None:
     scripts = {"helper.sh": "#!/bin/sh\necho T={{ T }}\n", "sub/calc.py": "print(6 * {{ T }})"}
-    result = cluster.finish("./helper.sh; python3 sub/calc.py", aux_scripts=scripts,
-                            params={"T": 7}, workdir="aux")  # fmt: skip
+    result = cluster.finish(
+        "./helper.sh; python3 sub/calc.py", aux_scripts=scripts, params={"T": 7}, workdir="aux"
+    )
     assert result.stdout() == "T=7\n42\n"
 
 
 def test_scripts_and_inputs_are_frozen(cluster: Flavour) -> None:
     Path("data.txt").write_text("then\n")
     blocker = cluster.run("sleep 3")
-    result = _after_job(cluster.job("cat data.txt; ./tool", workdir="w", inputs=["data.txt"], aux_scripts={"tool": "echo tool"}), blocker)
+    result = _after_job(
+        cluster.job(
+            "cat data.txt; ./tool",
+            workdir="w",
+            inputs=["data.txt"],
+            aux_scripts={"tool": "echo tool"},
+        ),
+        blocker,
+    )
     Path("data.txt").write_text("now\n")
     with pytest.raises(Exception, match="has not finished"):
         cluster.job("cat data.txt", workdir="w", inputs=["data.txt"]).submit()
@@ -365,12 +441,16 @@ def test_failed_jobs_are_retried(cluster: Flavour) -> None:
 def test_two_processes_at_once_make_one_job(cluster: Flavour) -> None:
     code = (
         "import sys, time, clusterjob as c\n"
-        f"job = c.JobScript('echo run >> ledger', 'race'); job.read_settings({str(cluster.profile)!r})\n"
+        "job = c.JobScript('echo run >> ledger', 'race'); "
+        f"job.read_settings({str(cluster.profile)!r})\n"
         "time.sleep(max(0, float(sys.argv[1]) - time.time()))\n"
         "r = job.submit(); r.wait(60); print(r.record.token, r.status)\n"
     )
     start = str(time.time() + 1.0)
-    racers = [subprocess.Popen([sys.executable, "-c", code, start], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    racers = [
+        subprocess.Popen([sys.executable, "-c", code, start], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
     answers = {racer.communicate(timeout=90)[0].strip() for racer in racers}
     assert len(answers) == 1
     assert "COMPLETED" in answers.pop()
@@ -378,9 +458,14 @@ def test_two_processes_at_once_make_one_job(cluster: Flavour) -> None:
 
 
 def test_a_fresh_process_picks_up_where_the_last_one_left_off(cluster: Flavour) -> None:
-    code = f"import clusterjob as c; j = c.JobScript('sleep 2; echo done', 'survivor'); j.read_settings({str(cluster.profile)!r})\n"
+    code = (
+        "import clusterjob as c; j = c.JobScript('sleep 2; echo done', 'survivor'); "
+        f"j.read_settings({str(cluster.profile)!r})\n"
+    )
     code += "print(j.submit().job_id)"
-    number = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    number = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
     result = cluster.job("sleep 2; echo done", jobname="survivor").submit()
     assert result.job_id == number
     assert result.wait(60)
@@ -394,7 +479,9 @@ def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> Non
     counts, trips = [], []
     for size in (2, 12):
         before, asked = scheduler.trips, getattr(scheduler.transport, "trips", 0)
-        results = cluster.batch([cluster.job(f"sleep 60; echo {size}-{number}") for number in range(size)])
+        results = cluster.batch(
+            [cluster.job(f"sleep 60; echo {size}-{number}") for number in range(size)]
+        )
         counts.append(scheduler.trips - before)
         trips.append(getattr(scheduler.transport, "trips", 0) - asked)
         until(lambda results=results: all(result.status <= Status.RUNNING for result in results))  # type: ignore[misc]
@@ -403,14 +490,19 @@ def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> Non
         asked = results[0].monitor.polls - polls
         assert scheduler.commands - before <= 2 * asked
         cancel(results)
-        # Grid Engine can lose the signal for a job that is just starting, and sends it again after 60 s
+        # Grid Engine can lose the signal for a job that is just starting, and sends it again after
+        # 60 s
         assert wait(results, 150)[1] == []
     assert counts == [1, 1]
     assert trips == ([2, 2] if cluster.way else [0, 0])
 
 
 def test_refused_by_the_scheduler(cluster: Flavour) -> None:
-    refused: dict[str, Any] = {"local": {"ppn": 99}, "slurm": {"queue": "nowhere"}, "sge": {"queue": "nowhere.q"}}[cluster.family]
+    refused: dict[str, Any] = {
+        "local": {"ppn": 99},
+        "slurm": {"queue": "nowhere"},
+        "sge": {"queue": "nowhere.q"},
+    }[cluster.family]
     words = {"local": "99 cores", "slurm": "invalid partition", "sge": "nowhere.q"}[cluster.family]
     with pytest.raises(SubmissionError, match=words):
         cluster.job("true", jobname="refused", **refused).submit()
@@ -441,19 +533,31 @@ def test_a_surrounding_job_does_not_leak(cluster: Flavour, monkeypatch: pytest.M
 
 
 def test_prologue_and_epilogue_run_once(cluster: Flavour) -> None:
-    job = cluster.job("cat w/fetched 2>/dev/null || cat fetched", prologue="mkdir -p w; echo {{ T }} > w/fetched; echo pro >> log",
-                      epilogue="echo epi {{ T }} >> log", params={"T": 5}, workdir="w")  # fmt: skip
+    job = cluster.job(
+        "cat w/fetched 2>/dev/null || cat fetched",
+        prologue="mkdir -p w; echo {{ T }} > w/fetched; echo pro >> log",
+        epilogue="echo epi {{ T }} >> log",
+        params={"T": 5},
+        workdir="w",
+    )
     result = job.submit()
     assert result.wait(60)
     assert result.stdout() == "5\n"
     assert job.submit().status == Status.COMPLETED
-    code = "import clusterjob.script as c; s = c.current_store(); print([c.AsyncResult(record, s).status for record in s.select()])"
+    code = (
+        "import clusterjob.script as c; s = c.current_store(); print([c.AsyncResult(record, "
+        "s).status for record in s.select()])"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert Path("log").read_text() == "pro\nepi 5\n"
 
 
 def test_stdout_and_stderr_where_the_user_wants_them(cluster: Flavour) -> None:
-    result = cluster.finish("echo here; echo there >&2", stdout="my out.txt" if cluster.family != "sge" else "my.out", stderr="my.err")
+    result = cluster.finish(
+        "echo here; echo there >&2",
+        stdout="my out.txt" if cluster.family != "sge" else "my.out",
+        stderr="my.err",
+    )
     assert result.stdout() == "here\n"
     assert result.stderr() == "there\n"
     assert Path("my.err").read_text() == "there\n"
@@ -478,12 +582,21 @@ def test_waiting(cluster: Flavour) -> None:
 def test_a_duplicate_submitted_by_hand_ends_at_once(cluster: Flavour) -> None:
     result = cluster.finish("echo run >> ledger")
     scheduler = result.monitor.scheduler
-    script = next(Path(result.record.runs).glob(f"{result.record.token}.{scheduler.backend.general['extension']}"))
+    script = next(
+        Path(result.record.runs).glob(
+            f"{result.record.token}.{scheduler.backend.general['extension']}"
+        )
+    )
     environment = dict(os.environ)
     for name in scheduler.backend.general["job_variables"].split():
         environment.pop(name, None)
     variable = {"local": "SPOOL_JOB_ID", "slurm": "SLURM_JOB_ID", "sge": "JOB_ID"}[cluster.family]
-    done = subprocess.run(["/bin/sh", str(script)], env=environment | {variable: "987654"}, capture_output=True, text=True)
+    done = subprocess.run(
+        ["/bin/sh", str(script)],
+        env=environment | {variable: "987654"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
     assert f"ran as {result.job_id}" in done.stderr
     assert Path("ledger").read_text() == "run\n"
@@ -492,15 +605,30 @@ def test_a_duplicate_submitted_by_hand_ends_at_once(cluster: Flavour) -> None:
 def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> None:
     result = cluster.run("sleep 2; echo run >> ledger")
     scheduler = result.monitor.scheduler
-    script = next(Path(result.record.runs).glob(f"{result.record.token}.{scheduler.backend.general['extension']}"))
+    script = next(
+        Path(result.record.runs).glob(
+            f"{result.record.token}.{scheduler.backend.general['extension']}"
+        )
+    )
     until(lambda: result.status == Status.RUNNING and script.with_suffix(".exit").exists())
-    options = {"slurm": "--output=again.log --error=again.log", "sge": f"-cwd -j y -o {Path.cwd()}/again.log", "local": ""}[cluster.family]
-    done = scheduler._run(f"cd {Path.cwd()}; " + scheduler._fill("submit", script=f"{options} {script}"))
+    options = {
+        "slurm": "--output=again.log --error=again.log",
+        "sge": f"-cwd -j y -o {Path.cwd()}/again.log",
+        "local": "",
+    }[cluster.family]
+    done = scheduler._run(
+        f"cd {Path.cwd()}; " + scheduler._fill("submit", script=f"{options} {script}")
+    )
     assert done.exit_code == 0, done.stderr
     if cluster.name == "local":  # it knows the token, and gives the job that has it
         assert done.stdout.strip() == result.job_id
     else:
-        until(lambda: Path("again.log").exists() and f"ran as {result.job_id} already" in Path("again.log").read_text())
+        until(
+            lambda: (
+                Path("again.log").exists()
+                and f"ran as {result.job_id} already" in Path("again.log").read_text()
+            )
+        )
     assert result.wait(60)
     assert result.status == Status.COMPLETED
     assert Path("ledger").read_text() == "run\n"
@@ -545,8 +673,14 @@ def test_check(cluster: Flavour) -> None:
 
 def test_submission_from_inside_a_job(cluster: Flavour) -> None:
     code = (
-        f"import clusterjob as c; j = c.JobScript('echo inner $CLUSTERJOB_NAME', 'inner', workdir='in'); j.read_settings({str(cluster.profile)!r})\n"
+        "import clusterjob as c; j = c.JobScript('echo inner $CLUSTERJOB_NAME', 'inner', "
+        f"workdir='in'); j.read_settings({str(cluster.profile)!r})\n"
     )
     code += "r = j.submit(); r.wait(60); print(r.status, r.stdout(), end='')"
-    result = cluster.finish(f"#!{sys.executable}\n{code}\n", verbatim=True, threads=1, mem=200 if cluster.family == "slurm" else None)
+    result = cluster.finish(
+        f"#!{sys.executable}\n{code}\n",
+        verbatim=True,
+        threads=1,
+        mem=200 if cluster.family == "slurm" else None,
+    )
     assert result.stdout() == "COMPLETED inner inner\n", result.explain()

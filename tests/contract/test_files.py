@@ -26,10 +26,14 @@ FAR = ("local@ssh", "local@openssh")
 def far(cluster: Flavour, tmp_path: Path) -> Path:
     """A root folder that is not the folder of the submission: as if it were on another machine."""
     root = tmp_path / "far away"
-    cluster.profile.write_text(cluster.profile.read_text().replace(f"rootdir = {Path.cwd()}", f"rootdir = {root}"))
+    cluster.profile.write_text(
+        cluster.profile.read_text().replace(f"rootdir = {Path.cwd()}", f"rootdir = {root}")
+    )
     if not cluster.way:
         profile = Path("far.ini")
-        profile.write_text(cluster.profile.read_text().replace("[Attributes]", f"[Attributes]\nrootdir = {root}"))
+        profile.write_text(
+            cluster.profile.read_text().replace("[Attributes]", f"[Attributes]\nrootdir = {root}")
+        )
         cluster.profile = profile.absolute()
     return root
 
@@ -48,16 +52,36 @@ def test_files_folders_globs_and_renames_go_up_and_come_back(cluster: Flavour, f
     big = os.urandom(upload.LARGE + 12345)
     Path("big").write_bytes(big)
     body = """set -e
-test -x plain; cat data/one.dat 'data/sub/two words.dat' data/sub/ünï.dat ./-dash link renamed/to/me all/one.dat
-mkdir -p out/deep; cp big out/deep/; echo one > './out/-a b.txt'; echo two > out/é.txt; ln -s ../big out/linked; echo r > result
+test -x plain
+cat data/one.dat 'data/sub/two words.dat' data/sub/ünï.dat ./-dash link renamed/to/me all/one.dat
+mkdir -p out/deep; cp big out/deep/; echo one > './out/-a b.txt'; echo two > out/é.txt
+ln -s ../big out/linked; echo r > result
 """
     result = cluster.run(
-        body, workdir="w", inputs=["data", "-dash", "plain", "link", ("plain", "renamed/to/me"), ("data/*.dat", "all"), "big"],
+        body,
+        workdir="w",
+        inputs=[
+            "data",
+            "-dash",
+            "plain",
+            "link",
+            ("plain", "renamed/to/me"),
+            ("data/*.dat", "all"),
+            "big",
+        ],
         outputs=["out", ("result", "got/it"), ("out/*.txt", "texts")],
-    )  # fmt: skip
+    )
     assert result.wait(90)
     assert result.get() == Status.COMPLETED
-    lines = ["data/one.dat", "data/sub/two words.dat", "data/sub/ünï.dat", "-dash", "data/one.dat", "plain", "data/one.dat"]
+    lines = [
+        "data/one.dat",
+        "data/sub/two words.dat",
+        "data/sub/ünï.dat",
+        "-dash",
+        "data/one.dat",
+        "plain",
+        "data/one.dat",
+    ]
     assert result.stdout().split("\n")[:7] == lines
     assert Path("w/out/deep/big").read_bytes() == big
     assert Path("w/out/linked").read_bytes() == big
@@ -66,13 +90,23 @@ mkdir -p out/deep; cp big out/deep/; echo one > './out/-a b.txt'; echo two > out
     assert sorted(os.listdir("w/texts")) == ["-a b.txt", "é.txt"]
     assert not [path for path in Path.cwd().rglob("*") if path.name.startswith(".clusterjob-part")]
     files = {file.path: file.size for file in result.files("out/**", "result")}
-    assert files == {"out/deep/big": len(big), "out/-a b.txt": 4, "out/é.txt": 4, "out/linked": len(big), "result": 2}
+    assert files == {
+        "out/deep/big": len(big),
+        "out/-a b.txt": 4,
+        "out/é.txt": 4,
+        "out/linked": len(big),
+        "result": 2,
+    }
     assert [file.path for file in result.files("**/*.txt")] == ["out/-a b.txt", "out/é.txt"]
-    assert result.fetch([("out/?.txt", "other/")], into="elsewhere") == [Path.cwd() / "elsewhere/other/é.txt"]
+    assert result.fetch([("out/?.txt", "other/")], into="elsewhere") == [
+        Path.cwd() / "elsewhere/other/é.txt"
+    ]
 
 
 @on(*FAR)
-def test_what_is_there_is_not_sent_again_and_what_is_shared_is_sent_once(cluster: Flavour, far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_there_is_not_sent_again_and_what_is_shared_is_sent_once(
+    cluster: Flavour, far: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent: list[int] = []
     feed = RemoteTransport.feed
 
@@ -87,13 +121,22 @@ def test_what_is_there_is_not_sent_again_and_what_is_shared_is_sent_once(cluster
     monkeypatch.setattr(RemoteTransport, "feed", counting)
     Path("shared").write_bytes(os.urandom(1 << 20))
     Path("large").write_bytes(os.urandom(6 << 20))
-    jobs = [cluster.job(f"cmp shared large | tail -n 1; echo {number}", workdir=f"w{number}", inputs=["shared", "large"]) for number in range(4)]
+    jobs = [
+        cluster.job(
+            f"cmp shared large | tail -n 1; echo {number}",
+            workdir=f"w{number}",
+            inputs=["shared", "large"],
+        )
+        for number in range(4)
+    ]
     results = cluster.batch(jobs)
     assert sum(sent) < 7.2 * (1 << 20)
     wait(results, 60)
     assert [result.status for result in results] == [Status.COMPLETED] * 4
     sent.clear()
-    again = cluster.batch([cluster.job("cmp shared large; true", workdir="w2", inputs=["shared", "large"])])
+    again = cluster.batch(
+        [cluster.job("cmp shared large; true", workdir="w2", inputs=["shared", "large"])]
+    )
     assert sum(sent) < 10_000
     assert again[0].wait(60)
     Path("shared").write_bytes(b"new")
@@ -105,7 +148,9 @@ def test_what_is_there_is_not_sent_again_and_what_is_shared_is_sent_once(cluster
 
 
 @on(*FAR)
-def test_a_large_file_goes_on_where_the_line_broke(cluster: Flavour, far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_goes_on_where_the_line_broke(
+    cluster: Flavour, far: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = os.urandom(16 << 20)
     Path("large").write_bytes(content)
     total = [0]
@@ -136,13 +181,28 @@ def test_a_large_file_goes_on_where_the_line_broke(cluster: Flavour, far: Path, 
 def test_outputs_of_many_jobs_come_in_few_round_trips(cluster: Flavour, far: Path) -> None:
     counts = []
     for size in (2, 12):
-        results = cluster.batch([cluster.job(f"echo {number} {size} > out.dat", workdir=f"n{number}", outputs=["out.dat"]) for number in range(size)])
-        until(lambda results=results: all(result.record.finished or (not result.monitor.refresh() and False) for result in results), 60)  # type: ignore[misc]
+        results = cluster.batch(
+            [
+                cluster.job(
+                    f"echo {number} {size} > out.dat", workdir=f"n{number}", outputs=["out.dat"]
+                )
+                for number in range(size)
+            ]
+        )
+        until(
+            lambda results=results: all(
+                result.record.finished or (not result.monitor.refresh() and False)
+                for result in results
+            ),
+            60,
+        )  # type: ignore[misc]
         before = trips(results[0])
         _, left = wait(results, 60)
         counts.append(trips(results[0]) - before)
         assert left == []
-        assert [Path(f"n{number}/out.dat").read_text() for number in range(size)] == [f"{number} {size}\n" for number in range(size)]
+        assert [Path(f"n{number}/out.dat").read_text() for number in range(size)] == [
+            f"{number} {size}\n" for number in range(size)
+        ]
     assert counts[0] == counts[1] <= 2
 
 
@@ -162,7 +222,9 @@ def test_outputs_that_are_not_there(cluster: Flavour, far: Path) -> None:
 
 
 @on("local", "local@ssh")
-def test_outputs_that_are_named_later_come_without_running_again(cluster: Flavour, far: Path) -> None:
+def test_outputs_that_are_named_later_come_without_running_again(
+    cluster: Flavour, far: Path
+) -> None:
     job = cluster.job("echo run >> runs; cp runs a; cp runs b", outputs=["a"])
     first = job.submit()
     assert first.wait(60)
@@ -189,7 +251,9 @@ def test_names_that_lead_out_are_refused(cluster: Flavour, far: Path, tmp_path: 
     outside.mkdir()
     Path("w").mkdir()
     Path("w/trap").symlink_to(outside)
-    result = cluster.run("mkdir trap; echo x > trap/file; echo y > good", workdir="w", outputs=["trap", "good"])
+    result = cluster.run(
+        "mkdir trap; echo x > trap/file; echo y > good", workdir="w", outputs=["trap", "good"]
+    )
     assert result.wait(60)
     assert "outside of" in result.record.outputs
     assert list(outside.iterdir()) == []
@@ -225,8 +289,18 @@ def test_a_host_without_python_bash_and_rsync(cluster: Flavour, far: Path) -> No
     cluster.profile.write_text(cluster.profile.read_text().replace("lab-slurm", "lab-bare"))
     Path("in put").write_text("given\n")
     Path("large").write_bytes(os.urandom(5 << 20))
-    job = {"inputs": ["in put", "large"], "outputs": ["out*"], "workdir": "bare", "shell": "/bin/sh"}
-    results = submit([cluster.job(f"cat 'in put'; wc -c <large; echo {number} > 'out {number}'", **job) for number in range(3)])
+    job = {
+        "inputs": ["in put", "large"],
+        "outputs": ["out*"],
+        "workdir": "bare",
+        "shell": "/bin/sh",
+    }
+    results = submit(
+        [
+            cluster.job(f"cat 'in put'; wc -c <large; echo {number} > 'out {number}'", **job)
+            for number in range(3)
+        ]
+    )
     _, left = wait(results, 90)
     assert left == []
     assert [result.get() for result in results] == [Status.COMPLETED] * 3

@@ -38,7 +38,9 @@ def _spool(spool: Path) -> None:
 
 def leave_open(point: str) -> None:
     """Have a process die in the middle of a submission."""
-    done = subprocess.run([sys.executable, "-c", CHILD.format(point=point)], capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD.format(point=point)], capture_output=True, timeout=60
+    )
     assert done.returncode == -9
 
 
@@ -51,7 +53,9 @@ def test_doctor_says_that_all_is_well() -> None:
     assert json.loads(run("doctor", "--json"))[0]["ok"] is True
 
 
-@pytest.mark.parametrize(("point", "prologues"), [("upload", "prologue\n"), ("submit", "prologue\n")])
+@pytest.mark.parametrize(
+    ("point", "prologues"), [("upload", "prologue\n"), ("submit", "prologue\n")]
+)
 def test_doctor_finishes_what_a_dead_process_left_open(point: str, prologues: str) -> None:
     leave_open(point)
     text = run("doctor", code=1)
@@ -121,7 +125,14 @@ def make_old(*names: str) -> None:
 
 
 def test_prune_removes_old_jobs_and_their_files_and_nothing_else() -> None:
-    results = submit([JobScript("echo 1", "old"), JobScript("exit 3", "failed"), JobScript("echo 2", "young"), JobScript("sleep 60", "live")])
+    results = submit(
+        [
+            JobScript("echo 1", "old"),
+            JobScript("exit 3", "failed"),
+            JobScript("echo 2", "young"),
+            JobScript("sleep 60", "live"),
+        ]
+    )
     wait(results[:3], 30)
     make_old("old", "failed")
     folder = Path(results[0].record.runs)
@@ -131,7 +142,9 @@ def test_prune_removes_old_jobs_and_their_files_and_nothing_else() -> None:
     assert "1 submissions were removed" in run("prune", "--older-than", "30d")
     left = {path.name.split(".")[0] for path in folder.iterdir()}
     assert left == {result.record.token for result in results[1:]} | {"receipts"}
-    assert "failed" in run("prune", "--older-than", "30d", "--state", "failed", "--state", "cancelled")
+    assert "failed" in run(
+        "prune", "--older-than", "30d", "--state", "failed", "--state", "cancelled"
+    )
     assert "live" in run("list")
     run("cancel", "live")
     run("wait", "live", code=1)
@@ -156,7 +169,9 @@ def test_prune_takes_jobs_of_one_cluster_whatever_profile_they_came_from() -> No
     results = []
     for name in ("one", "two"):
         Path(name).mkdir()
-        Path(name, "p.ini").write_text("[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\n")
+        Path(name, "p.ini").write_text(
+            "[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\n"
+        )
         job = JobScript(f"true # {name}", name)
         job.read_settings(f"{name}/p.ini")
         results.append(job.submit())

@@ -1,4 +1,4 @@
-"""The command line, on the embedded scheduler: answers, exit codes, and errors without tracebacks."""
+"""The command line, on the embedded scheduler: answers, exit codes, errors without tracebacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ pytestmark = pytest.mark.usefixtures("spool")
 
 
 def run(*arguments: str, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, "-m", "clusterjob", *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "clusterjob", *arguments], capture_output=True, text=True, timeout=60
+    )
     assert "Traceback" not in done.stderr
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -21,7 +23,9 @@ def run(*arguments: str, code: int = 0) -> str:
 
 @pytest.fixture(autouse=True)
 def _files() -> None:
-    Path("p.ini").write_text("[Attributes]\nbackend = local\ngreeting = hello\n[Resources]\ntime = 5m\n")
+    Path("p.ini").write_text(
+        "[Attributes]\nbackend = local\ngreeting = hello\n[Resources]\ntime = 5m\n"
+    )
     Path("good.sh").write_text("echo {{ greeting }} {{ T }}\n")
     Path("bad.sh").write_text("echo oops >&2; exit 7\n")
     Path("slow.sh").write_text("sleep 60\n")
@@ -36,7 +40,9 @@ def test_submit_and_look() -> None:
     assert "exit code    0" in run("show", "good")
     assert "echo hello 4" in run("show", "good", "--script")
     listed = json.loads(run("list", "--json"))
-    assert [(job["name"], job["status"], job["job_id"]) for job in listed] == [("good", "COMPLETED", number)]
+    assert [(job["name"], job["status"], job["job_id"]) for job in listed] == [
+        ("good", "COMPLETED", number)
+    ]
     assert json.loads(run("status", listed[0]["key"][:8], "--json"))[0]["exit_code"] == 0
     assert json.loads(run("show", number, "--json"))[0]["history"][0][1] == "PENDING"
     assert "1 completed" in run("status")
@@ -64,14 +70,21 @@ def test_exit_codes() -> None:
 
 
 def test_render_and_plan() -> None:
-    assert "#SBATCH --time=00:05:00" in run("render", "good.sh", "-p", "p.ini", "-b", "slurm", "-d", "T=1")
+    assert "#SBATCH --time=00:05:00" in run(
+        "render", "good.sh", "-p", "p.ini", "-b", "slurm", "-d", "T=1"
+    )
     assert run("plan", "good.sh", "-p", "p.ini", "-d", "T=1").startswith("submit ")
     run("submit", "good.sh", "-p", "p.ini", "-d", "T=1", "--wait")
     assert run("plan", "good.sh", "-p", "p.ini", "-d", "T=1").startswith("cached ")
     changed = run("plan", "good.sh", "-p", "p.ini", "-d", "T=2")
     assert "body, line 1: - echo hello 1" in changed
     assert "body, line 1: + echo hello 2" in changed
-    assert json.loads(run("plan", "good.sh", "-p", "p.ini", "-d", "T=1", "--force", "--json"))[0]["action"] == "retry"
+    assert (
+        json.loads(run("plan", "good.sh", "-p", "p.ini", "-d", "T=1", "--force", "--json"))[0][
+            "action"
+        ]
+        == "retry"
+    )
 
 
 def test_after() -> None:
@@ -79,12 +92,18 @@ def test_after() -> None:
     run("submit", "later.sh", "-n", "first", "-p", "p.ini")
     run("submit", "good.sh", "-d", "T=1", "-p", "p.ini", "--after", "first", "--wait", code=1)
     assert json.loads(run("status", "good", "--json", code=1))[0]["reason"] == "dependency"
-    assert "would never run" in run("submit", "good.sh", "-d", "T=2", "-p", "p.ini", "--after", "first", code=1)
+    assert "would never run" in run(
+        "submit", "good.sh", "-d", "T=2", "-p", "p.ini", "--after", "first", code=1
+    )
 
 
 def test_backends() -> None:
     assert "Slurm Workload Manager" in run("backends")
-    assert {item["name"] for item in json.loads(run("backends", "--json"))} >= {"slurm", "local", "flux"}
+    assert {item["name"] for item in json.loads(run("backends", "--json"))} >= {
+        "slurm",
+        "local",
+        "flux",
+    }
     shown = run("backends", "slurm")
     assert "submit = sbatch --parsable {script}" in shown
     assert "[Directives]" in shown
@@ -97,7 +116,9 @@ def test_check_says_what_works_and_records_the_conversation() -> None:
     assert "FAIL " not in text
     turns = json.loads(Path("talk.json").read_text())
     assert any("submit" in turn["script"] for turn in turns)
-    Path("broken.ini").write_text("[Attributes]\nbackend = slurm\n[Commands]\nversion = sbatch-that-is-not-there --version\n")
+    Path("broken.ini").write_text(
+        "[Attributes]\nbackend = slurm\n[Commands]\nversion = sbatch-that-is-not-there --version\n"
+    )
     text = run("check", "broken.ini", code=1)
     assert text.startswith("FAIL commands")
     assert "Is the scheduler installed" in text

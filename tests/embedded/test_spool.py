@@ -24,7 +24,12 @@ def _own_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spool(*arguments: str, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, "-I", "-S", str(SPOOL), *arguments], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(SPOOL), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -54,12 +59,24 @@ def wait_for(path: str, seconds: float = 20) -> None:
 
 
 def test_no_more_runs_at_once_than_there_are_cores() -> None:
-    """Each waits until a second one has started: two do run at once. The last one has both cores for itself."""
-    body = "echo start >> log; until [ $(grep -c start log) -ge 2 ]; do sleep 0.05; done; sleep 0.2; echo end >> log\n"
-    jobs = [queue(body) for _ in range(4)] + [queue("echo start start >> log; sleep 0.2; echo end end >> log\n", "--cores=2")]
+    """Each waits until a second one has started: two do run at once.
+
+    The last one has both cores for itself.
+    """
+    body = (
+        "echo start >> log; until [ $(grep -c start log) -ge 2 ]; do sleep 0.05; done; sleep "
+        "0.2; echo end >> log\n"
+    )
+    jobs = [queue(body) for _ in range(4)] + [
+        queue("echo start start >> log; sleep 0.2; echo end end >> log\n", "--cores=2")
+    ]
     for job in jobs:
         until(job, "COMPLETED")
-    running = list(itertools.accumulate(1 if word == "start" else -1 for word in Path("log").read_text().split()))
+    running = list(
+        itertools.accumulate(
+            1 if word == "start" else -1 for word in Path("log").read_text().split()
+        )
+    )
     assert max(running) == 2
     assert min(running) == 0
 
@@ -73,7 +90,12 @@ def test_memory_is_a_bound_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [("--cores=3", "asks for 3 cores"), ("--mem=2000", "asks for 2000 MB"), ("--nodes=1", "unknown option")]
+    ("option", "words"),
+    [
+        ("--cores=3", "asks for 3 cores"),
+        ("--mem=2000", "asks for 2000 MB"),
+        ("--nodes=1", "unknown option"),
+    ],
 )
 def test_what_can_never_run_is_refused(option: str, words: str) -> None:
     Path("job.sh").write_text(f"#!/bin/sh\n#CLUSTERJOB {option}\ntrue\n")
@@ -83,13 +105,21 @@ def test_what_can_never_run_is_refused(option: str, words: str) -> None:
 
 def test_limits_are_enforced() -> None:
     late = queue("sleep 60 & wait\n", "--time=1")
-    greedy = queue(f"exec {sys.executable} -c 'import time; x = bytearray(300 << 20); time.sleep(30)'\n", "--mem=100")
+    greedy = queue(
+        f"exec {sys.executable} -c 'import time; x = bytearray(300 << 20); time.sleep(30)'\n",
+        "--mem=100",
+    )
     until(late, "TIMEOUT")
     until(greedy, "OUT_OF_MEMORY")
 
 
 def test_arrays_and_dependencies() -> None:
-    array = queue("echo $SPOOL_TASK >> log; exit $((SPOOL_TASK == 3))\n", "--array=1-3", "--throttle=1", "--output=out%a")
+    array = queue(
+        "echo $SPOOL_TASK >> log; exit $((SPOOL_TASK == 3))\n",
+        "--array=1-3",
+        "--throttle=1",
+        "--output=out%a",
+    )
     good = queue("true\n")
     after_bad = queue("true\n", f"--after={array}")
     after_good = queue("true\n", f"--after={good}")
@@ -97,8 +127,10 @@ def test_arrays_and_dependencies() -> None:
     until(after_good, "COMPLETED")
     assert Path("log").read_text().split() == ["1", "2", "3"]
     assert {key: value for key, value in states().items() if key.startswith(f"{array}_")} == {
-        f"{array}_1": "COMPLETED", f"{array}_2": "COMPLETED", f"{array}_3": "FAILED"
-    }  # fmt: skip
+        f"{array}_1": "COMPLETED",
+        f"{array}_2": "COMPLETED",
+        f"{array}_3": "FAILED",
+    }
     assert "DependencyNeverSatisfied" in spool("finished", after_bad)
 
 
@@ -122,11 +154,18 @@ def test_the_same_token_is_the_same_job() -> None:
 
 
 def test_the_queue_goes_on_without_whoever_submitted() -> None:
-    code = f"import subprocess, sys; [subprocess.run([sys.executable, {str(SPOOL)!r}, 'submit', 'job.sh']) for _ in range(4)]"
+    code = (
+        f"import subprocess, sys; [subprocess.run([sys.executable, {str(SPOOL)!r}, 'submit', "
+        "'job.sh']) for _ in range(4)]"
+    )
     Path("job.sh").write_text("#!/bin/sh\nsleep 0.5; echo run >> log\n")
-    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, start_new_session=True)
+    subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=30, start_new_session=True
+    )
     deadline = time.monotonic() + 20
-    while not Path("log").exists() or Path("log").read_text().count("run") < 4:  # nobody asks meanwhile
+    while (
+        not Path("log").exists() or Path("log").read_text().count("run") < 4
+    ):  # nobody asks meanwhile
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -138,7 +177,10 @@ def test_a_killed_shepherd_is_a_failed_node_and_leaves_nothing_behind() -> None:
     until(job, "NODE_FAIL")
     child = int(Path("child").read_text())
     deadline = time.monotonic() + 5
-    while Path(f"/proc/{child}/stat").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
+    while (
+        Path(f"/proc/{child}/stat").exists()
+        and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z"
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     until(queue("true\n"), "COMPLETED")
@@ -153,7 +195,9 @@ def test_it_runs_on_old_pythons_and_imports_nothing_of_ours() -> None:
     ast.parse(text, feature_version=(3, 8))
 
 
-def test_queues_of_one_machine_do_not_touch_each_others_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queues_of_one_machine_do_not_touch_each_others_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     mine = queue("cut -d ' ' -f 4 /proc/$$/stat > shepherd; sleep 62\n")
     monkeypatch.setenv("CLUSTERJOB_SPOOL", os.environ["CLUSTERJOB_SPOOL"] + "-other")
     other = queue("cut -d ' ' -f 4 /proc/$$/stat > shepherd2; sleep 63\n")
@@ -170,7 +214,9 @@ def test_queues_of_one_machine_do_not_touch_each_others_jobs(monkeypatch: pytest
 
 
 def test_a_job_that_a_job_submits_outlives_it() -> None:
-    Path("inner.sh").write_text("#!/bin/sh\nuntil [ -e go ]; do sleep 0.05; done; echo done > inner.out\n")
+    Path("inner.sh").write_text(
+        "#!/bin/sh\nuntil [ -e go ]; do sleep 0.05; done; echo done > inner.out\n"
+    )
     outer = queue(f"{sys.executable} {SPOOL} submit inner.sh > inner.id; sleep 0.5\n")
     until(outer, "COMPLETED")
     inner = Path("inner.id").read_text().strip()
@@ -184,11 +230,17 @@ LATE = "import sys; sys.path.insert(0, {folder!r}); import spool; spool.spawn({j
 
 
 def test_a_shepherd_that_comes_late_starts_nothing() -> None:
-    """The machine slept between the choice of a job and its start, and somebody else started it meanwhile."""
+    """The machine slept between the choice of a job and its start, and somebody else started it
+    meanwhile.
+    """
     job = queue("echo ran >> ledger; until [ -e go ]; do sleep 0.05; done\n")
     wait_for("ledger")
     for state in ("RUNNING", "COMPLETED"):
-        subprocess.run([sys.executable, "-c", LATE.format(folder=str(SPOOL.parent), job=job)], check=True, timeout=30)
+        subprocess.run(
+            [sys.executable, "-c", LATE.format(folder=str(SPOOL.parent), job=job)],
+            check=True,
+            timeout=30,
+        )
         time.sleep(0.5)
         assert Path("ledger").read_text() == "ran\n"
         assert states()[job] == state

@@ -2,8 +2,9 @@
 
     proxy.py TARGET_PORT [--delay SECONDS] [--cut SHORTEST LONGEST] [--seed N]
 
-Listens on a free port of 127.0.0.1, prints it, and passes on what comes to TARGET_PORT. Every byte arrives ``delay`` seconds after it was sent, in
-either direction; the bandwidth is that of the machine. With ``cut`` each connection is reset after a random time between the two.
+Listens on a free port of 127.0.0.1, prints it, and passes on what comes to TARGET_PORT. Every byte
+arrives ``delay`` seconds after it was sent, in either direction; the bandwidth is that of the
+machine. With ``cut`` each connection is reset after a random time between the two.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ CHUNK = 1 << 16
 class Line:
     """One direction of a connection."""
 
-    def __init__(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, delay: float) -> None:
+    def __init__(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, delay: float
+    ) -> None:
         self.source, self.target, self.delay = source, target, delay
         self.under_way: deque[tuple[float, bytes]] = deque()
         self.news = asyncio.Event()
@@ -85,7 +88,10 @@ async def main() -> None:
             return
         for end in (writer, far_writer):
             end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        both = asyncio.gather(Line(reader, far_writer, options.delay).run(), Line(far_reader, writer, options.delay).run())
+        both = asyncio.gather(
+            Line(reader, far_writer, options.delay).run(),
+            Line(far_reader, writer, options.delay).run(),
+        )
         try:
             await asyncio.wait_for(both, moments.uniform(*options.cut) if options.cut else None)
         except (asyncio.TimeoutError, OSError):

@@ -1,4 +1,6 @@
-"""One connection, few channels, few logins; lines that break, stall, or end in the middle of a word."""
+"""One connection, few channels, few logins; lines that break, stall, or end in the middle of a
+word.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +28,27 @@ from .conftest import Reach
 
 
 def test_one_connection_and_no_more_channels_than_sshd_takes(reach: Reach) -> None:
-    """Three times as many threads as sshd's MaxSessions; and one that has taken sessions already."""
+    """Three times as many threads as sshd's MaxSessions; one that has taken sessions already."""
     way = reach("lab-plain")
     began = time.monotonic()
     with ThreadPoolExecutor(30) as pool:
-        answers = list(pool.map(lambda number: way.run(f"sleep 0.2; echo {number}").stdout, range(30)))
+        answers = list(
+            pool.map(lambda number: way.run(f"sleep 0.2; echo {number}").stdout, range(30))
+        )
     assert answers == [f"{number}\n" for number in range(30)]
     assert way.connections == 1
     assert time.monotonic() - began < 10
 
 
-def test_a_host_that_takes_fewer_sessions_is_waited_for(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_takes_fewer_sessions_is_waited_for(
+    reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
     way = reach("lab-plain")
     way._slots = threading.BoundedSemaphore(20)  # sshd refuses the eleventh
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda number: way.run(f"sleep 0.3; echo {number}").stdout, range(20)))
+        answers = list(
+            pool.map(lambda number: way.run(f"sleep 0.3; echo {number}").stdout, range(20))
+        )
     assert answers == [f"{number}\n" for number in range(20)]
     assert way.connections == 1
 
@@ -51,7 +59,9 @@ def test_a_process_shares_its_connection_and_a_forked_one_makes_its_own(far: Pat
     assert transport.open_transport("lab-plain", "ssh", config) is way
     assert way.run("echo parent").stdout == "parent\n"
     answers = multiprocessing.get_context("fork").Queue()
-    child = multiprocessing.get_context("fork").Process(target=lambda: answers.put(way.run("echo child").stdout))
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: answers.put(way.run("echo child").stdout)
+    )
     child.start()
     assert answers.get(timeout=30) == "child\n"
     child.join()
@@ -69,14 +79,26 @@ for _ in range(4):
     way.run("true"); way.close()
 """
     began = time.time()
-    runs = [subprocess.Popen([sys.executable, "-c", program, str(far / "config")], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(far / "config")], stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
     for run in runs:
         assert run.communicate(timeout=60)[1] == ""
         assert run.returncode == 0
     assert time.time() - began > 3
-    state = json.loads(next((tmp_path / "home/.local/state/clusterjob/hosts").glob("*.json")).read_text())
+    state = json.loads(
+        next((tmp_path / "home/.local/state/clusterjob/hosts").glob("*.json")).read_text()
+    )
     assert len([when for when in state["logins"] if when > began]) <= 8
-    assert max(sum(1 for other in state["logins"] if 0 <= other - when < 3) for when in state["logins"]) <= 4
+    assert (
+        max(
+            sum(1 for other in state["logins"] if 0 <= other - when < 3) for when in state["logins"]
+        )
+        <= 4
+    )
     assert state["home"] if "home" in state else state["route"] == "lab@127.0.0.1:2205"
 
 
@@ -84,9 +106,17 @@ def test_too_many_logins_are_refused_with_the_reason(reach: Reach) -> None:
     way = reach("labfish@lab-plain", limit=2)
     now = time.time()
     with way.state._changed() as data:
-        data["logins"] = [now, now, now]  # of other processes, which waited: the next turn is more than a minute away
+        data["logins"] = [
+            now,
+            now,
+            now,
+        ]  # of other processes, which waited: the next turn is more than a minute away
         way.state.limit = 1
-    with pytest.raises(TransportError, match=r"3 logins in the last minute, as many as \[Limits\] connections allows; try again in \d+ s"):
+    with pytest.raises(
+        TransportError,
+        match=r"3 logins in the last minute, as many as \[Limits\] connections allows; "
+        r"try again in \d+ s",
+    ):
         way.state.admit(patience=5)
     with way.state._changed() as data:
         data["logins"] = [now + 3600]  # of a clock that was ahead
@@ -137,7 +167,9 @@ def test_a_truncated_upload_leaves_nothing_of_its_name(reach: Reach, tmp_path: P
         assert target.read_bytes() == source.read_bytes()
 
 
-def test_what_changes_while_it_is_sent_does_not_get_its_name(reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changes_while_it_is_sent_does_not_get_its_name(
+    reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from clusterjob.transport import upload
 
     way = reach("lab-plain")
@@ -165,7 +197,10 @@ def test_a_line_that_falls_silent_is_given_up(reach: Reach, lab: Path, tmp_path:
         config.write_text(f"Host far\n    ServerAliveInterval 1\n{config.read_text()}")
         way = reach("far", config)
         proxy = max(
-            int(pid) for pid in subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "proxy.py"], capture_output=True, text=True).stdout.split()
+            int(pid)
+            for pid in subprocess.run(
+                ["pgrep", "-P", str(os.getpid()), "-f", "proxy.py"], capture_output=True, text=True
+            ).stdout.split()
         )
         assert way.run("echo in").stdout == "in\n"
         os.kill(proxy, signal.SIGSTOP)
@@ -190,7 +225,22 @@ def test_a_command_that_hangs_is_an_error_and_harms_no_other(reach: Reach) -> No
 def test_a_master_of_the_user_is_used(far: Path, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(f"Host *\n    ControlPath {tmp_path}/user-%h\nInclude {far}/config\n")
-    subprocess.run(["ssh", "-F", str(config), "-f", "-N", "-o", "ControlMaster=yes", "-o", "ControlPersist=60", "lab-plain"], check=True, timeout=30)
+    subprocess.run(
+        [
+            "ssh",
+            "-F",
+            str(config),
+            "-f",
+            "-N",
+            "-o",
+            "ControlMaster=yes",
+            "-o",
+            "ControlPersist=60",
+            "lab-plain",
+        ],
+        check=True,
+        timeout=30,
+    )
     try:
         way: Any = transport.open_transport("lab-plain", "openssh", str(config), 1000)
         assert way.run("echo in").stdout == "in\n"
@@ -206,7 +256,8 @@ def test_a_master_of_the_user_is_used(far: Path, tmp_path: Path) -> None:
 def profile(far: Path, kind: str, config: Path | None = None, host: str = "lab-slurm") -> str:
     path = Path("far.ini").absolute()
     path.write_text(
-        f"[Attributes]\nbackend = slurm\nremote = {host}\ntransport = {kind}\nssh_config = {config or far / 'config'}\nrootdir = {Path.cwd()}\n"
+        f"[Attributes]\nbackend = slurm\nremote = {host}\ntransport = {kind}\nssh_config = "
+        f"{config or far / 'config'}\nrootdir = {Path.cwd()}\n"
         "[Limits]\nconnections = 1000\nfirst_poll = 0.2\npoll_interval = 1\n"
     )
     return str(path)
@@ -243,12 +294,18 @@ def test_five_jobs_cost_the_round_trips_of_five_hundred(far: Path, kind: str) ->
         assert way.connections == 1 or kind == "openssh"
     finally:
         ids = [result.job_id for result in everything]
-        subprocess.run(["scancel", *ids], env={**os.environ, "SLURM_CONF": f"{far.parent}/slurm/slurm.conf"})
+        subprocess.run(
+            ["scancel", *ids], env={**os.environ, "SLURM_CONF": f"{far.parent}/slurm/slurm.conf"}
+        )
 
 
 @pytest.mark.parametrize("kind", ["ssh", "openssh"])
-def test_wait_goes_on_when_the_network_is_back(far: Path, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The proxy dies while a job runs, so that nothing can be reached; another takes its place after the job has ended."""
+def test_wait_goes_on_when_the_network_is_back(
+    far: Path, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The proxy dies while a job runs, so that nothing can be reached; another takes its place
+    after the job has ended.
+    """
     with far_line(far.parent, "slurm", tmp_path) as config:
         job = JobScript("sleep 2; echo done > out", "waited", outputs=["out"], workdir="w")
         job.read_settings(profile(far, kind, config, "far"))
@@ -265,24 +322,32 @@ def test_wait_goes_on_when_the_network_is_back(far: Path, kind: str, tmp_path: P
 
 
 def test_a_notebook_whose_jobs_have_ended_needs_no_network(far: Path, tmp_path: Path) -> None:
-    """Run in processes of their own, the second one when the host cannot be reached; the workdir is in the home folder over there."""
+    """Run in processes of their own, the second one when the host cannot be reached; the workdir is
+    in the home folder over there.
+    """
     program = """
 import sys
 from clusterjob import JobScript, submit, wait
 jobs = []
 for number in range(3):
-    jobs.append(JobScript(f"echo {number} > out", f"n{number}", outputs=["out"], workdir=f"offline/{number}"))
+    folder = f"offline/{number}"
+    jobs.append(JobScript(f"echo {number} > out", f"n{number}", outputs=["out"], workdir=folder))
     jobs[-1].read_settings("far.ini")
 results = submit(jobs)
-print([result.get(60).name for result in results], [open(f"offline/{number}/out").read() for number in range(3)])
+states = [result.get(60).name for result in results]
+print(states, [open(f"offline/{number}/out").read() for number in range(3)])
 print(results[0].monitor.scheduler.transport.connections)
 """
     with far_line(far.parent, "slurm", tmp_path) as config:
         path = Path(profile(far, "ssh", config, "far"))
         path.write_text(path.read_text().replace(f"rootdir = {Path.cwd()}\n", ""))
-        first = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
+        first = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=90
+        )
         assert first.returncode == 0, first.stderr
         assert first.stdout.endswith("\n1\n")
-    second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
+    second = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=90
+    )
     assert second.returncode == 0, second.stderr
     assert second.stdout == first.stdout.replace("\n1\n", "\n0\n")

@@ -1,4 +1,4 @@
-"""Logging in as the user's own ssh does: keys, agents, passwords, one-time codes, hops, host keys."""
+"""Logging in as the user's own ssh does: keys, agents, passwords, codes, hops, host keys."""
 
 from __future__ import annotations
 
@@ -44,7 +44,15 @@ def config_of(tmp_path: Path, far: Path, text: str) -> Path:
     return path
 
 
-HOSTS = ["lab-plain", "labcsh@lab-plain", "labfish@lab-plain", "labcsh@lab-bare", "labfish@lab-bare", "lab-match", "lab@lab-plain:2205"]
+HOSTS = [
+    "lab-plain",
+    "labcsh@lab-plain",
+    "labfish@lab-plain",
+    "labcsh@lab-bare",
+    "labfish@lab-bare",
+    "lab-match",
+    "lab@lab-plain:2205",
+]
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -53,11 +61,16 @@ def test_any_login_shell(reach: Reach, host: str) -> None:
     done = way.run("printf 'a\\nb'; echo problem >&2; (exit 7)")
     assert (done.exit_code, done.stdout, done.stderr) == (7, "a\nb", "problem\n")
     assert way.run("exit 3").exit_code == 3
-    assert way.run("set -- 'a b' \"c'd\" '$x' '!y' '\\z'; printf '<%s>' \"$@\"").stdout == "<a b><c'd><$x><!y><\\z>"
+    assert (
+        way.run("set -- 'a b' \"c'd\" '$x' '!y' '\\z'; printf '<%s>' \"$@\"").stdout
+        == "<a b><c'd><$x><!y><\\z>"
+    )
     assert way.run("cat").stdout == ""
     long = "x" * 300_000
     assert way.run(f"cat <<'E'\n{long}\nE").stdout == long + "\n"
-    assert way.resolve("~/x").endswith(f"/home/{host.partition('@')[0] if '@' in host else 'lab'}/x")
+    assert way.resolve("~/x").endswith(
+        f"/home/{host.partition('@')[0] if '@' in host else 'lab'}/x"
+    )
     assert way.connections == 1
 
 
@@ -71,15 +84,22 @@ def test_hops(reach: Reach, far: Path, host: str) -> None:
         direct.run("true")
 
 
-def test_an_agent_and_a_locked_key(far: Path, tmp_path: Path, answers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_and_a_locked_key(
+    far: Path, tmp_path: Path, answers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "config"
-    config.write_text(f"Host *\n User lab\n HostName 127.0.0.1\n Port 2205\n IdentityFile {far}/locked\n UserKnownHostsFile {far}/known_hosts\n")
+    config.write_text(
+        f"Host *\n User lab\n HostName 127.0.0.1\n Port 2205\n IdentityFile {far}/locked\n "
+        f"UserKnownHostsFile {far}/known_hosts\n"
+    )
     way = open_transport("locked-key", "ssh", str(config), 100)
     answers += ["wrong", "open sesame"]
     assert way.run("echo in").stdout == "in\n"
     assert answers == []
     way.close()
-    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
+    agent = subprocess.Popen(
+        ["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL
+    )
     try:
         while not (tmp_path / "agent").exists():
             time.sleep(0.01)
@@ -117,8 +137,13 @@ def test_a_password_is_asked_for_once_and_never_in_a_loop(far: Path, answers: li
     way.close()
 
 
-@pytest.mark.parametrize(("user", "questions"), [("otp", ["Password", "Verification code"]), ("both", ["Verification code"])])
-def test_one_time_codes(far: Path, user: str, questions: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("user", "questions"),
+    [("otp", ["Password", "Verification code"]), ("both", ["Verification code"])],
+)
+def test_one_time_codes(
+    far: Path, user: str, questions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
 
     def prompt(question: str, echo: bool) -> str:
@@ -128,7 +153,10 @@ def test_one_time_codes(far: Path, user: str, questions: list[str], monkeypatch:
     monkeypatch.setattr(ask, "prompt", prompt)
     way = open_transport(f"{user}@lab-plain", "ssh", str(far / "config"), 1000)
     assert way.run("id -un").stdout == f"{user}\n"
-    assert [next(word for word in ("Password", "Verification code") if word in question) for question in asked] == questions
+    assert [
+        next(word for word in ("Password", "Verification code") if word in question)
+        for question in asked
+    ] == questions
     assert all(user in question for question in asked)
     way.close()
 
@@ -149,22 +177,63 @@ def test_nobody_to_ask_is_said_at_once(reach: Reach) -> None:
 
 
 def test_connect_logs_in_once_for_all_programs(far: Path, tmp_path: Path) -> None:
-    """A person at a terminal answers the questions; then a program that can ask nobody gets through."""
+    """A person at a terminal answers the questions; then a program that can ask nobody gets
+    through.
+    """
     profile = tmp_path / "p.ini"
-    profile.write_text(f"[Attributes]\nremote = otp@lab-plain\ntransport = openssh\nssh_config = {far}/config\n")
-    said = terminal([sys.executable, "-m", "clusterjob", "connect", str(profile)], {"Password": "let me in", "Verification code": code})
+    profile.write_text(
+        f"[Attributes]\nremote = otp@lab-plain\ntransport = openssh\nssh_config = {far}/config\n"
+    )
+    said = terminal(
+        [sys.executable, "-m", "clusterjob", "connect", str(profile)],
+        {"Password": "let me in", "Verification code": code},
+    )
     assert "logged in: otp@127.0.0.1:2205" in said, said
     assert "let me in" not in said
-    program = f"import clusterjob.transport as t; print(t.open_transport('otp@lab-plain', 'openssh', '{far}/config').run('id -un').stdout)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    program = (
+        "import clusterjob.transport as t; print(t.open_transport('otp@lab-plain', "
+        f"'openssh', '{far}/config').run('id -un').stdout)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
     assert done.stdout.strip() == "otp", done.stderr
-    found = subprocess.run([sys.executable, "-m", "clusterjob", "hosts"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
-    assert re.search(r"otp@lab-plain +reachable +openssh", found.stdout), found.stdout + found.stderr
-    ended = subprocess.run([sys.executable, "-m", "clusterjob", "connect", "--close", str(profile)], capture_output=True, text=True, timeout=60)
+    found = subprocess.run(
+        [sys.executable, "-m", "clusterjob", "hosts"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+    assert re.search(r"otp@lab-plain +reachable +openssh", found.stdout), (
+        found.stdout + found.stderr
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "clusterjob", "connect", "--close", str(profile)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert "no login is kept" in ended.stdout
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
     assert "clusterjob connect" in done.stderr
-    found = subprocess.run([sys.executable, "-m", "clusterjob", "hosts"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    found = subprocess.run(
+        [sys.executable, "-m", "clusterjob", "hosts"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
     assert re.search(r"otp@lab-plain +needs a login", found.stdout), found.stdout
     assert found.returncode == 1
 
@@ -172,14 +241,26 @@ def test_connect_logs_in_once_for_all_programs(far: Path, tmp_path: Path) -> Non
 def test_connect_with_paramiko_asks_in_the_terminal(far: Path, tmp_path: Path) -> None:
     profile = tmp_path / "p.ini"
     profile.write_text(f"[Attributes]\nremote = password@lab-plain\nssh_config = {far}/config\n")
-    said = terminal([sys.executable, "-m", "clusterjob", "connect", str(profile)], {"Password of password": "let me in"})
+    said = terminal(
+        [sys.executable, "-m", "clusterjob", "connect", str(profile)],
+        {"Password of password": "let me in"},
+    )
     assert "logged in: password@127.0.0.1:2205" in said, said
     assert "let me in" not in said
-    assert connect(str(tmp_path / "local.ini") if (tmp_path / "local.ini").write_text("[Attributes]\nbackend = local\n") else "") == "this machine"
+    assert (
+        connect(
+            str(tmp_path / "local.ini")
+            if (tmp_path / "local.ini").write_text("[Attributes]\nbackend = local\n")
+            else ""
+        )
+        == "this machine"
+    )
 
 
 def terminal(command: list[str], replies: dict[str, Any]) -> str:
-    """Run a program on a terminal of its own, answer its questions, and return what the screen showed."""
+    """Run a program on a terminal of its own, answer its questions, and return what the screen
+    showed.
+    """
     pid, line = pty.fork()
     if pid == 0:
         os.execv(command[0], command)
@@ -205,7 +286,7 @@ def terminal(command: list[str], replies: dict[str, Any]) -> str:
     return said
 
 
-# -- host keys ----------------------------------------------------------------------------------------------------------
+# -- host keys -------------------------------------------------------------------------------------
 
 
 def test_unknown_and_changed_host_keys_are_refused(reach: Reach, far: Path, tmp_path: Path) -> None:
@@ -219,12 +300,18 @@ def test_unknown_and_changed_host_keys_are_refused(reach: Reach, far: Path, tmp_
     assert known.read_text() == ""
     other = (far / "host_rsa.pub").read_text().split()
     if way.kind == "ssh":
-        shown = subprocess.run(["ssh-keygen", "-l", "-f", str(far / "host_ed25519.pub")], capture_output=True, text=True).stdout.split()[1]
+        shown = subprocess.run(
+            ["ssh-keygen", "-l", "-f", str(far / "host_ed25519.pub")],
+            capture_output=True,
+            text=True,
+        ).stdout.split()[1]
         assert shown in str(caught.value)
         way.login = None  # a refusal is remembered
     key = tmp_path / "other"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    known.write_text(f"[127.0.0.1]:2205 {' '.join((tmp_path / 'other.pub').read_text().split()[:2])}\n")
+    known.write_text(
+        f"[127.0.0.1]:2205 {' '.join((tmp_path / 'other.pub').read_text().split()[:2])}\n"
+    )
     changed = reach("labcsh@lab-plain", config)
     with pytest.raises(HostKeyError) as caught:
         changed.run("true")
@@ -247,12 +334,14 @@ def test_revoked_keys_and_patterns(far: Path, tmp_path: Path) -> None:
         open_transport("lab@lab-plain", "ssh", str(config), 100).run("true")
 
 
-# -- hosts that misbehave -----------------------------------------------------------------------------------------------
+# -- hosts that misbehave --------------------------------------------------------------------------
 
 
 @pytest.fixture
 def rude(far: Path) -> Iterator[tuple[int, list[float]]]:
-    """A host that accepts, and then drops the line: before it says who it is, so many times as its list tells."""
+    """A host that accepts, and then drops the line: before it says who it is, so many times as its
+    list tells.
+    """
     server = socket.create_server(("127.0.0.1", 0))
     seen: list[float] = []
     drops = [3]
@@ -284,16 +373,25 @@ def _pump(one: socket.socket, other: socket.socket) -> None:
         other.shutdown(socket.SHUT_WR)
 
 
-def test_a_host_that_drops_before_its_banner(rude: tuple[int, list[float]], reach: Reach, far: Path, tmp_path: Path) -> None:
+def test_a_host_that_drops_before_its_banner(
+    rude: tuple[int, list[float]], reach: Reach, far: Path, tmp_path: Path
+) -> None:
     port, seen = rude
-    config = config_of(tmp_path, far, f"Host rude\n    Port {port}\n    HostKeyAlias [127.0.0.1]:2205\n")
+    config = config_of(
+        tmp_path, far, f"Host rude\n    Port {port}\n    HostKeyAlias [127.0.0.1]:2205\n"
+    )
     way = reach("rude", config)
     assert way.run("echo in").stdout == "in\n"
     assert len(seen) == 4
 
 
 def test_hosts_that_cannot_be_reached(reach: Reach, far: Path, tmp_path: Path) -> None:
-    config = config_of(tmp_path, far, "Host closed\n    Port 1\nHost nameless\n    HostName no.such.host.invalid\n    ConnectTimeout 5\n")
+    config = config_of(
+        tmp_path,
+        far,
+        "Host closed\n    Port 1\nHost nameless\n    HostName no.such.host.invalid\n    "
+        "ConnectTimeout 5\n",
+    )
     for host in ("closed", "nameless"):
         way = reach(host, config)
         began = time.monotonic()

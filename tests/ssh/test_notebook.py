@@ -25,7 +25,10 @@ print(open_transport("password@lab-plain", "ssh", "{far}/config").run("id -un").
         assert "Password of password" in asked["content"]["prompt"]
         client.input("let me in")
         assert "password" in said(client, request)
-        refused = client.execute(f"open_transport('password@lab-plain:2205', 'ssh', '{far}/config').run('true')", allow_stdin=False)
+        refused = client.execute(
+            f"open_transport('password@lab-plain:2205', 'ssh', '{far}/config').run('true')",
+            allow_stdin=False,
+        )
         text = said(client, refused)
         assert "LoginError" in text
         assert "nobody to answer" in text

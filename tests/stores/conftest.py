@@ -10,12 +10,19 @@ import pytest
 from clusterjob import store as stores
 from clusterjob.store import Store, sqlite
 
-KINDS = ["sqlite", "journal", "file", pytest.param("postgresql", marks=pytest.mark.xdist_group("postgresql"))]
+KINDS = [
+    "sqlite",
+    "journal",
+    "file",
+    pytest.param("postgresql", marks=pytest.mark.xdist_group("postgresql")),
+]
 
 
 @pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of an empty store of each kind; ``journal`` is SQLite as it is used on a file system of several machines."""
+    """The URL of an empty store of each kind; ``journal`` is SQLite as it is used on a file system
+    of several machines.
+    """
     if request.param == "postgresql":
         found: str = request.getfixturevalue("database")
         return found
@@ -32,7 +39,9 @@ def another(url: str) -> Iterator[Callable[[], Store]]:
     opened: list[Store] = []
 
     def open_it() -> Store:
-        stores._open.pop(next((key for key in stores._open if key.endswith(url.rpartition("/")[2])), ""), None)
+        stores._open.pop(
+            next((key for key in stores._open if key.endswith(url.rpartition("/")[2])), ""), None
+        )
         opened.append(stores.open_store(url))
         stores._open.clear()
         return opened[-1]

@@ -21,8 +21,9 @@ from clusterjob.store.sqlite import SqliteStore
 from .test_stores import never, record
 
 VERSION_1 = """
-CREATE TABLE records (token TEXT PRIMARY KEY, key TEXT NOT NULL, current INTEGER, name TEXT NOT NULL, job_id TEXT, status INTEGER NOT NULL,
-    created REAL NOT NULL, data TEXT NOT NULL, spec TEXT NOT NULL);
+CREATE TABLE records (
+    token TEXT PRIMARY KEY, key TEXT NOT NULL, current INTEGER, name TEXT NOT NULL, job_id TEXT,
+    status INTEGER NOT NULL, created REAL NOT NULL, data TEXT NOT NULL, spec TEXT NOT NULL);
 CREATE UNIQUE INDEX one_a_key ON records (key, current);
 CREATE INDEX by_status ON records (status) WHERE current = 1;
 CREATE INDEX by_name ON records (name, created);
@@ -72,7 +73,9 @@ def test_a_store_of_a_newer_version_is_refused() -> None:
 @pytest.mark.parametrize("keep", [0.5, 0.9])
 def test_a_truncated_store_is_one_clear_error(keep: float) -> None:
     store = the_sqlite()
-    store.claim([record(f"k{number}", f"t{number}", created=float(number)) for number in range(2000)], never)
+    store.claim(
+        [record(f"k{number}", f"t{number}", created=float(number)) for number in range(2000)], never
+    )
     store.close()
     size = store.path.stat().st_size
     os.truncate(store.path, int(size * keep))
@@ -83,7 +86,9 @@ def test_a_truncated_store_is_one_clear_error(keep: float) -> None:
 
 def test_what_is_no_store_is_one_clear_error() -> None:
     Path(".clusterjob").mkdir()
-    Path(".clusterjob/store.sqlite").write_text("this is a text, and long enough to be taken for a database header" * 10)
+    Path(".clusterjob/store.sqlite").write_text(
+        "this is a text, and long enough to be taken for a database header" * 10
+    )
     with pytest.raises(StoreError, match="no store"):
         the_sqlite().select()
     Path("file").touch()
@@ -97,11 +102,22 @@ def test_a_store_of_version_1_is_brought_up_to_date_with_a_backup() -> None:
     reference = {"name": "slurm", "host": ""}
     connection = sqlite3.connect(path)
     connection.executescript(VERSION_1)
-    data = {"key": "k", "token": "t", "name": "n", "backend": "slurm", "workdir": "/w", "runs": "/r", "phase": "submitting", "task": {"status": -2},
-            "owner": "host:12", "created": 5.0}  # fmt: skip
+    data = {
+        "key": "k",
+        "token": "t",
+        "name": "n",
+        "backend": "slurm",
+        "workdir": "/w",
+        "runs": "/r",
+        "phase": "submitting",
+        "task": {"status": -2},
+        "owner": "host:12",
+        "created": 5.0,
+    }
     for token, text in (("t", json.dumps(data)), ("bad", "{")):
         connection.execute(
-            "INSERT INTO records VALUES (?, ?, 1, 'n', NULL, -2, 5, ?, ?)", (token, token.replace("t", "k"), text, json.dumps({"backend": reference}))
+            "INSERT INTO records VALUES (?, ?, 1, 'n', NULL, -2, 5, ?, ?)",
+            (token, token.replace("t", "k"), text, json.dumps({"backend": reference})),
         )
     connection.commit()
     connection.close()
@@ -116,7 +132,9 @@ def test_a_store_of_version_1_is_brought_up_to_date_with_a_backup() -> None:
     assert stat.S_IMODE(Path(".clusterjob/store.sqlite.version-1").stat().st_mode) == 0o600
 
 
-def test_the_journal_follows_the_file_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_journal_follows_the_file_system(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert the_sqlite().examine().facts["journal"].startswith("wal")
     monkeypatch.setattr(sqlite, "is_shared", lambda path: True)
     assert the_sqlite("elsewhere").examine().facts["journal"].startswith("delete")
@@ -130,7 +148,13 @@ def test_file_systems_are_told_apart() -> None:
 
 def test_a_broken_store_is_made_anew_of_what_can_be_read() -> None:
     store = the_sqlite()
-    store.claim([record(f"k{number}", f"t{number}", created=float(number), task=Task(Status.COMPLETED)) for number in range(3000)], never)
+    store.claim(
+        [
+            record(f"k{number}", f"t{number}", created=float(number), task=Task(Status.COMPLETED))
+            for number in range(3000)
+        ],
+        never,
+    )
     store.close()
     content = bytearray(store.path.read_bytes())
     middle = len(content) // 2 // 4096 * 4096

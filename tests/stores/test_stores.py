@@ -16,7 +16,16 @@ Opener = Callable[[], Store]
 
 
 def record(key: str = "k", token: str = "t", **values: object) -> Record:
-    return Record(key=key, token=token, name="n", backend="b", workdir="/w", runs="/r", spec_json=encode_spec({"body": "x"}), **values)  # type: ignore[arg-type]
+    return Record(
+        key=key,
+        token=token,
+        name="n",
+        backend="b",
+        workdir="/w",
+        runs="/r",
+        spec_json=encode_spec({"body": "x"}),
+        **values,
+    )  # type: ignore[arg-type]
 
 
 def never(_: Record) -> bool:
@@ -24,8 +33,22 @@ def never(_: Record) -> bool:
 
 
 def test_a_record_comes_back_as_it_was(store: Store) -> None:
-    made = record(phase=Phase.SUBMITTED, job_id="12", cluster="c", created=5.0, submitted=[1.0, 2.0])
-    made.task = Task(Status.FAILED, Reason.SIGNAL, None, 9, "words", 1.0, 2.0, "h", {"cpu": 1.5}, 3.0, [[1.0, "FAILED", "w"]])
+    made = record(
+        phase=Phase.SUBMITTED, job_id="12", cluster="c", created=5.0, submitted=[1.0, 2.0]
+    )
+    made.task = Task(
+        Status.FAILED,
+        Reason.SIGNAL,
+        None,
+        9,
+        "words",
+        1.0,
+        2.0,
+        "h",
+        {"cpu": 1.5},
+        3.0,
+        [[1.0, "FAILED", "w"]],
+    )
     made.tasks = {3: Task(Status.RUNNING)}
     assert store.claim([made], never) == [made]
     found = store.by_keys(["k"])["k"]
@@ -72,7 +95,9 @@ def test_selecting(store: Store) -> None:
         record("a", "1", created=1.0, place="here", phase=Phase.SUBMITTED, job_id="5"),
         record("b", "2", created=2.0, place="there"),
         record("c", "3", created=3.0, place="here", phase=Phase.DEFERRED),
-        record("d", "4", created=4.0, place="here", phase=Phase.SUBMITTED, task=Task(Status.FAILED)),
+        record(
+            "d", "4", created=4.0, place="here", phase=Phase.SUBMITTED, task=Task(Status.FAILED)
+        ),
     ]
     store.claim(made, never)
     assert [item.token for item in store.select()] == ["1", "2", "3", "4"]
@@ -145,7 +170,9 @@ def test_notes_and_polls_are_shared(another: Opener) -> None:
     assert second.begin_poll("p", 10.0, 105.0) == Note(100.0, 42.0)
     assert second.begin_poll("p", 10.0, 111.0) is None
     assert first.begin_poll("p", 10.0, 112.0) == Note(111.0, 42.0)
-    assert first.begin_poll("p", 10.0, 50.0) is None, "a clock that went back does not stop the questions"
+    assert first.begin_poll("p", 10.0, 50.0) is None, (
+        "a clock that went back does not stop the questions"
+    )
     assert first.begin_poll("q", 10.0, 50.0) is None
 
 
@@ -156,7 +183,10 @@ def test_deleting(store: Store) -> None:
 
 
 def test_records_are_put_in_as_they_are(store: Store) -> None:
-    old, new = record(token="old", created=1.0, task=Task(Status.FAILED)), record(token="new", created=2.0)
+    old, new = (
+        record(token="old", created=1.0, task=Task(Status.FAILED)),
+        record(token="new", created=2.0),
+    )
     assert store.put_in([old, new, record("k2", "c", created=3.0)]) == 3
     assert store.put_in([old]) == 0
     assert [item.token for item in store.select()] == ["new", "c"]
@@ -226,7 +256,9 @@ def _damage(store: Store, token: str) -> None:
 
     if isinstance(store, SqlStore):
         with store._transaction() as connection:
-            connection.execute("UPDATE records SET data = substr(data, 1, 40) WHERE token = ?", (token,))
+            connection.execute(
+                "UPDATE records SET data = substr(data, 1, 40) WHERE token = ?", (token,)
+            )
     else:
         assert isinstance(store, FileStore)
         path = store._path(token)
@@ -239,18 +271,27 @@ def test_a_damaged_record_harms_only_itself(store: Store, caplog: pytest.LogCapt
     for _ in range(2):
         assert [item.token for item in store.select()] == ["t1", "t3"]
     assert caplog.text.count("the record t2 (job 'n'") == 1
-    winners = store.claim([record("k1", "new1"), record("k2", "new2"), record("k4", "new4")], lambda _: True)
+    winners = store.claim(
+        [record("k1", "new1"), record("k2", "new2"), record("k4", "new4")], lambda _: True
+    )
     assert [winner and winner.token for winner in winners] == ["new1", None, "new4"]
     damaged = store.examine().damaged
     assert [(item.token, item.key) for item in damaged] == [("t2", "k2")]
     assert store.quarantine(damaged[0])
     assert store.examine().damaged == []
-    assert [winner and winner.token for winner in store.claim([record("k2", "new2")], never)] == ["new2"]
+    assert [winner and winner.token for winner in store.claim([record("k2", "new2")], never)] == [
+        "new2"
+    ]
 
 
 def test_what_cannot_be_reached_is_one_clear_error(tmp_path: object) -> None:
     (file := __import__("pathlib").Path("file")).touch()
-    for url in ("file/below", f"file://{file.absolute()}/below", "postgresql:///x?host=/nowhere", "mysql://x"):
+    for url in (
+        "file/below",
+        f"file://{file.absolute()}/below",
+        "postgresql:///x?host=/nowhere",
+        "mysql://x",
+    ):
         with pytest.raises(StoreError) as caught:
             open_store(url).select()
         assert "store" in str(caught.value)

@@ -20,14 +20,23 @@ def record(**values: object) -> Record:
 
 
 def test_a_dead_process_of_this_machine_is_known_at_once() -> None:
-    done = subprocess.run([sys.executable, "-c", "from clusterjob.lease import owner; print(owner())"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "from clusterjob.lease import owner; print(owner())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert given_up(record(owner=done.stdout.strip(), leased=time.time()), {}, time.time())
 
 
 def test_a_process_id_that_came_back_is_another_process() -> None:
     host, pid, started, machine = owner().rsplit(":", 3)
     assert int(pid) == os.getpid()
-    assert given_up(record(owner=f"{host}:{pid}:{int(started) - 1}:{machine}", leased=time.time()), {}, time.time())
+    assert given_up(
+        record(owner=f"{host}:{pid}:{int(started) - 1}:{machine}", leased=time.time()),
+        {},
+        time.time(),
+    )
     parent = f"{host}:{os.getppid()}:{lease._started(os.getppid())}:{machine}"
     assert not given_up(record(owner=parent, leased=time.time()), {}, time.time())
 

@@ -1,7 +1,8 @@
-"""Any sequence of submissions, crashes, polls, lost answers and retries: never two live jobs of one key, and what has ended stays so.
+"""Any sequence of submissions, crashes, polls, lost answers and retries: never two live jobs of one
+key, and what has ended stays so.
 
-The world is a model: jobs with ids, a receipt file, exit records and the fence, exactly as docs/architecture.md has them. The protocol, the
-verdicts and the store are the real ones.
+The world is a model: jobs with ids, a receipt file, exit records and the fence, exactly as
+docs/architecture.md has them. The protocol, the verdicts and the store are the real ones.
 """
 
 from __future__ import annotations
@@ -94,10 +95,14 @@ class World:
                     self.die()
                 job_id = str(len(self.jobs) + 1)
                 self.jobs[job_id] = Job(ticket.token)
-                if self.lose_receipt:  # the power goes off between the scheduler's answer and the receipt
+                if (
+                    self.lose_receipt
+                ):  # the power goes off between the scheduler's answer and the receipt
                     self.die()
                 self.receipts[ticket.token] = job_id
-            answer.receipts[ticket.token] = Receipt(ticket.token, 0, "", self.receipts[ticket.token])
+            answer.receipts[ticket.token] = Receipt(
+                ticket.token, 0, "", self.receipts[ticket.token]
+            )
         if self.crash == "submitted":
             self.die()
         if self.crash == "cut":
@@ -115,15 +120,25 @@ class World:
         for token in wanted:
             if token in self.records:
                 found.setdefault(token, self.records[token].job_id)
-        return {token: Receipt(token, 0, "", job_id) for token, job_id in found.items() if token in wanted}
+        return {
+            token: Receipt(token, 0, "", job_id)
+            for token, job_id in found.items()
+            if token in wanted
+        }
 
     def active(self, clusters: object) -> Listing:
         if self.down:
             return Listing(error="down")
-        live = {(i, None): Answer(i, state=job.state, token=job.token) for i, job in self.jobs.items() if job.state in ("PENDING", "RUNNING")}
+        live = {
+            (i, None): Answer(i, state=job.state, token=job.token)
+            for i, job in self.jobs.items()
+            if job.state in ("PENDING", "RUNNING")
+        }
         return Listing(live, complete=True, asked=True)
 
-    def ended(self, runs: Mapping[str, Sequence[str]], ids: Mapping[Any, Sequence[str]], age: float) -> Findings:
+    def ended(
+        self, runs: Mapping[str, Sequence[str]], ids: Mapping[Any, Sequence[str]], age: float
+    ) -> Findings:
         if self.down or self.blind:
             return Findings(unreadable=set(runs), history=Listing(error="down"))
         names = {name for members in runs.values() for name in members}
@@ -132,8 +147,13 @@ class World:
             for job_id in members:
                 job = self.jobs[job_id]
                 if not job.forgotten:
-                    history.answers[job_id, None] = Answer(job_id, state=job.state, exit_code=job.code, token=job.token)
-        return Findings({name: record for name, record in self.records.items() if name in names}, history=history)
+                    history.answers[job_id, None] = Answer(
+                        job_id, state=job.state, exit_code=job.code, token=job.token
+                    )
+        return Findings(
+            {name: record for name, record in self.records.items() if name in names},
+            history=history,
+        )
 
     def cancel(self, ids: Mapping[Any, Sequence[str]]) -> None:
         for members in ids.values():
@@ -145,7 +165,11 @@ class World:
         """Let a job begin, where the fence lets it, or end."""
         job = self.jobs[job_id]
         if job.state == "RUNNING":
-            job.state, job.code, job.forgotten = ("COMPLETED" if code == 0 else "FAILED"), code, forgotten
+            job.state, job.code, job.forgotten = (
+                ("COMPLETED" if code == 0 else "FAILED"),
+                code,
+                forgotten,
+            )
             record = self.records[job.token]
             record.exit_code, record.ended = code, self.now
         elif job.token in self.records:
@@ -212,20 +236,40 @@ class Machine(RuleBasedStateMachine):
         if hasattr(self, "store"):
             self.store.close()
         self.store = MortalStore(self.folder / "store.sqlite", self.world)
-        self.monitor = Monitor(self.store, self.world, submission.resume, "here", clock=lambda: self.world.now)  # type: ignore[arg-type]
+        self.monitor = Monitor(
+            self.store, self.world, submission.resume, "here", clock=lambda: self.world.now
+        )  # type: ignore[arg-type]
         self.monitor.finish_submissions()
         self.handles: list[Record] = []
 
-    @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=4), crash=st.sampled_from(CRASHES), lose=st.booleans(), retry=st.booleans())
+    @rule(
+        keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=4),
+        crash=st.sampled_from(CRASHES),
+        lose=st.booleans(),
+        retry=st.booleans(),
+    )
     def submit(self, keys: list[str], crash: str, lose: bool, retry: bool) -> None:
         self.world.crash, self.world.lose_receipt = crash, lose and crash != ""
         made = []
         for key in keys:
             self.count += 1
-            made.append(Record(key, f"{self.count:016x}", key, "local", "/w", "/w/runs", spec_json=encode_spec({"backend": {"name": "local"}}),
-                               created=self.world.now, place="here"))  # fmt: skip
+            made.append(
+                Record(
+                    key,
+                    f"{self.count:016x}",
+                    key,
+                    "local",
+                    "/w",
+                    "/w/runs",
+                    spec_json=encode_spec({"backend": {"name": "local"}}),
+                    created=self.world.now,
+                    place="here",
+                )
+            )
         try:
-            winners, _ = submission.submit_records(self.store, self.world, made, lambda old: retry and old.status > Status.COMPLETED)  # type: ignore[arg-type]
+            winners, _ = submission.submit_records(
+                self.store, self.world, made, lambda old: retry and old.status > Status.COMPLETED
+            )  # type: ignore[arg-type]
         except Crash:
             self.world.crash, self.world.lose_receipt = "", False
             self.restart()
@@ -233,11 +277,20 @@ class Machine(RuleBasedStateMachine):
             self.world.crash, self.world.lose_receipt = "", False
             self.handles = [self.monitor.track(record) for record in winners]
 
-    @rule(code=st.sampled_from([0, 1]), forgotten=st.booleans(), which=st.integers(0, 5), times=st.integers(1, 4))
+    @rule(
+        code=st.sampled_from([0, 1]),
+        forgotten=st.booleans(),
+        which=st.integers(0, 5),
+        times=st.integers(1, 4),
+    )
     def work(self, code: int, forgotten: bool, which: int, times: int) -> None:
         """Jobs begin, or end."""
         for _ in range(times):
-            live = [job_id for job_id, job in self.world.jobs.items() if job.state in ("PENDING", "RUNNING")]
+            live = [
+                job_id
+                for job_id, job in self.world.jobs.items()
+                if job.state in ("PENDING", "RUNNING")
+            ]
             if live:
                 self.world.go_on(live[which % len(live)], code, forgotten)
 

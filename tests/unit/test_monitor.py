@@ -1,6 +1,8 @@
-"""The poller and the submission, on commands that answer what real schedulers answered, or fail as they do.
+"""The poller and the submission, on commands that answer what real schedulers answered, or fail as
+they do.
 
-The profiles here replace a scheduler's commands by `cat` of a file: what is tested is what is made of the answers.
+The profiles here replace a scheduler's commands by `cat` of a file: what is tested is what is made
+of the answers.
 """
 
 from __future__ import annotations
@@ -25,9 +27,16 @@ from clusterjob.transport import LocalTransport
 
 
 def profile(**commands: str) -> str:
-    lines = {"submit": "cat answer", "active": "cat active", "finished": "cat finished", "cancel": "cat cancelled", "find": "cat found"} | commands
+    lines = {
+        "submit": "cat answer",
+        "active": "cat active",
+        "finished": "cat finished",
+        "cancel": "cat cancelled",
+        "find": "cat found",
+    } | commands
     Path("p.ini").write_text(
-        "[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0\npoll_interval = 0\nsettle = 0.2\nlost_after = 0.5\nretry_wait = 0.05\n[Commands]\n"
+        "[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0\npoll_interval = 0\nsettle = "
+        "0.2\nlost_after = 0.5\nretry_wait = 0.05\n[Commands]\n"
         + "".join(f"{name} = {text}\n" for name, text in lines.items())
     )
     Path("answer").write_text("41\n")
@@ -93,7 +102,9 @@ def test_a_command_that_fails_says_nothing_about_a_job() -> None:
 
 def test_a_command_that_hangs_says_nothing_about_a_job() -> None:
     made = job(active="sleep 30")
-    Path("p.ini").write_text(Path("p.ini").read_text().replace("[Commands]", "command_timeout = 0.3\n[Commands]"))
+    Path("p.ini").write_text(
+        Path("p.ini").read_text().replace("[Commands]", "command_timeout = 0.3\n[Commands]")
+    )
     made.read_settings("p.ini")
     result = made.submit()
     before = time.monotonic()
@@ -131,7 +142,9 @@ def test_a_job_that_left_before_the_first_poll() -> None:
 def test_a_job_id_used_again_is_somebody_else_s() -> None:
     result = job().submit()
     listed(line(result, "COMPLETED", token="feedfeedfeedfeed"))
-    Path("finished").write_text(f"41|COMPLETED|0:0|{now()}|{now()}|{now()}|5|00:01|5M|clusterjob:feedfeedfeedfeed\n")
+    Path("finished").write_text(
+        f"41|COMPLETED|0:0|{now()}|{now()}|{now()}|5|00:01|5M|clusterjob:feedfeedfeedfeed\n"
+    )
     assert result.status == Status.PENDING
     listed(f"41|COMPLETED|{now() - 5000}|0|(null)|None|")
     Path("finished").write_text(f"41|FAILED|1:0|{now() + 5000}|{now()}|{now()}|5|00:01|5M|\n")
@@ -149,13 +162,24 @@ def test_accounting_that_is_down_does_not_stop_the_poller() -> None:
 
 
 def test_accounting_that_does_not_exist_is_asked_once() -> None:
-    results = submit([job(name, finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2; false") for name in "ab"])
+    results = submit(
+        [
+            job(
+                name,
+                finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2; "
+                "false",
+            )
+            for name in "ab"
+        ]
+    )
     Path("answer").write_text("41\n")
     for result in results:
         ended(result, 0)
     assert [result.status for result in results] == [Status.COMPLETED] * 2
     assert results[0].monitor.scheduler.accounting is False
-    late = job("c", finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2; false").submit()
+    late = job(
+        "c", finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2; false"
+    ).submit()
     ended(late, 0)
     assert late.status == Status.COMPLETED
     assert Path("asked").read_text().count("asked") == 1
@@ -173,20 +197,29 @@ def test_usage_that_nobody_knows_is_asked_once_for_all() -> None:
 
 
 def test_accounting_that_is_down_is_asked_again() -> None:
-    down = "echo asked >> asked; [ -e up ] && cat finished && exit; echo 'sacct: Problem talking to the database: Connection refused' >&2; false"
+    down = (
+        "echo asked >> asked; [ -e up ] && cat finished && exit; echo 'sacct: Problem talking "
+        "to the database: Connection refused' >&2; false"
+    )
     result = job(finished=down).submit()
     deadline = time.monotonic() + 0.7  # longer than lost_after
     while time.monotonic() < deadline:
-        assert result.status == Status.PENDING  # not listed, no exit record: only accounting can tell
+        assert (
+            result.status == Status.PENDING
+        )  # not listed, no exit record: only accounting can tell
         time.sleep(0.05)
     assert "Connection refused" in result.monitor.error
-    Path("finished").write_text(f"41|NODE_FAIL|0:0|{now()}|{now()}|{now()}|5|00:01|5M|clusterjob:{result.record.token}\n")
+    Path("finished").write_text(
+        f"41|NODE_FAIL|0:0|{now()}|{now()}|{now()}|5|00:01|5M|clusterjob:{result.record.token}\n"
+    )
     Path("up").touch()
     assert (result.status, result.reason) == (Status.FAILED, Reason.NODE_FAILURE)
 
 
 def test_accounting_that_says_with_exit_code_0_that_there_is_none() -> None:
-    result = job(finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2").submit()
+    result = job(
+        finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2"
+    ).submit()
     ended(result, 0)
     assert result.status == Status.COMPLETED
     assert result.monitor.scheduler.accounting is False
@@ -213,9 +246,14 @@ def test_a_thousand_handles_cost_one_command() -> None:
 def test_the_poller_widens_its_interval_and_never_asks_more_often() -> None:
     result = job().submit()
     clock = [1000.0]
-    limits = dict(result.monitor.scheduler.backend.limits) | {"first_poll": 1.0, "poll_interval": 8.0}
+    limits = dict(result.monitor.scheduler.backend.limits) | {
+        "first_poll": 1.0,
+        "poll_interval": 8.0,
+    }
     object.__setattr__(result.monitor.scheduler.backend, "limits", limits)
-    monitor = Monitor(result.store, result.monitor.scheduler, result.monitor.resume, clock=lambda: clock[0])
+    monitor = Monitor(
+        result.store, result.monitor.scheduler, result.monitor.resume, clock=lambda: clock[0]
+    )
     monitor.track(result.record)
     asked = []
     for _ in range(4000):
@@ -233,7 +271,8 @@ def test_the_poller_widens_its_interval_and_never_asks_more_often() -> None:
 
 def test_later_is_a_wait_and_not_a_failure() -> None:
     made = job(
-        submit="if [ -e open ]; then echo 41; else echo 'sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying' >&2; false; fi"
+        submit="if [ -e open ]; then echo 41; else echo 'sbatch: error: Slurm temporarily unable "
+        "to accept job, sleeping and retrying' >&2; false; fi"
     )
     result = made.submit()
     assert result.record.phase is Phase.DEFERRED
@@ -251,10 +290,13 @@ def test_later_is_a_wait_and_not_a_failure() -> None:
 
 def test_a_submit_limit_is_drained_as_jobs_end() -> None:
     limited = (
-        "[ $(cat count 2>/dev/null || echo 0) -lt 2 ] || { echo 'AssocMaxSubmitJobLimit' >&2; exit 1; }; echo x >> lines; wc -l < lines | tee count"
+        "[ $(cat count 2>/dev/null || echo 0) -lt 2 ] || { echo 'AssocMaxSubmitJobLimit' "
+        ">&2; exit 1; }; echo x >> lines; wc -l < lines | tee count"
     )
     jobs = [job(str(number), submit=limited) for number in range(4)]
-    Path("p.ini").write_text(Path("p.ini").read_text().replace("[Commands]", "submit_parallel = 1\n[Commands]"))
+    Path("p.ini").write_text(
+        Path("p.ini").read_text().replace("[Commands]", "submit_parallel = 1\n[Commands]")
+    )
     for made in jobs:
         made.read_settings("p.ini")
     results = submit(jobs)
@@ -274,7 +316,12 @@ def test_a_refusal_shows_the_scheduler_s_words_and_leaves_nothing() -> None:
 
 def test_after_some_equal_refusals_no_more_jobs_are_offered() -> None:
     with pytest.raises(SubmissionError) as caught:
-        submit([job(str(number), submit="echo tried >> tried; echo no >&2; exit 1") for number in range(60)])
+        submit(
+            [
+                job(str(number), submit="echo tried >> tried; echo no >&2; exit 1")
+                for number in range(60)
+            ]
+        )
     assert "57 more" in str(caught.value)
     assert Path("tried").read_text().count("tried") <= 12
 
@@ -289,7 +336,9 @@ def test_an_answer_that_is_no_id_is_found_out_by_token() -> None:
     assert result.job_id == "77"
 
 
-def test_a_doubtful_submission_is_looked_up_before_it_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_doubtful_submission_is_looked_up_before_it_is_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = job(submit="echo tried >> tried; cat answer")
     run = LocalTransport.run
 
@@ -309,7 +358,9 @@ def test_a_doubtful_submission_is_looked_up_before_it_is_repeated(monkeypatch: p
     assert Path("tried").read_text() == "tried\n"
 
 
-def test_what_is_wrong_with_one_open_submission_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_with_one_open_submission_keeps_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     here = Path.cwd()
 
     def made(name: str, **settings: Any) -> JobScript:
@@ -318,7 +369,11 @@ def test_what_is_wrong_with_one_open_submission_keeps_no_other(monkeypatch: pyte
             setattr(script, setting, value)
         return script
 
-    scripts = [made("good", prologue="true"), made("input", inputs=["in"], workdir="w"), made("fails", prologue=f"test -e {here}/ready")]
+    scripts = [
+        made("good", prologue="true"),
+        made("input", inputs=["in"], workdir="w"),
+        made("fails", prologue=f"test -e {here}/ready"),
+    ]
     scripts.append(made("homeless", prologue="true", workdir=str(here)))
     for name in ("in", "ready"):
         Path(name).touch()
@@ -346,7 +401,10 @@ def test_what_is_wrong_with_one_open_submission_keeps_no_other(monkeypatch: pyte
     assert (good.record.phase, good.job_id) == (Phase.SUBMITTED, "41")
     assert (failing.record.status, failing.record.task.reason) == (Status.FAILED, Reason.SUBMISSION)
     assert "exit code 1" in failing.words
-    for result, words in ((lacking, f"{here}/in cannot be read"), (homeless, "not on this machine")):
+    for result, words in (
+        (lacking, f"{here}/in cannot be read"),
+        (homeless, "not on this machine"),
+    ):
         assert (result.record.phase, result.record.status) == (Phase.SUBMITTING, Status.PENDING)
         assert words in result.words
     Path("in").touch()
@@ -354,12 +412,16 @@ def test_what_is_wrong_with_one_open_submission_keeps_no_other(monkeypatch: pyte
     assert lacking.record.phase is Phase.SUBMITTED
 
 
-def test_open_submissions_of_a_host_that_is_down_cost_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_submissions_of_a_host_that_is_down_cost_one_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     results = submit([job(str(number), submit="echo no id") for number in range(20)])
     assert {result.record.phase for result in results} == {Phase.SUBMITTING}
     store, written = results[0].store, []
     write = store.write
-    monkeypatch.setattr(store, "write", lambda records: (written.append(len(records)), write(records))[1])
+    monkeypatch.setattr(
+        store, "write", lambda records: (written.append(len(records)), write(records))[1]
+    )
 
     def down(self: LocalTransport, script: str, timeout: float | None = None) -> Any:
         raise TransportError("the host is down")
@@ -385,7 +447,9 @@ def test_nothing_is_recorded_where_something_fails_before_submission() -> None:
 
 
 def test_multi_cluster_ids() -> None:
-    made = job(active="echo $0 {clusters} >> asked; cat active", cancel="echo {clusters} {ids} > cancelled")
+    made = job(
+        active="echo $0 {clusters} >> asked; cat active", cancel="echo {clusters} {ids} > cancelled"
+    )
     Path("answer").write_text("41;gpu\n")
     result = made.submit()
     assert result.job_id == "41;gpu"
@@ -427,7 +491,10 @@ def test_order_of_cells_does_not_matter() -> None:
     assert wait([job("a").submit()], timeout=0.05)[1]
     assert job("b", body="other").submit().record.token
     named = job("x")
-    assert named.submit(cache_id="mine").record.token == job("y", body="false").submit(cache_id="mine").record.token
+    assert (
+        named.submit(cache_id="mine").record.token
+        == job("y", body="false").submit(cache_id="mine").record.token
+    )
 
 
 def test_more_time_is_the_same_job() -> None:
@@ -472,20 +539,28 @@ def test_a_runs_folder_that_was_deleted_does_not_keep_a_job_alive() -> None:
 
 def test_the_job_that_ran_counts_where_a_duplicate_slipped_through() -> None:
     result = job().submit()
-    listed(line(result, "FAILED"))  # the fence ended job 41; 40, of the same token, ran, and its exit record shows late
-    Path(result.record.runs, f"{result.record.token}.exit").write_text(f"job=40\nhost=h\nstart={now()}\nlimit=\n")
+    listed(
+        line(result, "FAILED")
+    )  # the fence ended job 41; 40, of the same token, ran, and its exit record shows late
+    Path(result.record.runs, f"{result.record.token}.exit").write_text(
+        f"job=40\nhost=h\nstart={now()}\nlimit=\n"
+    )
     assert result.status == Status.PENDING
     assert result.job_id == "40"
     assert "41 is a duplicate that ended; 40 ran" in str(result.history)
     listed(line(result, "RUNNING", number="40"), line(result, "FAILED"))
     assert result.status == Status.RUNNING
     listed(line(result, "COMPLETED", number="40"), line(result, "FAILED"))
-    Path(result.record.runs, f"{result.record.token}.exit").write_text(f"job=40\nhost=h\nstart={now()}\nlimit=\nexit=0\nend={now()}\n")
+    Path(result.record.runs, f"{result.record.token}.exit").write_text(
+        f"job=40\nhost=h\nstart={now()}\nlimit=\nexit=0\nend={now()}\n"
+    )
     assert result.status == Status.COMPLETED
 
 
 def test_handles_of_other_processes_are_asked_about_too() -> None:
-    """One poll is for all jobs of the store on that cluster; the other process reads the answer and asks nobody."""
+    """One poll is for all jobs of the store on that cluster; the other process reads the answer and
+    asks nobody.
+    """
     jobs = [job("mine"), job("his")]
     jobs[1]._profiles = jobs[0]._profiles
     mine, his = submit([jobs[0]])[0], submit([jobs[1]])[0]
@@ -507,7 +582,9 @@ def test_staleness_is_shared() -> None:
     result.monitor.refresh(force=True)
     since = result.stale_since
     assert since is not None
-    other = Monitor(result.store, result.monitor.scheduler, result.monitor.resume, result.monitor.place)
+    other = Monitor(
+        result.store, result.monitor.scheduler, result.monitor.resume, result.monitor.place
+    )
     his = other.track(result.store.by_tokens([result.record.token])[result.record.token])
     other._interval = 100.0
     other.refresh()
@@ -515,7 +592,9 @@ def test_staleness_is_shared() -> None:
     assert his.status == Status.PENDING
 
 
-def test_a_line_that_bears_only_short_answers_is_asked_for_those(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_bears_only_short_answers_is_asked_for_those(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Forty jobs have ended; what asks about more than twenty-four breaks."""
     results = submit([job(str(number), submit="echo $$") for number in range(40)])
     for result in results:
@@ -588,10 +667,14 @@ def test_a_submission_whose_listener_is_gone_tidies_up(tmp_path: Path) -> None:
     backend = load_backend("slurm")
     runs = tmp_path / "runs"
     runs.mkdir()
-    script = submission_script(backend, "sleep 0.2; echo 7", [Ticket("token", str(tmp_path), str(runs), "x")], "mark")
+    script = submission_script(
+        backend, "sleep 0.2; echo 7", [Ticket("token", str(tmp_path), str(runs), "x")], "mark"
+    )
     (tmp_path / "tmp").mkdir()
     script = script.replace("/dev/shm/clusterjob.XXXXXX", f"{tmp_path}/tmp/clusterjob.XXXXXX")
-    process = subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout is not None
     process.stdout.close()
     process.wait(20)

@@ -49,11 +49,17 @@ def test_no_line_in_a_file_and_a_function_in_its_place(monkeypatch: pytest.Monke
 
 
 def test_an_archive_is_what_tar_reads(tmp_path: Path) -> None:
-    """Members that shrink and members that do not, names longer than ustar's, and what comes twice."""
+    """Members that shrink and members that do not, long names, and what comes twice."""
     import os
     import subprocess
 
-    contents = {"a": b"x" * 100_000, "b" * 150: os.urandom(50_000), "dir/c ü": b"", "dir/-d": os.urandom(3), "e": b"y" * 70_000}
+    contents = {
+        "a": b"x" * 100_000,
+        "b" * 150: os.urandom(50_000),
+        "dir/c ü": b"",
+        "dir/-d": os.urandom(3),
+        "e": b"y" * 70_000,
+    }
     files = []
     for number, (name, content) in enumerate(contents.items()):
         (tmp_path / str(number)).write_bytes(content)
@@ -65,7 +71,9 @@ def test_an_archive_is_what_tar_reads(tmp_path: Path) -> None:
     data = b"".join(_archive(items, "/base", "part", "", shown))
     assert len(data) < 60_000
     (tmp_path / "there").mkdir()
-    subprocess.run(["sh", "-c", "gzip -dc | tar -xpof -"], input=data, cwd=tmp_path / "there", check=True)
+    subprocess.run(
+        ["sh", "-c", "gzip -dc | tar -xpof -"], input=data, cwd=tmp_path / "there", check=True
+    )
     assert {name: (tmp_path / "there" / name).read_bytes() for name in contents} == contents
     assert (tmp_path / "there/script").read_text() == "echo ü\n"
     assert os.access(tmp_path / "there/script", os.X_OK)

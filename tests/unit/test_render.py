@@ -13,9 +13,18 @@ from clusterjob.backend import list_backends, load_backend
 from clusterjob.errors import RenderError
 from clusterjob.render import parse_array, render_text, split_shebang
 
-JOB = {"queue": "q", "account": "a", "time": "1:30:00", "nodes": 2, "ppn": 4, "threads": 2, "mem": "4G"}
+JOB = {
+    "queue": "q",
+    "account": "a",
+    "time": "1:30:00",
+    "nodes": 2,
+    "ppn": 4,
+    "threads": 2,
+    "mem": "4G",
+}
 EXPECTED = {
-    "slurm": "--nodes=2|--ntasks-per-node=4|--cpus-per-task=2|--time=01:30:00|--mem=4096M|--partition=q",
+    "slurm": "--nodes=2|--ntasks-per-node=4|--cpus-per-task=2|--time=01:30:00|--mem=4096M|"
+    "--partition=q",
     "pbspro": "-l select=2:ncpus=8:mpiprocs=4:ompthreads=2:mem=4096mb|-l walltime=01:30:00",
     "torque": "-l nodes=2:ppn=8|-l mem=8192mb|-l walltime=01:30:00",
     "lpbs": "-l nodes=2:ppn=8",
@@ -31,7 +40,9 @@ LEFT_OUT = {"flux": {"mem"}, "htcondor": {"queue", "nodes"}}
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_common_model_in_every_scheduler_s_words(name: str) -> None:
     resources = {key: value for key, value in JOB.items() if key not in LEFT_OUT.get(name, set())}
-    text = str(JobScript("true", "oct", backend=name, params={"parallel_environment": "mpi"}, **resources))
+    text = str(
+        JobScript("true", "oct", backend=name, params={"parallel_environment": "mpi"}, **resources)
+    )
     for piece in EXPECTED[name].split("|"):
         assert piece in text
 
@@ -44,7 +55,10 @@ def test_every_rendered_script_is_valid_shell(name: str) -> None:
 
 
 def test_bodies_that_are_no_templates_survive() -> None:
-    body = "a=(1 2); echo ${#a[@]} ${a[0]%%x*}; awk '{print $1}' f; printf '{%s}' x; echo 100% ü {# no comment #}\n"
+    body = (
+        "a=(1 2); echo ${#a[@]} ${a[0]%%x*}; awk '{print $1}' f; printf '{%s}' x; echo 100% ü "
+        "{# no comment #}\n"
+    )
     assert render_text(body, {}, "here") == body
     assert render_text(body + "{{ x }}", {"x": 1}, "here") == body + "1"
     assert body in str(JobScript(body, "x"))
@@ -52,7 +66,12 @@ def test_bodies_that_are_no_templates_survive() -> None:
 
 
 def test_templates_do_what_jinja_does() -> None:
-    text = render_text("{% for n in range(2) %}\nrun {{ n }}\n{% endfor %}\n{=# gone #=}{% raw %}{{ kept }}{% endraw %}", {}, "here")
+    text = render_text(
+        "{% for n in range(2) %}\nrun {{ n }}\n{% endfor %}\n{=# gone #=}{% raw %}{{ kept }}{% "
+        "endraw %}",
+        {},
+        "here",
+    )
     assert text == "run 0\nrun 1\n{{ kept }}"
 
 
@@ -64,7 +83,10 @@ def test_lines_that_a_scheduler_would_read_are_hidden_from_it() -> None:
 
 
 def test_shebangs() -> None:
-    assert split_shebang("#!/usr/bin/env python3 -u\nx", "/bin/sh")[1] == ("/usr/bin/env", "python3 -u")
+    assert split_shebang("#!/usr/bin/env python3 -u\nx", "/bin/sh")[1] == (
+        "/usr/bin/env",
+        "python3 -u",
+    )
     assert split_shebang("x", "/bin/zsh") == ("#!/bin/zsh\nx", ("/bin/zsh",))
     with pytest.raises(RenderError, match="names no interpreter"):
         split_shebang("#!\nx", "/bin/sh")
@@ -81,7 +103,13 @@ def test_arrays() -> None:
 
 
 def test_variables_of_a_body() -> None:
-    job = JobScript("{{ T }} {{ mem }} {{ time }} {{ queue }} {{ jobname }} {{ remote }}|", "n", params={"T": 20}, mem="1G", time=90)
+    job = JobScript(
+        "{{ T }} {{ mem }} {{ time }} {{ queue }} {{ jobname }} {{ remote }}|",
+        "n",
+        params={"T": 20},
+        mem="1G",
+        time=90,
+    )
     assert "20 1024 01:30:00 None n |" in str(job)
     job.T = 21
     assert "21 1024" in str(job)
@@ -104,12 +132,19 @@ def test_a_body_that_cannot_be_written_does_not_run(shell: str, tmp_path: Path) 
     runs.mkdir(parents=True)
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
-    (bin_folder / "cat").write_text("#!/bin/sh\nhead -c 3\necho 'cat: write error: No space left on device' >&2\nexit 1\n")
+    (bin_folder / "cat").write_text(
+        "#!/bin/sh\nhead -c 3\necho 'cat: write error: No space left on device' >&2\nexit 1\n"
+    )
     (bin_folder / "cat").chmod(0o755)
-    for path, code, output in ((f"{bin_folder}:{os.environ['PATH']}", 1, ""), (os.environ["PATH"], 0, "ran\n")):
+    for path, code, output in (
+        (f"{bin_folder}:{os.environ['PATH']}", 1, ""),
+        (os.environ["PATH"], 0, "ran\n"),
+    ):
         (runs / "TOKEN.exit").unlink(missing_ok=True)
         environment = {"PATH": path, "SPOOL_ID": "1", "TMPDIR": "/not/there"}
-        done = subprocess.run([shell], input=script, text=True, capture_output=True, env=environment)
+        done = subprocess.run(
+            [shell], input=script, text=True, capture_output=True, env=environment
+        )
         assert (done.returncode, done.stdout) == (code, output)
         assert ("is there room" in done.stderr) == bool(code)
         assert f"exit={code}\n" in (runs / "TOKEN.exit").read_text()

@@ -1,4 +1,6 @@
-"""Conversations that `clusterjob check --record` wrote down with real schedulers, played back: the same commands, the same verdicts."""
+"""Conversations that `clusterjob check --record` wrote down with real schedulers, played back: the
+same commands, the same verdicts.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,23 @@ RECORDINGS = Path(__file__).parent.parent / "recordings"
 
 @pytest.mark.parametrize(
     ("backend", "folder", "limit", "count", "command"),
-    [("slurm", "slurm-22.05.8", False, 11, "sbatch --parsable"), ("htcondor", "htcondor-23.9.6", True, 13, "condor_submit -terse")],
+    [
+        ("slurm", "slurm-22.05.8", False, 11, "sbatch --parsable"),
+        ("htcondor", "htcondor-23.9.6", True, 13, "condor_submit -terse"),
+    ],
 )
-def test_a_recorded_session(backend: str, folder: str, limit: bool, count: int, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_session(
+    backend: str,
+    folder: str,
+    limit: bool,
+    count: int,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("clusterjob.conformance._PATIENCE", 5.0)
-    Path("profile.ini").write_text(f"[Attributes]\nbackend = {backend}\n[Limits]\nfirst_poll = 0.01\npoll_interval = 0.02\n")
+    Path("profile.ini").write_text(
+        f"[Attributes]\nbackend = {backend}\n[Limits]\nfirst_poll = 0.01\npoll_interval = 0.02\n"
+    )
     job = JobScript("true")
     job.read_settings("profile.ini")
     replay = ReplayTransport(RECORDINGS / folder / "check.json")

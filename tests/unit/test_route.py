@@ -40,7 +40,10 @@ def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     elif not shutil.which("ssh"):
         pytest.skip("no ssh program")
     (tmp_path / "more").mkdir()
-    (tmp_path / "more/one.conf").write_text("Host included\n    HostName real.name\n    ServerAliveInterval 33\n    HostKeyAlias alias\n")
+    (tmp_path / "more/one.conf").write_text(
+        "Host included\n    HostName real.name\n    ServerAliveInterval 33\n    HostKeyAlias "
+        "alias\n"
+    )
     path = tmp_path / "config"
     path.write_text(CONFIG.replace("more/", f"{tmp_path}/more/"))
     return str(path)
@@ -49,7 +52,9 @@ def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 def test_the_configuration_is_followed(config: str) -> None:
     hop = find_hop("login", config)
     assert (hop.hostname, hop.port, hop.user, hop.connect_timeout) == ("login", 2200, "me", 7)
-    assert str(Path.home() / ".ssh/special") in hop.identity_files or any(path.endswith(".ssh/special") for path in hop.identity_files)
+    assert str(Path.home() / ".ssh/special") in hop.identity_files or any(
+        path.endswith(".ssh/special") for path in hop.identity_files
+    )
     assert find_hop("other@login:99", config).user == "other"
     assert find_hop("other@login:99", config).port == 99
     assert find_hop("ssh://x.edu:44/", config).port == 44
@@ -63,7 +68,19 @@ def test_the_configuration_is_followed(config: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "remote", ["-oProxyCommand=touch pwned", "-x@host", "a b", "host:0", "host:99999", "user@@host", "ho\nst", "a/b", "", "host:x"]
+    "remote",
+    [
+        "-oProxyCommand=touch pwned",
+        "-x@host",
+        "a b",
+        "host:0",
+        "host:99999",
+        "user@@host",
+        "ho\nst",
+        "a/b",
+        "",
+        "host:x",
+    ],
 )
 def test_what_is_no_host_is_refused(remote: str) -> None:
     with pytest.raises(SettingsError, match="is not a host"):
@@ -71,7 +88,9 @@ def test_what_is_no_host_is_refused(remote: str) -> None:
 
 
 def test_ways_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match=r"transport = 'openssl' is not known. Did you mean 'openssh'"):
+    with pytest.raises(
+        SettingsError, match=r"transport = 'openssl' is not known. Did you mean 'openssh'"
+    ):
         open_transport("host", "openssl")
     monkeypatch.setenv("CLUSTERJOB_TRANSPORT", "openssh")
     assert type(open_transport("host", "ssh")).__name__ == "OpenSshTransport"
@@ -80,7 +99,8 @@ def test_ways_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_way_makes_no_difference_to_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [
-        JobScript("true", remote="host", rootdir="/there", backend="slurm", **more) for more in ({}, {"transport": "openssh"}, {"ssh_config": "x"})
+        JobScript("true", remote="host", rootdir="/there", backend="slurm", **more)
+        for more in ({}, {"transport": "openssh"}, {"ssh_config": "x"})
     ]
     records = [job.prepare(None, ()) for job in jobs]
     assert len({record.key for record in records}) == 1
@@ -98,14 +118,30 @@ def test_known_hosts(tmp_path: Path) -> None:
     hashed = base64.b64encode(hmac.new(salt, b"[host]:2200", hashlib.sha1).digest()).decode()
     path = tmp_path / "known"
     lines = [
-        f"|1|{base64.b64encode(salt).decode()}|{hashed} ssh-ed25519 {key}", "# comment", "", "garbage", f"@cert-authority * ssh-rsa {key}",
-        f"*.edu,!bad.edu ssh-rsa {key} comment", "[host]:2200 ssh-rsa not-base-64", f"HOST,10.0.0.? ecdsa {key}", "|1|bad|x ssh-rsa AAAA",
-    ]  # fmt: skip
+        f"|1|{base64.b64encode(salt).decode()}|{hashed} ssh-ed25519 {key}",
+        "# comment",
+        "",
+        "garbage",
+        f"@cert-authority * ssh-rsa {key}",
+        f"*.edu,!bad.edu ssh-rsa {key} comment",
+        "[host]:2200 ssh-rsa not-base-64",
+        f"HOST,10.0.0.? ecdsa {key}",
+        "|1|bad|x ssh-rsa AAAA",
+    ]
     path.write_text("\n".join(lines))
 
     def kinds(name: str, port: int = 22, alias: str = "") -> list[str]:
         return [
-            known.kind for known in hostkeys.known_keys(Hop(name, port, "me", known_hosts=(str(path), str(tmp_path / "missing")), key_alias=alias))
+            known.kind
+            for known in hostkeys.known_keys(
+                Hop(
+                    name,
+                    port,
+                    "me",
+                    known_hosts=(str(path), str(tmp_path / "missing")),
+                    key_alias=alias,
+                )
+            )
         ]
 
     assert kinds("host", 2200) == ["ssh-ed25519"]
@@ -115,7 +151,9 @@ def test_known_hosts(tmp_path: Path) -> None:
     assert kinds("bad.edu") == []
     assert kinds("x.edu", 2200) == []
     assert kinds("anything", 99, "x.edu") == ["ssh-rsa"]
-    assert hostkeys.fingerprint(b"key") == "SHA256:" + base64.b64encode(hashlib.sha256(b"key").digest()).decode().rstrip("=")
+    assert hostkeys.fingerprint(b"key") == "SHA256:" + base64.b64encode(
+        hashlib.sha256(b"key").digest()
+    ).decode().rstrip("=")
 
 
 def test_what_is_remembered_of_a_host(tmp_path: Path) -> None:
@@ -136,7 +174,9 @@ def test_what_is_remembered_of_a_host(tmp_path: Path) -> None:
     assert json.loads(host.path.read_text()) == {"home": "/again", "host": "me@host"}
 
 
-def test_a_state_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_folder_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     host = Host("host", 1)
@@ -145,7 +185,9 @@ def test_a_state_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, mon
     host.admit()
 
 
-def test_the_folder_of_sockets_where_the_session_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_sockets_where_the_session_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job on a node has XDG_RUNTIME_DIR of the login node."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/not-there")

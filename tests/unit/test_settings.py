@@ -8,7 +8,12 @@ import pytest
 
 from clusterjob import JobScript
 from clusterjob.backend import find_backend, list_backends, load_backend
-from clusterjob.errors import BackendNotFoundError, RenderError, ResourcesNotSupportedError, SettingsError
+from clusterjob.errors import (
+    BackendNotFoundError,
+    RenderError,
+    ResourcesNotSupportedError,
+    SettingsError,
+)
 from clusterjob.settings import read_profile
 
 
@@ -19,16 +24,29 @@ def profile(text: str, name: str = "cluster.ini") -> str:
 
 def test_a_profile_is_read() -> None:
     path = profile(
-        "[Attributes]\nbackend = slurm\nrootdir = ~/jobs\nmodule_load =\n    module load intel\n    module load mpi\n"
+        "[Attributes]\nbackend = slurm\nrootdir = ~/jobs\nmodule_load =\n    module load intel\n  "
+        "  module load mpi\n"
         "[Resources]\nqueue = exec\nnodes = 1\nmem = 10000\ncontiguous = true\nF = x%T\n"
     )
     read = read_profile(path)
     assert read.attributes["module_load"] == "\nmodule load intel\nmodule load mpi"
-    assert read.resources == {"queue": "exec", "nodes": 1, "mem": 10000, "contiguous": True, "F": "x%T"}
+    assert read.resources == {
+        "queue": "exec",
+        "nodes": 1,
+        "mem": 10000,
+        "contiguous": True,
+        "F": "x%T",
+    }
     job = JobScript("{{ module_load }}\necho {{ queue }} {{ nodes }}", "name")
     job.read_settings(path)
     text = str(job)
-    for piece in ("#SBATCH --partition=exec", "--mem=10000M", "--contiguous", "-F x%T", "module load intel\nmodule load mpi\necho exec 1"):
+    for piece in (
+        "#SBATCH --partition=exec",
+        "--mem=10000M",
+        "--contiguous",
+        "-F x%T",
+        "module load intel\nmodule load mpi\necho exec 1",
+    ):
         assert piece in text
 
 
@@ -44,19 +62,49 @@ def test_a_profile_is_read() -> None:
         ("[Resources]\ntime = soon\n", ["time", "'soon'", "HH:MM:SS"]),
         ("[Resources]\nmem = 4X\n", ["mem", "'4X'", "4G"]),
         ("[Attributes]\nbackend = slrum\n", ["slrum", "Did you mean 'slurm'"]),
-        ("[Attributes]\nbackend = slurm\n[Comands]\nsubmit = x\n", ["Comands", "Did you mean 'Commands'"]),
-        ("[Attributes]\nbackend = slurm\n[Commands]\nsumbit = x\n", ["[Commands]", "sumbit", "Did you mean 'submit'"]),
-        ("[Attributes]\nbackend = slurm\n[Commands]\nsubmit = sbatch {scrip}\n", ["{scrip}", "Did you mean 'script'"]),
-        ("[Attributes]\nbackend = slurm\n[Commands]\nsubmit = sbatch '{script}'\n", ["within quotes"]),
-        ("[Attributes]\nbackend = slurm\n[Limits]\npoll_interval = soon\n", ["[Limits]", "poll_interval", "not a number"]),
-        ("[Attributes]\nbackend = slurm\n[Limits]\nsubmit_parallel = 0\n", ["submit_parallel", "too small"]),
-        ("[Attributes]\nbackend = slurm\n[Output:submit]\npattern = (\n", ["[Output:submit]", "pattern", "not a regular expression"]),
+        (
+            "[Attributes]\nbackend = slurm\n[Comands]\nsubmit = x\n",
+            ["Comands", "Did you mean 'Commands'"],
+        ),
+        (
+            "[Attributes]\nbackend = slurm\n[Commands]\nsumbit = x\n",
+            ["[Commands]", "sumbit", "Did you mean 'submit'"],
+        ),
+        (
+            "[Attributes]\nbackend = slurm\n[Commands]\nsubmit = sbatch {scrip}\n",
+            ["{scrip}", "Did you mean 'script'"],
+        ),
+        (
+            "[Attributes]\nbackend = slurm\n[Commands]\nsubmit = sbatch '{script}'\n",
+            ["within quotes"],
+        ),
+        (
+            "[Attributes]\nbackend = slurm\n[Limits]\npoll_interval = soon\n",
+            ["[Limits]", "poll_interval", "not a number"],
+        ),
+        (
+            "[Attributes]\nbackend = slurm\n[Limits]\nsubmit_parallel = 0\n",
+            ["submit_parallel", "too small"],
+        ),
+        (
+            "[Attributes]\nbackend = slurm\n[Output:submit]\npattern = (\n",
+            ["[Output:submit]", "pattern", "not a regular expression"],
+        ),
         ("[Attributes]\nbackend = slurm\n[Output:submit]\npattern = \\d+\n", ["(?P<id>"]),
-        ("[Attributes]\nbackend = slurm\n[Output:submit]\nformat = xml\n", ["xml", "lines, blocks or json"]),
+        (
+            "[Attributes]\nbackend = slurm\n[Output:submit]\nformat = xml\n",
+            ["xml", "lines, blocks or json"],
+        ),
         ("[Attributes]\nbackend = slurm\n[States]\nDONE = X\n", ["[States]", "DONE"]),
         ("[Attributes]\nbackend = slurm\n[States]\nFAILED:oom = X\n", ["oom"]),
-        ("[Attributes]\nbackend = slurm\n[Directives]\nmemory = --mem\n", ["memory", "Did you mean 'mem'"]),
-        ("[Attributes]\nbackend = slurm\n[Variables]\nCLUSTERJOB_IDX = X\n", ["CLUSTERJOB_IDX", "CLUSTERJOB_ID"]),
+        (
+            "[Attributes]\nbackend = slurm\n[Directives]\nmemory = --mem\n",
+            ["memory", "Did you mean 'mem'"],
+        ),
+        (
+            "[Attributes]\nbackend = slurm\n[Variables]\nCLUSTERJOB_IDX = X\n",
+            ["CLUSTERJOB_IDX", "CLUSTERJOB_ID"],
+        ),
         ("[Attributes]\nno equals sign\n", ["line 2", "key = value"]),
         ("key = value\n", ["line 1", "before any [Section]"]),
         ("[Resources]\nmem = 1\nmem = 2\n", ["line 3", "stands twice"]),
@@ -85,7 +133,9 @@ def test_files_that_cannot_be_read() -> None:
 
 
 def test_defaults_are_class_wide_and_never_leak() -> None:
-    JobScript.read_defaults(profile("[Attributes]\nbackend = slurm\nT = 3\n[Resources]\nqueue = exec\n"))
+    JobScript.read_defaults(
+        profile("[Attributes]\nbackend = slurm\nT = 3\n[Resources]\nqueue = exec\n")
+    )
     first, second = JobScript("a"), JobScript("b")
     first.resources["queue"] = "other"
     first.T = 4
@@ -113,7 +163,11 @@ def test_a_directive_that_a_site_refuses_is_dropped() -> None:
 
 def test_overrides_go_to_one_job_only() -> None:
     job = JobScript("true", nodes=2)
-    job.read_settings(profile("[Attributes]\nbackend = slurm\n[Directives]\nnodes = --nodes={{ nodes }}-{{ nodes }}\n"))
+    job.read_settings(
+        profile(
+            "[Attributes]\nbackend = slurm\n[Directives]\nnodes = --nodes={{ nodes }}-{{ nodes }}\n"
+        )
+    )
     assert "--nodes=2-2" in str(job)
     assert "--nodes=2\n" in str(JobScript("true", nodes=2, backend="slurm"))
 
@@ -122,7 +176,8 @@ def test_a_site_extends_a_backend_beside_its_profile() -> None:
     folder = Path("backends/ours")
     folder.mkdir(parents=True)
     (folder / "backend.ini").write_text(
-        "[Backend]\nextends = slurm\ntitle = Ours\n[Directives]\nqueue = --qos={{ queue }}\n[States]\nRUNNING = WEIRD\n"
+        "[Backend]\nextends = slurm\ntitle = Ours\n[Directives]\nqueue = --qos={{ queue }}\n"
+        "[States]\nRUNNING = WEIRD\n"
     )
     job = JobScript("true", queue="q", time=5)
     job.read_settings(profile("[Attributes]\nbackend = ours\n"))
@@ -152,9 +207,31 @@ def test_the_lookup_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_backend_says_what_it_does_with_every_common_resource() -> None:
-    values = {"jobname": "n", "queue": "q", "account": "a", "time": 300, "nodes": 1, "ppn": 1, "threads": 1, "mem": 10, "gpus": 1,
-              "stdout": "o", "stderr": "e", "array": "1-2"}  # fmt: skip
-    assert set(list_backends()) == {"flux", "htcondor", "local", "lpbs", "lsf", "pbspro", "sge", "slurm", "torque"}
+    values = {
+        "jobname": "n",
+        "queue": "q",
+        "account": "a",
+        "time": 300,
+        "nodes": 1,
+        "ppn": 1,
+        "threads": 1,
+        "mem": 10,
+        "gpus": 1,
+        "stdout": "o",
+        "stderr": "e",
+        "array": "1-2",
+    }
+    assert set(list_backends()) == {
+        "flux",
+        "htcondor",
+        "local",
+        "lpbs",
+        "lsf",
+        "pbspro",
+        "sge",
+        "slurm",
+        "torque",
+    }
     refused = {}
     for name in list_backends():
         for resource, value in values.items():
@@ -162,11 +239,18 @@ def test_every_backend_says_what_it_does_with_every_common_resource() -> None:
                 JobScript("true", backend=name, **{resource: value}).render_script()
             except ResourcesNotSupportedError as error:
                 refused.setdefault(name, set()).add(str(error).split("'")[3])
-    assert refused == {"flux": {"mem", "array"}, "htcondor": {"queue", "array", "nodes"}, "local": {"gpus"}, "sge": {"gpus"}}
+    assert refused == {
+        "flux": {"mem", "array"},
+        "htcondor": {"queue", "array", "nodes"},
+        "local": {"gpus"},
+        "sge": {"gpus"},
+    }
 
 
 def test_an_undefined_variable_is_named_with_its_line() -> None:
-    with pytest.raises(RenderError, match=r"body of job 'x', line 2: 'tmie' is undefined.* Did you mean 'time'"):
+    with pytest.raises(
+        RenderError, match=r"body of job 'x', line 2: 'tmie' is undefined.* Did you mean 'time'"
+    ):
         str(JobScript("echo\necho {{ tmie }}", "x"))
     with pytest.raises(RenderError, match="line 2"):
         str(JobScript("echo\n{% if %}", "x"))
@@ -175,7 +259,16 @@ def test_an_undefined_variable_is_named_with_its_line() -> None:
 
 
 def test_impossible_resources() -> None:
-    for wrong in ({"nodes": 0}, {"ppn": -1}, {"threads": 1.5}, {"gpus": True}, {"mem": "x"}, {"time": 0}, {"jobname": "a\nb"}, {"queue": ["q"]}):
+    for wrong in (
+        {"nodes": 0},
+        {"ppn": -1},
+        {"threads": 1.5},
+        {"gpus": True},
+        {"mem": "x"},
+        {"time": 0},
+        {"jobname": "a\nb"},
+        {"queue": ["q"]},
+    ):
         with pytest.raises(SettingsError):
             JobScript("true", **wrong)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="is not an array"):
@@ -191,8 +284,23 @@ def test_impossible_resources() -> None:
 
 
 def test_underscores_and_flags_of_pass_through_options() -> None:
-    text = str(JobScript("true", backend="slurm", mail_type="END", contiguous=True, exclusive=False, F="nodes.txt", V=True))
-    for line in ("#SBATCH --mail-type=END", "#SBATCH --contiguous", "#SBATCH -F nodes.txt", "#SBATCH -V"):
+    text = str(
+        JobScript(
+            "true",
+            backend="slurm",
+            mail_type="END",
+            contiguous=True,
+            exclusive=False,
+            F="nodes.txt",
+            V=True,
+        )
+    )
+    for line in (
+        "#SBATCH --mail-type=END",
+        "#SBATCH --contiguous",
+        "#SBATCH -F nodes.txt",
+        "#SBATCH -V",
+    ):
         assert line in text
     assert "exclusive" not in text
     assert "#$ -hold_jid_ad 7\n" in str(JobScript("true", backend="sge", hold_jid_ad=7))

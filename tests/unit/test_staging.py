@@ -34,7 +34,14 @@ def test_inputs(tmp_path: Path) -> None:
     assert targets("e.dat") == ["e.dat"]
     assert targets([Path("e.dat"), "-x", "[1].dat"]) == ["e.dat", "-x", "[1].dat"]
     assert targets(["*.dat"]) == ["[1].dat", "e.dat"]
-    assert targets(["**/*.dat"]) == ["[1].dat", "a/b/c.dat", "a/d.dat", "e.dat", "link/b/c.dat", "link/d.dat"]
+    assert targets(["**/*.dat"]) == [
+        "[1].dat",
+        "a/b/c.dat",
+        "a/d.dat",
+        "e.dat",
+        "link/b/c.dat",
+        "link/d.dat",
+    ]
     assert targets(["link"]) == ["link/b/c.dat", "link/d.dat"]
     assert targets([tmp_path / "away"]) == ["away/far.txt"]
     assert targets([tmp_path / "away/far.txt"]) == ["far.txt"]
@@ -47,12 +54,22 @@ def test_inputs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (["missing"], "no such file"), (["no*ne"], "no such file"), (["../up"], "no such file"), ([("here", "../up")], "below the workdir"),
-        ([("here", "/abs")], "below the workdir"), ([1], "neither a path nor a pair"), ([("a", "b", "c")], "neither a path nor"), ([""], "no name"),
-        (["broken"], "not there"), (["round"], "is in itself"), (["here", ("other", "here")], "would both be"), (["back\\slash"], "backslash"),
-        (["pipe"], "neither a file nor a folder"), (["new\nline"], "control characters"),
+        (["missing"], "no such file"),
+        (["no*ne"], "no such file"),
+        (["../up"], "no such file"),
+        ([("here", "../up")], "below the workdir"),
+        ([("here", "/abs")], "below the workdir"),
+        ([1], "neither a path nor a pair"),
+        ([("a", "b", "c")], "neither a path nor"),
+        ([""], "no name"),
+        (["broken"], "not there"),
+        (["round"], "is in itself"),
+        (["here", ("other", "here")], "would both be"),
+        (["back\\slash"], "backslash"),
+        (["pipe"], "neither a file nor a folder"),
+        (["new\nline"], "control characters"),
     ],
-)  # fmt: skip
+)
 def test_inputs_that_cannot_be(files: object, words: str) -> None:
     Path("here").write_text("x")
     Path("other").write_text("y")
@@ -77,16 +94,35 @@ def test_outputs_that_cannot_be() -> None:
 @pytest.mark.parametrize(
     ("pattern", "path", "is_meant"),
     [
-        ("*.dat", "a.dat", True), ("*.dat", ".a.dat", False), (".*", ".a.dat", True), ("?a", ".a", False), ("a**/b", "ac/b", True),
-        ("*.dat", "b/a.dat", False), ("a/*", "a/b/c", True), ("a", "a/b", True),
+        ("*.dat", "a.dat", True),
+        ("*.dat", ".a.dat", False),
+        (".*", ".a.dat", True),
+        ("?a", ".a", False),
+        ("a**/b", "ac/b", True),
+        ("*.dat", "b/a.dat", False),
+        ("a/*", "a/b/c", True),
+        ("a", "a/b", True),
         ("a", "ab", False),
-        ("?.txt", "é.txt", True), ("[ab]?", "b1", True), ("[!ab]1", "c1", True), ("[!ab]1", "a1", False),
-        ("**/x", "x", True), ("**/x", "a/b/x", True),
-        ("**", "a/b", True), ("a/**/b", "a/b", True), ("a/**/b", "a/c/d/b", True), ("a/**/b", "c/b", False), ("**/x", "a/.hidden/x", False),
-        ("**", "a/.b", False), ("a/**/*", "a/b/.c", False), ("**/d", "a/d/.x", True), ("a/*", "a/b/.c", True),
-        ("a+(b)", "a+(b)", True), ("[", "[", True), ("a[b", "a[b", True),
+        ("?.txt", "é.txt", True),
+        ("[ab]?", "b1", True),
+        ("[!ab]1", "c1", True),
+        ("[!ab]1", "a1", False),
+        ("**/x", "x", True),
+        ("**/x", "a/b/x", True),
+        ("**", "a/b", True),
+        ("a/**/b", "a/b", True),
+        ("a/**/b", "a/c/d/b", True),
+        ("a/**/b", "c/b", False),
+        ("**/x", "a/.hidden/x", False),
+        ("**", "a/.b", False),
+        ("a/**/*", "a/b/.c", False),
+        ("**/d", "a/d/.x", True),
+        ("a/*", "a/b/.c", True),
+        ("a+(b)", "a+(b)", True),
+        ("[", "[", True),
+        ("a[b", "a[b", True),
     ],
-)  # fmt: skip
+)
 def test_patterns(pattern: str, path: str, is_meant: bool) -> None:
     assert matches(pattern, path) is is_meant
 
@@ -94,23 +130,37 @@ def test_patterns(pattern: str, path: str, is_meant: bool) -> None:
 @pytest.mark.parametrize(
     ("pattern", "name", "path", "local"),
     [
-        ("x", "", "x", "x"), ("d", "", "d/e/f", "d/e/f"), ("x", "y", "x", "y"), ("x", "y/", "x", "y/x"), ("d", "n", "d/e/f", "n/e/f"),
-        ("d/*.t", "n", "d/a.t", "n/a.t"), ("d/**", "n", "d/e/f", "n/e/f"), ("**/f", "n/", "d/e/f", "n/d/e/f"),
+        ("x", "", "x", "x"),
+        ("d", "", "d/e/f", "d/e/f"),
+        ("x", "y", "x", "y"),
+        ("x", "y/", "x", "y/x"),
+        ("d", "n", "d/e/f", "n/e/f"),
+        ("d/*.t", "n", "d/a.t", "n/a.t"),
+        ("d/**", "n", "d/e/f", "n/e/f"),
+        ("**/f", "n/", "d/e/f", "n/d/e/f"),
     ],
-)  # fmt: skip
+)
 def test_new_names(pattern: str, name: str, path: str, local: str) -> None:
     assert local_name(pattern, name, path) == local
 
 
-NAMES = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="/\\"), min_size=1, max_size=12).filter(
-    lambda name: name not in (".", "..") and len(name.encode()) < 200
+NAMES = st.text(
+    st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="/\\"),
+    min_size=1,
+    max_size=12,
+).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(NAMES, min_size=1, max_size=3), min_size=1, max_size=5), st.data())
-def test_files_of_any_name_come_back(tmp_path: Path, names: list[list[str]], data: st.DataObject) -> None:
-    """Whatever the names: what is named by itself, and what a pattern finds, arrives under its name, and nothing is executed."""
+def test_files_of_any_name_come_back(
+    tmp_path: Path, names: list[list[str]], data: st.DataObject
+) -> None:
+    """Whatever the names: what is named by itself, and what a pattern finds, arrives under its
+    name, and nothing is executed.
+    """
     root = tmp_path / uuid.uuid4().hex
     made = {}
     for parts in names:
@@ -126,15 +176,23 @@ def test_files_of_any_name_come_back(tmp_path: Path, names: list[list[str]], dat
         return
     order = Order(str(root / "far"), check_outputs(["**"]), root / "near")
     fetch(LocalTransport(), [order])
-    shown = {name: content for name, content in made.items() if not any(part.startswith(".") for part in name.split("/"))}
-    assert {str(path.relative_to(root / "near")): path.read_bytes() for path in order.paths} == shown
+    shown = {
+        name: content
+        for name, content in made.items()
+        if not any(part.startswith(".") for part in name.split("/"))
+    }
+    assert {
+        str(path.relative_to(root / "near")): path.read_bytes() for path in order.paths
+    } == shown
     if not any(character in one for character in "*?["):
         single = Order(str(root / "far"), check_outputs([(one, "single")]), root / "near")
         fetch(LocalTransport(), [single])
         assert (root / "near/single").read_bytes() == made[one]
 
 
-def test_a_file_here_that_is_the_same_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_here_that_is_the_same_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far/x").write_text("same")
     order = Order(str(tmp_path / "far"), check_outputs(["x"]), tmp_path / "near")
@@ -153,13 +211,21 @@ def test_outputs_in_place_stay_in_place(tmp_path: Path) -> None:
     assert (tmp_path / "x").stat().st_ino == before
 
 
-def test_a_file_that_cannot_come_keeps_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_come_keeps_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     orders = []
     for name in ("blocked", "good", "changing", "gone"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "small").write_text(name)
         (tmp_path / name / "large").write_bytes(name.encode() * (2 << 20))
-        orders.append(Order(str(tmp_path / name), check_outputs([("small", "d/small"), ("large", "d/large")]), tmp_path / f"near-{name}"))
+        orders.append(
+            Order(
+                str(tmp_path / name),
+                check_outputs([("small", "d/small"), ("large", "d/large")]),
+                tmp_path / f"near-{name}",
+            )
+        )
     (tmp_path / "near-blocked").mkdir()
     (tmp_path / "near-blocked/d").write_text("a file where a folder should be")
     stream = LocalTransport.stream
@@ -185,7 +251,9 @@ def test_a_large_file_goes_on_and_a_wrong_beginning_is_noticed(tmp_path: Path) -
     content = os.urandom(9 << 20)
     (tmp_path / "far").mkdir()
     (tmp_path / "far/x").write_bytes(content)
-    digest = subprocess.run(["sha256sum", str(tmp_path / "far/x")], capture_output=True, text=True).stdout.split()[0]
+    digest = subprocess.run(
+        ["sha256sum", str(tmp_path / "far/x")], capture_output=True, text=True
+    ).stdout.split()[0]
     (tmp_path / "near").mkdir()
     for begun in (content[: 5 << 20], b"wrong" * (1 << 20), content + b"longer"):
         (tmp_path / "near/x").unlink(missing_ok=True)

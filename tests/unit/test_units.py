@@ -11,15 +11,32 @@ from clusterjob.errors import SettingsError
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        (90, 5400), ("90", 5400), ("5m", 300), ("01:30:00", 5400), ("2-12:00:00", 216000), ("10:30", 630), ("1-6", 108000), ("1-6:30", 109800),
-        ("90s", 90), ("1h30m", 5400), ("2d", 172800), ("1.5h", 5400), (0.5, 30), ("100:00:00", 360000), ("2 hours", 7200), (" 5m ", 300),
+        (90, 5400),
+        ("90", 5400),
+        ("5m", 300),
+        ("01:30:00", 5400),
+        ("2-12:00:00", 216000),
+        ("10:30", 630),
+        ("1-6", 108000),
+        ("1-6:30", 109800),
+        ("90s", 90),
+        ("1h30m", 5400),
+        ("2d", 172800),
+        ("1.5h", 5400),
+        (0.5, 30),
+        ("100:00:00", 360000),
+        ("2 hours", 7200),
+        (" 5m ", 300),
     ],
-)  # fmt: skip
+)
 def test_times(value: object, seconds: int) -> None:
     assert units.parse_time(value) == seconds  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", ["", "soon", "5x", "1:2:3:4", "-5", 0, -1, True, "1-", ":30", "nan", float("inf"), "5m;rm"])
+@pytest.mark.parametrize(
+    "value",
+    ["", "soon", "5x", "1:2:3:4", "-5", 0, -1, True, "1-", ":30", "nan", float("inf"), "5m;rm"],
+)
 def test_times_that_are_none(value: object) -> None:
     with pytest.raises(SettingsError, match="is not a time limit"):
         units.parse_time(value)  # type: ignore[arg-type]
@@ -27,7 +44,17 @@ def test_times_that_are_none(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("value", "megabytes"),
-    [(100, 100), ("100", 100), ("4G", 4096), ("500 MB", 500), ("1.5T", 1572864), ("2048K", 2), ("1GiB", 1024), ("4g", 4096), ("1K", 1)],
+    [
+        (100, 100),
+        ("100", 100),
+        ("4G", 4096),
+        ("500 MB", 500),
+        ("1.5T", 1572864),
+        ("2048K", 2),
+        ("1GiB", 1024),
+        ("4g", 4096),
+        ("1K", 1),
+    ],
 )
 def test_memory(value: object, megabytes: int) -> None:
     assert units.parse_memory(value) == megabytes  # type: ignore[arg-type]
