@@ -21,7 +21,7 @@ results = submit([
     JobScript("./run --T {{{{ T }}}}", f"job{{n}}", params={{"T": n}}) for n in range({COUNT})
 ])
 assert all(result.status == Status.COMPLETED for result in results)
-print(results[0].monitor.scheduler.commands, results[0].monitor.scheduler.trips)
+print(results[0].cluster.scheduler.commands, results[0].cluster.scheduler.trips)
 """
 PROFILE = (
     "[Attributes]\nbackend = slurm\n[Commands]\nsubmit = . ./count.sh\nactive = cat "

@@ -91,7 +91,7 @@ def submitted(count: int, config: Path, host: str, kind: str) -> tuple[float, An
 def submit_transport(job: JobScript) -> Any:
     from clusterjob.monitor import scheduler_for
 
-    scheduler = scheduler_for(job.backend_reference)
+    scheduler = scheduler_for(job.cluster_reference)
     scheduler.transport.state.limit = 10_000  # type: ignore[attr-defined]
     return scheduler.transport
 
@@ -128,7 +128,7 @@ def latency(kind: str, far: Path) -> None:
 def poll(kind: str, far: Path) -> None:
     """One poll of 1,000 jobs."""
     _, last = submitted(1000, far, "far", kind)
-    monitor = last.monitor
+    monitor = last.cluster
     monitor.refresh(force=True)
     trips, commands = monitor.scheduler.transport.trips, monitor.scheduler.commands
     with stopwatch() as watch:
@@ -172,9 +172,10 @@ def files(kind: str, folder: Path) -> None:
         with big.open("wb") as file:
             for _ in range(1000):
                 file.write(os.urandom(1_000_000))
+    # known: the job's key is made of them
     digests = {
         path: hashlib.sha256(path.read_bytes()).hexdigest() for path in [*many.iterdir(), big]
-    }  # known: the job's key is made of them
+    }
     ssh = ["ssh", "-F", config, "-l", "quiet", "lab-plain"]
 
     way: Any = open_transport("quiet@lab-plain", kind, config, 10_000)
@@ -280,9 +281,8 @@ def peer(far: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def place() -> Iterator[Path]:
     os.environ["SLURM_CONF"] = str(LAB / "noacct" / "slurm.conf")
-    with workplace(
-        "/dev/shm" if Path("/dev/shm").is_dir() else None
-    ) as name:  # what the disk does is no business of ours
+    # what the disk does is no business of ours
+    with workplace("/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         os.environ["XDG_STATE_HOME"], os.environ["XDG_RUNTIME_DIR"] = f"{name}/state", name
         yield Path(name)
         close_all()

@@ -31,7 +31,7 @@ store = open_store(sys.argv[1])
 handles = [AsyncResult(record, store) for record in store.select(name="held")]
 states = {handle.record.status for handle in handles}
 for handle in handles:
-    handle.monitor
+    handle.cluster
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
 print(len(handles), int(peak) / 1024)
 """

@@ -1,20 +1,74 @@
-"""clusterjob: batch jobs from Python.
+"""Batch jobs from Python: written once, run under any scheduler, never lost and never repeated.
 
-Written once, run under any scheduler, never lost and never repeated.
+A job is a script with resources. Submitting it gives a handle; submitting the same job again gives
+the same handle, so that a notebook that died can be run again from the top::
+
+    from clusterjob import JobScript, as_completed, submit
+
+    jobs = [
+        JobScript("./simulate -T {{ T }}", f"sim-{T}", params={"T": T}, time="2h", ppn=4, mem="4G")
+        for T in (10, 20, 30)
+    ]
+    for result in as_completed(submit(jobs)):
+        print(result.name, result.status, result.usage, result.stdout())
+
+Without anything else the jobs run on this machine. With a profile they run on a cluster::
+
+    JobScript.read_defaults("cluster.ini")
+
+where ``cluster.ini`` says which scheduler, and on which host::
+
+    [Attributes]
+    backend = slurm
+    remote  = me@login.cluster.edu
+
+    [Resources]
+    queue = main
+
+What to look at next: ``help(JobScript)`` and ``help(JobSettings)`` for what a job may ask for,
+``help(AsyncResult)`` and ``help(Results)`` for what is known of it, ``help(Session)`` for a store
+of one's own, ``plan(jobs)`` for what a submission would do. At a terminal: ``clusterjob --help``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clusterjob.status import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, Reason, Status
 
 if TYPE_CHECKING:
-    from clusterjob.errors import ClusterJobError
-    from clusterjob.plan import Plan
-    from clusterjob.reach import connect
-    from clusterjob.result import AsyncResult, as_completed, cancel, wait
-    from clusterjob.script import JobScript, submit
+    from clusterjob.admin import connect
+    from clusterjob.errors import (
+        BackendNotFoundError,
+        ClusterJobError,
+        CommandError,
+        HostKeyError,
+        JobFailedError,
+        JobNotFoundError,
+        LineBrokenError,
+        LoginError,
+        RenderError,
+        ResourcesNotSupportedError,
+        SettingsError,
+        StoreError,
+        SubmissionError,
+        TransportError,
+        WaitTimeoutError,
+    )
+    from clusterjob.files import RemoteFile
+    from clusterjob.planning import Action, Plan, PlannedJob
+    from clusterjob.result import (
+        AsyncResult,
+        JobRow,
+        Results,
+        WaitOutcome,
+        as_completed,
+        cancel,
+        wait,
+    )
+    from clusterjob.script import JobScript, JobSettings, default_session, plan, submit
+    from clusterjob.session import Session
+    from clusterjob.store import Event, Task
 
 __version__ = "3.0.0.dev0"
 
@@ -24,38 +78,82 @@ __all__ = [
     "FAILED",
     "PENDING",
     "RUNNING",
+    "Action",
     "AsyncResult",
+    "BackendNotFoundError",
     "ClusterJobError",
+    "CommandError",
+    "Event",
+    "HostKeyError",
+    "JobFailedError",
+    "JobNotFoundError",
+    "JobRow",
     "JobScript",
+    "JobSettings",
+    "LineBrokenError",
+    "LoginError",
     "Plan",
+    "PlannedJob",
     "Reason",
+    "RemoteFile",
+    "RenderError",
+    "ResourcesNotSupportedError",
+    "Results",
+    "Session",
+    "SettingsError",
     "Status",
+    "StoreError",
+    "SubmissionError",
+    "Task",
+    "TransportError",
+    "WaitOutcome",
+    "WaitTimeoutError",
     "as_completed",
     "cancel",
     "connect",
+    "default_session",
+    "plan",
     "submit",
     "wait",
 ]
 
-_HOME = {
+# where each public name lives; what is not here is an error of clusterjob.errors
+_HOMES = {
+    "Action": "planning",
     "AsyncResult": "result",
+    "Event": "store",
+    "JobRow": "result",
+    "JobScript": "script",
+    "JobSettings": "script",
+    "Plan": "planning",
+    "PlannedJob": "planning",
+    "RemoteFile": "files",
+    "Results": "result",
+    "Session": "session",
+    "Task": "store",
+    "WaitOutcome": "result",
     "as_completed": "result",
     "cancel": "result",
-    "wait": "result",
-    "JobScript": "script",
+    "connect": "admin",
+    "default_session": "script",
+    "plan": "script",
     "submit": "script",
-    "Plan": "plan",
-    "ClusterJobError": "errors",
-    "connect": "reach",
+    "wait": "result",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Load a public name when it is first used: importing the package alone stays quick."""
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'clusterjob' has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(f"clusterjob.{_HOME[name]}"), name)
+    home = importlib.import_module(f"clusterjob.{_HOMES.get(name, 'errors')}")
+    value: object = getattr(home, name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return [*__all__, "__doc__", "__version__"]

@@ -1,5 +1,5 @@
 """``python -m clusterjob`` is the command ``clusterjob``."""
 
-from clusterjob.cli.main import main
+from clusterjob.cli import main
 
 main()

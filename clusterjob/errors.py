@@ -30,7 +30,7 @@ from collections.abc import Iterable
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the nearest known word, else the known ones, else nothing."""
+    """Return `` Did you mean 'x'?`` for the nearest known word, else the known ones or nothing."""
     words = sorted(set(known))
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if close:

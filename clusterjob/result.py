@@ -1,4 +1,4 @@
-"""The live handle on a job, and waiting for many of them."""
+"""The live handle on a job, sequences of them, and waiting for many."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypedDict, overload
 
-from clusterjob import logs
-from clusterjob.ending import finish, settled, want
+from clusterjob.engine import Batch, Cluster, Engine, default_engines
 from clusterjob.errors import (
-    ClusterJobError,
     CommandError,
     JobFailedError,
     LoginError,
@@ -23,69 +21,140 @@ from clusterjob.errors import (
     TransportError,
     WaitTimeoutError,
 )
-from clusterjob.fetch import Order, RemoteFile, fetch, list_files
-from clusterjob.monitor import Monitor, monitor_at, monitor_for
-from clusterjob.staging import Files, check_outputs
+from clusterjob.files import (
+    Files,
+    LogFollower,
+    Order,
+    RemoteFile,
+    Stream,
+    download,
+    explain,
+    list_files,
+    log_path,
+    parse_outputs,
+    read_log,
+)
 from clusterjob.status import Reason, Status
-from clusterjob.store import Record, Store, Task, open_store
-from clusterjob.submission import refusal, resume, submit_records
+from clusterjob.store import (
+    ONCE_DONE,
+    Event,
+    OnceState,
+    OutputPattern,
+    Record,
+    Store,
+    Task,
+)
+
+if TYPE_CHECKING:
+    import asyncio
 
 _log = logging.getLogger(__name__)
 _LOOK = 1.0  # s between two looks at a log that is followed
+_SHORTEST_PAUSE = 0.005  # s between two rounds of waiting
+_OUTPUTS = 0.2  # s between two looks at jobs whose outputs are to come
+
+
+class JobRow(TypedDict):
+    """What is known of a job, as plain values: a row of :meth:`Results.table`.
+
+    Times are in s since the epoch, ``elapsed`` and ``cpu`` in s, ``max_rss`` in MB.
+    """
+
+    name: str
+    job_id: str | None
+    key: str
+    status: str
+    reason: str | None
+    exit_code: int | None
+    signal: int | None
+    words: str
+    backend: str
+    host: str
+    workdir: str
+    submitted: float
+    started: float | None
+    ended: float | None
+    elapsed: float | None
+    cpu: float | None
+    max_rss: float | None
+    stdout: str
+    stderr: str
+
+
+class WaitOutcome(NamedTuple):
+    """The jobs that have ended, and the ones that have not."""
+
+    done: Results
+    not_done: Results
 
 
 class AsyncResult:
     """What became of a job.
 
-    Handles are cheap: they share the record, and the poller of their cluster, with all others.
-
-    The interface is that of :class:`multiprocessing.pool.AsyncResult`, and more.
+    Handles are cheap: they share the record, and the questions to their cluster, with all others of
+    their session. The interface is that of :class:`multiprocessing.pool.AsyncResult`, and more.
     """
 
-    def __init__(self, record: Record, store: Store, monitor: Monitor | None = None) -> None:
-        self.store = store
-        self._monitor = monitor
-        self.record = record if monitor is None else monitor.track(record)
+    def __init__(self, record: Record, engine: Engine) -> None:
+        self.engine = engine
+        self.record = record
+        self._cluster: Cluster | None = None
 
     @property
-    def monitor(self) -> Monitor:
-        """The poller of the job's cluster; a job that is only looked at needs neither it nor a
-        backend.
-        """
-        if self._monitor is None:
-            known = monitor_at(
-                self.store, self.record.place
-            )  # without reading the spec, which is large
-            self._monitor = known or monitor_for(self.store, self.record.spec["backend"], resume)
-            self.record = self._monitor.track(self.record)
-        return self._monitor
+    def store(self) -> Store:
+        """Where the record lives."""
+        return self.engine.store
+
+    @property
+    def cluster(self) -> Cluster:
+        """The job's cluster; a job that is only looked at needs neither it nor a backend."""
+        if self._cluster is None:
+            cluster = self.engine.cluster_of(self.record)
+            self.record = cluster.track(self.record)
+            self._cluster = cluster
+        return self._cluster
 
     # -- state -------------------------------------------------------------------------------------
 
+    def refresh(self, force: bool = False) -> None:
+        """Ask the cluster, where that is due (or with ``force``), and do what an end asks for.
+
+        That is to fetch outputs and to run the epilogue. A question that fails raises nothing.
+        """
+        if not self.record.finished:
+            self.cluster.refresh(force)
+        if self.record.finished and self._has_unfinished_ending():
+            self.cluster.finish(self.record)
+
+    def _has_unfinished_ending(self) -> bool:
+        states = (self.record.epilogue.state, self.record.outputs.state)
+        return OnceState.DUE in states
+
     @property
     def status(self) -> Status:
-        """The state of the job, as new as the cluster may be asked; asking it raises nothing (see
-        :attr:`stale_since`).
+        """The state of the job, as new as the cluster may be asked.
+
+        Asking it raises nothing (see :attr:`stale_since`).
         """
-        self._refresh()
+        self.refresh()
         return self.record.status
 
     @property
     def reason(self) -> Reason | None:
         """What went wrong, where the job was cancelled or failed."""
-        self._refresh()
+        self.refresh()
         return self.record.task.reason
 
     @property
     def exit_code(self) -> int | None:
         """The exit code of the body; None while it runs, or where a signal ended it."""
-        self._refresh()
+        self.refresh()
         return self.record.task.exit_code
 
     @property
     def signal(self) -> int | None:
         """The number of the signal that ended the body."""
-        self._refresh()
+        self.refresh()
         return self.record.task.signal
 
     @property
@@ -95,56 +164,58 @@ class AsyncResult:
 
     @property
     def job_id(self) -> str | None:
-        """The scheduler's id, with the cluster's name where there is one (``12;gpu``); None until
-        the scheduler took the job.
+        """The scheduler's id; None until the scheduler took the job.
+
+        Of a multi-cluster scheduler with the cluster's name: ``12;gpu``.
         """
-        if self.record.job_id is None:
+        record = self.record
+        if record.job_id is None:
             return None
-        return (
-            f"{self.record.job_id};{self.record.cluster}"
-            if self.record.cluster
-            else self.record.job_id
-        )
+        return f"{record.job_id};{record.member}" if record.member else record.job_id
 
     @property
     def name(self) -> str:
+        """The job's name."""
         return self.record.name
 
     @property
     def key(self) -> str:
+        """What makes two submissions the same: a hash of all that computes the result."""
         return self.record.key
 
     @property
-    def history(self) -> list[tuple[float, str, str]]:
-        """Every change of state that was seen: time (s since the epoch), state, the scheduler's
-        words.
-        """
-        self._refresh()
-        return [(when, state, words) for when, state, words in self.record.task.history]
+    def history(self) -> list[Event]:
+        """Every change of state that was seen: time (s since the epoch), state, words."""
+        self.refresh()
+        return list(self.record.task.history)
 
     @property
     def usage(self) -> dict[str, float]:
-        """What the job used, as far as is known: ``elapsed`` and ``cpu`` in s, ``max_rss`` in MB
-        (the largest of an array).
+        """What the job used, as far as is known.
+
+        ``elapsed`` and ``cpu`` in s, ``max_rss`` in MB (the largest of an array).
         """
-        self._refresh()
+        self.refresh()
         task = self.record.task
         if task.status.finished and "max_rss" not in task.usage and self.record.job_id:
-            self.monitor.account(self.record)
+            self.cluster.complete_usage(self.record)
         return dict(self.record.task.usage)
 
     @property
     def tasks(self) -> dict[int, Task] | None:
         """The elements of an array, by index; None for any other job."""
-        self._refresh()
+        self.refresh()
         return None if self.record.tasks is None else dict(self.record.tasks)
 
     @property
     def stale_since(self) -> float | None:
-        """Since when (s since the epoch) the cluster did not answer; None where the state is as new
-        as it may be.
+        """Since when (s since the epoch) the cluster did not answer.
+
+        None where the state is as new as it may be.
         """
-        return None if self.record.finished or self._monitor is None else self._monitor.stale_since
+        if self.record.finished or self._cluster is None:
+            return None
+        return self._cluster.poller.stale_since
 
     def ready(self) -> bool:
         """Return whether the job has ended, well or badly."""
@@ -159,17 +230,36 @@ class AsyncResult:
             raise AssertionError(f"job {self.name!r} has not ended")
         return self.record.status == Status.COMPLETED
 
-    def _refresh(self, force: bool = False) -> None:
-        if not self.record.finished:
-            self.monitor.refresh(force)
-        if "due" in (self.record.epilogue, self.record.outputs) and self.record.finished:
-            finish(self.monitor, self.record)
+    def row(self) -> JobRow:
+        """Return what is known of the job as plain values; no cluster is asked."""
+        record, task = self.record, self.record.task
+        return JobRow(
+            name=record.name,
+            job_id=self.job_id,
+            key=record.key,
+            status=task.status.name,
+            reason=task.reason.value if task.reason else None,
+            exit_code=task.exit_code,
+            signal=task.signal,
+            words=task.words,
+            backend=record.backend,
+            host=record.host,
+            workdir=record.workdir,
+            submitted=record.created,
+            started=task.started,
+            ended=task.ended,
+            elapsed=task.usage.get("elapsed"),
+            cpu=task.usage.get("cpu"),
+            max_rss=task.usage.get("max_rss"),
+            stdout=self.log_path("stdout"),
+            stderr=self.log_path("stderr"),
+        )
 
     # -- waiting -----------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job has ended, for ``timeout`` seconds at most; return whether it has."""
-        return not wait([self], timeout)[1]
+        return not wait([self], timeout).not_done
 
     def get(self, timeout: float | None = None) -> Status:
         """Wait for the end of the job, and for its outputs; return its state, which is COMPLETED.
@@ -181,9 +271,18 @@ class AsyncResult:
             raise WaitTimeoutError(
                 f"job {self.name!r} ({self.job_id}) has not ended after {timeout:g} s; it goes on"
             )
-        if self.record.status != Status.COMPLETED or self.record.outputs not in ("", "done"):
+        has_failed = self.record.status != Status.COMPLETED
+        if has_failed or self.record.outputs.state is OnceState.FAILED:
             raise JobFailedError(self.explain(), self)
         return self.record.status
+
+    def add_done_callback(self, fn: Callable[[AsyncResult], object]) -> None:
+        """Call ``fn`` with this handle once, when the job has ended and its outputs have come.
+
+        It is called from the one thread of the session that watches jobs; what it raises is logged.
+        Nobody is called any more after the session was closed.
+        """
+        self.engine.watcher.add(self.record, self.cluster, lambda: fn(self))
 
     def __await__(self) -> Generator[Any, None, AsyncResult]:
         """Wait without blocking the event loop; ``await result`` is the result itself."""
@@ -192,8 +291,15 @@ class AsyncResult:
     async def _wait_async(self) -> AsyncResult:
         import asyncio
 
-        while not (await asyncio.to_thread(self.ready) and settled(self.record)):
-            await asyncio.sleep(max(0.01, self.monitor.wait_time()))
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def tell(_: AsyncResult) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_settle, ended)
+
+        self.add_done_callback(tell)
+        await ended
         return self
 
     # -- doing -------------------------------------------------------------------------------------
@@ -206,98 +312,102 @@ class AsyncResult:
         cancel([self])
 
     def resubmit(self) -> AsyncResult:
-        """Submit the job again as it was, and return the new handle; the old record stays in the
-        store.
+        """Submit the job again as it was, and return the new handle.
 
-        Raises :class:`SubmissionError` where the job has not ended or the scheduler refuses it.
+        The old record stays in the store. Raises :class:`SubmissionError` where the job has not
+        ended or the scheduler refuses it.
         """
         if not self.ready():
             raise SubmissionError(
                 f"job {self.name!r} ({self.job_id}) is {self.record.status}; cancel it first"
             )
-        return submit_prepared(self.store, [self.record.renewed()], lambda old: old.finished)[0]
+        return _resubmit(self.engine, [self.record])[0]
 
     def dump(self, path: str | os.PathLike[str]) -> None:
         """Write the record to a file of JSON, with the place of its store."""
-        text = json.dumps(
-            {
-                "clusterjob": 1,
-                "store": self.store.url,
-                "record": json.loads(self.record.to_json()),
-                "spec": self.record.spec,
-            },
-            indent=1,
-        )
+        contents = {
+            "clusterjob": 1,
+            "store": self.store.url,
+            "record": json.loads(self.record.to_json()),
+            "spec": json.loads(self.record.spec_json),
+        }
         target = Path(path)
         part = target.with_name(f"{target.name}.part{os.getpid()}")
-        with open(
-            os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-        ) as file:
-            file.write(text)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(json.dumps(contents, indent=1))
         part.replace(target)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AsyncResult:
-        """Return the handle that :meth:`dump` wrote; where its store has the record still, the
-        newer state counts.
+        """Return the handle that :meth:`dump` wrote.
+
+        Where its store has the record still, the newer state counts. Raises :class:`StoreError`.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             record = Record.from_json(json.dumps(data["record"]), json.dumps(data["spec"]))
-            store = open_store(data["store"])
+            engine = default_engines.get(data["store"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"{path} is not a dumped result: {type(error).__name__}: {error}"
             ) from error
-        return cls(store.by_tokens([record.token]).get(record.token, record), store)
+        stored = engine.store.by_tokens([record.token])
+        return cls(stored.get(record.token, record), engine)
 
     # -- logs and files ----------------------------------------------------------------------------
 
-    def log_path(self, stream: str = "stdout", index: int | None = None) -> str:
-        """Return the absolute path of the job's ``stdout`` or ``stderr`` on its host; ``index`` is
-        that of an array's element.
+    def log_path(self, stream: Stream = "stdout", index: int | None = None) -> str:
+        """Return the absolute path of the job's ``stdout`` or ``stderr`` on its host.
+
+        ``index`` is that of an array's element.
         """
-        own = not self.record.spec["resources"].get(
-            stream
-        )  # no backend is needed to say where it is
-        return logs.log_path(None if own else self.monitor.scheduler, self.record, stream, index)
+        if not self.record.spec.resources.get(stream):
+            return log_path(self.record, stream, index)  # no backend is needed to say where it is
+        return log_path(self.record, stream, index, self.cluster.scheduler.backend)
 
     def stdout(self, index: int | None = None) -> str:
-        """Return what the job has written to its standard output so far; empty where there is no
-        file yet.
+        """Return what the job has written to its standard output so far.
+
+        Empty where there is no file yet. Raises :class:`CommandError`.
         """
-        return logs.read(self.monitor.scheduler, self.record, "stdout", index)
+        return self._read_log("stdout", index)
 
     def stderr(self, index: int | None = None) -> str:
-        """Return what the job has written to its standard error so far; empty where there is no
-        file yet.
+        """Return what the job has written to its standard error so far.
+
+        Empty where there is no file yet. Raises :class:`CommandError`.
         """
-        return logs.read(self.monitor.scheduler, self.record, "stderr", index)
+        return self._read_log("stderr", index)
 
     def tail(
-        self,
-        lines: int | None = 10,
-        follow: bool = False,
-        stream: str = "stdout",
-        index: int | None = None,
-    ) -> Any:
-        """Return the last lines of a log (None: all); with ``follow`` an iterator over these, and
-        what is added until the job has ended.
+        self, lines: int | None = 10, stream: Stream = "stdout", index: int | None = None
+    ) -> str:
+        """Return the last lines of a log (None: all). Raises :class:`CommandError`."""
+        return self._read_log(stream, index, lines)
 
-        Following costs a command a second over the connection that there is; while the line is
-        broken it waits.
+    def _read_log(self, stream: Stream, index: int | None, lines: int | None = None) -> str:
+        scheduler = self.cluster.scheduler
+        return read_log(scheduler.transport, scheduler.backend, self.record, stream, index, lines)
+
+    def follow(
+        self, lines: int | None = 10, stream: Stream = "stdout", index: int | None = None
+    ) -> Iterator[str]:
+        """Yield the last lines of a log, and what is added until the job has ended.
+
+        That costs a command a second over the connection that there is; while the line is broken it
+        waits. Raises :class:`SettingsError` for an array without ``index``, and
+        :class:`LoginError`.
         """
-        if not follow:
-            return logs.read(self.monitor.scheduler, self.record, stream, index, lines)
         if self.record.tasks is not None and index is None:
             raise SettingsError(
                 f"job {self.name!r} is an array: say with index which of its logs to follow"
             )
-        return self._follow(
-            logs.Follower(self.monitor.scheduler, self.record, stream, index, lines)
-        )
+        scheduler = self.cluster.scheduler
+        path = log_path(self.record, stream, index, scheduler.backend)
+        return self._follow(LogFollower(scheduler.transport, path, lines))
 
-    def _follow(self, follower: logs.Follower) -> Iterator[str]:
+    def _follow(self, follower: LogFollower) -> Iterator[str]:
         while True:
             ended = self.ready()
             try:
@@ -312,56 +422,51 @@ class AsyncResult:
             time.sleep(_LOOK)
 
     def files(self, *patterns: str) -> list[RemoteFile]:
-        """List the job's files on its host, with paths in the workdir: those of the patterns, else
-        its outputs, else all. One round trip.
+        """List the job's files on its host, with paths in the workdir; one round trip.
 
-        Raises :class:`CommandError`, :class:`SettingsError`.
+        Those of the patterns, else its outputs, else all. Raises :class:`CommandError`,
+        :class:`SettingsError`.
         """
-        wanted = check_outputs(
-            patterns or [pattern for pattern, _ in self.record.fetches[0]] or ["**"]
-        )
-        order = Order(self.record.workdir, [(pattern, "") for pattern, _ in wanted], Path())
-        found = list_files(self.monitor.scheduler.transport, [order])[0]
+        named = [output.pattern for output in self.record.output_patterns]
+        parsed = parse_outputs(patterns or named or ["**"])
+        wanted = [OutputPattern(output.pattern, "") for output in parsed]
+        order = Order(self.record.workdir, wanted, Path())
+        found = list_files(self.cluster.scheduler.transport, [order])[0]
         return list({file.path: file for files in found for file in files}.values())
 
     def fetch(self, outputs: Files = (), into: str | os.PathLike[str] | None = None) -> list[Path]:
-        """Fetch files now, whatever state the job is in, and return their local paths: its
-        ``outputs``, unless others are named.
+        """Fetch files now, whatever state the job is in, and return their local paths.
 
-        They go where the outputs go when the job ends, or into the folder that is given. What is
-        here already is not sent. Raises :class:`CommandError` for what cannot be fetched,
-        :class:`SettingsError`.
+        That is its ``outputs``, unless others are named. They go where the outputs go when the job
+        ends, or into the folder that is given. What is here already is not sent. Raises
+        :class:`CommandError` for what cannot be fetched, :class:`SettingsError`.
         """
-        named, place = self.record.fetches
-        wanted = check_outputs(outputs) if outputs else named
+        wanted = parse_outputs(outputs) if outputs else self.record.output_patterns
         if not wanted:
             raise SettingsError(
-                f"job {self.name!r} names no outputs: say which files to fetch, for example "
-                "fetch(['*.dat'])"
+                f"job {self.name!r} names no outputs: say which files to fetch, "
+                "for example fetch(['*.dat'])"
             )
-        order = Order(
-            self.record.workdir,
-            wanted,
-            Path(place if into is None else into).expanduser().absolute(),
-        )
-        fetch(self.monitor.scheduler.transport, [order])
+        folder = Path(self.record.outputs_folder if into is None else into)
+        order = Order(self.record.workdir, wanted, folder.expanduser().absolute())
+        download(self.cluster.scheduler.transport, [order])
         if order.error or order.missing:
-            raise CommandError(
-                order.error or f"not found in {order.workdir}: {', '.join(order.missing)}"
-            )
-        if (
-            self.record.outputs not in ("", "done")
-            and not outputs
-            and into is None
-            and self.record.finished
-        ):
-            self.record.outputs = "done"
-            self.store.write([self.record])
+            missing = f"not found in {order.workdir}: {', '.join(order.missing)}"
+            raise CommandError(order.error or missing)
+        if not outputs and into is None:
+            self._note_outputs_came()
         return list(dict.fromkeys(order.paths))
 
+    def _note_outputs_came(self) -> None:
+        open_states = (OnceState.DUE, OnceState.FAILED, OnceState.STARTED)
+        if self.record.finished and self.record.outputs.state in open_states:
+            self.record.outputs = ONCE_DONE
+            self.store.write([self.record])
+
     def explain(self) -> str:
-        """Say in a few lines what became of the job: cause, code, job id, and the end of its logs."""
-        return logs.explain(self.monitor.scheduler, self.record, self.job_id)
+        """Say in a few lines what became of the job: cause, code, job id, the end of its logs."""
+        scheduler = self.cluster.scheduler
+        return explain(scheduler.transport, scheduler.backend, self.record, self.job_id)
 
     def __repr__(self) -> str:
         task = self.record.task
@@ -369,55 +474,107 @@ class AsyncResult:
         return f"<AsyncResult {self.name!r} {self.job_id or '-'} {task.status}{why}>"
 
 
-def recover(store: Store) -> None:
-    """Finish the submissions that processes which are gone left open, on any cluster; what cannot
-    be done now is logged.
+class Results(list[AsyncResult]):
+    """The handles of several jobs, in order: what a submission returns.
 
-    Raises :class:`StoreError`.
+    It is a list, and does what is wanted of all of them at once.
     """
-    places = {record.place: record.spec["backend"] for record in store.select(unsent=True)}
-    for reference in places.values():
-        try:
-            monitor_for(store, reference, resume).finish_submissions()
-        except StoreError:
-            raise
-        except ClusterJobError as error:
-            _log.warning("open submissions could not be finished: %s", error)
+
+    @overload
+    def __getitem__(self, position: SupportsIndex) -> AsyncResult: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> Results: ...
+
+    def __getitem__(self, position: SupportsIndex | slice) -> AsyncResult | Results:
+        if isinstance(position, slice):
+            return Results(super().__getitem__(position))
+        return super().__getitem__(position)
+
+    def __add__(self, other: list[AsyncResult]) -> Results:  # type: ignore[override]
+        return Results([*self, *other])
+
+    def __repr__(self) -> str:
+        counted = ", ".join(f"{count} {status}" for status, count in self._count().items())
+        return f"<Results of {len(self)} jobs{': ' if counted else ''}{counted}>"
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """How many jobs are in each state, as new as their clusters may be asked."""
+        for result in self:
+            result.refresh()
+        return self._count()
+
+    def _count(self) -> dict[Status, int]:
+        states = [result.record.status for result in self]
+        return {status: states.count(status) for status in Status if status in states}
+
+    @property
+    def failed(self) -> Results:
+        """The jobs that are FAILED, as new as their clusters may be asked."""
+        return Results(result for result in self if result.status == Status.FAILED)
+
+    def wait(self, timeout: float | None = None) -> WaitOutcome:
+        """Wait until all have ended, for ``timeout`` seconds at most.
+
+        Returns the ones that have and the ones that have not.
+        """
+        return wait(self, timeout)
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[AsyncResult]:
+        """Yield each when it has ended. Raises :class:`WaitTimeoutError`."""
+        return as_completed(self, timeout)
+
+    def table(self) -> list[JobRow]:
+        """Return a row a job, as plain values: for a data frame, or for a file."""
+        rows = []
+        for result in self:
+            _ = result.usage  # peak memory is asked for, once for all
+            rows.append(result.row())
+        return rows
+
+    def cancel(self) -> None:
+        """Cancel all that have not ended: one command a cluster. Raises :class:`CommandError`."""
+        cancel(self)
+
+    def retry(self) -> Results:
+        """Submit the jobs again, as they were, that have ended and did not complete.
+
+        One batch a session. Returns all the jobs, with the new handles in their places. Raises
+        :class:`SubmissionError`.
+        """
+        positions: dict[int, list[int]] = {}
+        for position, result in enumerate(self):
+            if result.status > Status.COMPLETED:
+                positions.setdefault(id(result.engine), []).append(position)
+        everyone = list(self)
+        for members in positions.values():
+            engine = everyone[members[0]].engine
+            records = [everyone[position].record for position in members]
+            for position, result in zip(members, _resubmit(engine, records), strict=True):
+                everyone[position] = result
+        return Results(everyone)
 
 
-def submit_prepared(store: Store, records: Sequence[Record], again: Any) -> list[AsyncResult]:
+def submit_records(
+    engine: Engine, records: Sequence[Record], again: Callable[[Record], bool]
+) -> Results:
     """Submit records of any number of clusters and return a handle for each, in order.
 
-    Raises :class:`SubmissionError` where jobs were refused, with the handles of the others in its
-    ``results``.
+    ``again`` says whether the record that holds a key makes room. Raises :class:`SubmissionError`
+    where jobs were refused, with the handles of the others in its ``results``.
     """
-    groups: dict[str, list[int]] = {}
-    identities: dict[int, str] = {}  # of references that many jobs share
-    for position, record in enumerate(records):
-        reference = record.spec["backend"]
-        identity = identities.get(id(reference)) or identities.setdefault(
-            id(reference), json.dumps(reference, sort_keys=True)
-        )
-        groups.setdefault(identity, []).append(position)
-    results: list[AsyncResult | None] = [None] * len(records)
-    errors = []
-    for positions in groups.values():
-        members = [records[position] for position in positions]
-        monitor = monitor_for(store, members[0].spec["backend"], resume, latest=True)
-        winners, refused = submit_records(store, monitor.scheduler, members, again)
-        gone = {record.token for record, _ in refused}
-        for position, winner in zip(positions, winners, strict=True):
-            if winner.token not in gone:
-                result = results[position] = AsyncResult(winner, store, monitor)
-                if winner.token != records[position].token:
-                    want(monitor, result.record, records[position])
-        monitor.hurry()
-        if refused:
-            errors.append((monitor.scheduler, refused))
-    if errors:
-        accepted = [result for result in results if result is not None]
-        raise refusal(errors[0][0], [item for _, refused in errors for item in refused], accepted)
-    return [result for result in results if result is not None]
+    batch: Batch = engine.submit(records, again)
+    results = [AsyncResult(winner, engine) for winner in batch.winners if winner is not None]
+    error = batch.error(results)
+    if error is not None:
+        raise error
+    return Results(results)
+
+
+def _resubmit(engine: Engine, records: Sequence[Record]) -> Results:
+    renewed = [record.renewed() for record in records]
+    return submit_records(engine, renewed, lambda old: old.finished)
 
 
 def cancel(results: Iterable[AsyncResult]) -> None:
@@ -425,33 +582,25 @@ def cancel(results: Iterable[AsyncResult]) -> None:
 
     Raises :class:`CommandError` where a cluster could not be asked, after all the others were.
     """
-    groups: dict[int, tuple[Monitor, list[AsyncResult]]] = {}
+    groups: dict[int, tuple[Engine, list[Record]]] = {}
     for result in results:
-        groups.setdefault(id(result.monitor), (result.monitor, []))[1].append(result)
-    failed: CommandError | None = None
-    for monitor, members in groups.values():
-        monitor.refresh(force=True)  # one that ended unseen is no job to cancel
-        try:
-            monitor.cancel([result.record for result in members])
-        except CommandError as error:
-            failed = failed or error
-    if failed is not None:
-        raise failed
+        _ = result.cluster  # its record is the one that is watched
+        groups.setdefault(id(result.engine), (result.engine, []))[1].append(result.record)
+    for engine, records in groups.values():
+        engine.cancel(records)
 
 
-def wait(
-    results: Iterable[AsyncResult], timeout: float | None = None
-) -> tuple[list[AsyncResult], list[AsyncResult]]:
-    """Wait until all jobs have ended, for ``timeout`` seconds at most; return the ones that have
-    and the ones that have not.
+def wait(results: Iterable[AsyncResult], timeout: float | None = None) -> WaitOutcome:
+    """Wait until all jobs have ended, for ``timeout`` seconds at most.
+
+    Returns the ones that have and the ones that have not.
     """
     everyone = list(results)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    for _ in _rounds(everyone, deadline):
+    for _ in _rounds(everyone, _deadline(timeout)):
         pass
-    return [result for result in everyone if settled(result.record)], [
-        result for result in everyone if not settled(result.record)
-    ]
+    done = [result for result in everyone if result.record.settled]
+    not_done = [result for result in everyone if not result.record.settled]
+    return WaitOutcome(Results(done), Results(not_done))
 
 
 def as_completed(
@@ -462,42 +611,53 @@ def as_completed(
     Raises :class:`WaitTimeoutError` after ``timeout`` seconds with jobs left.
     """
     everyone = list(dict.fromkeys(results))
-    deadline = None if timeout is None else time.monotonic() + timeout
-    left = everyone
-    for ended in _rounds(everyone, deadline):
+    left = len(everyone)
+    for ended in _rounds(everyone, _deadline(timeout)):
         yield from ended
-        done = set(ended)
-        left = [result for result in left if result not in done]
+        left -= len(ended)
     if left:
         raise WaitTimeoutError(
-            f"{len(left)} of {len(everyone)} jobs have not ended after {timeout:g} s; they go on"
+            f"{left} of {len(everyone)} jobs have not ended after {timeout:g} s; they go on"
         )
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
 
 
 def _rounds(results: Sequence[AsyncResult], deadline: float | None) -> Iterator[list[AsyncResult]]:
-    """Yield the results that have ended since the last round, until none is left or the deadline is
-    past.
+    """Yield the results that have ended since the last round.
+
+    Until none is left or the deadline is past.
     """
     left = list(results)
     while left:
-        for monitor in {id(result.monitor): result.monitor for result in left}.values():
-            monitor.refresh()
+        for cluster in {id(result.cluster): result.cluster for result in left}.values():
+            cluster.refresh()
         for result in left:
             if result.record.finished:
-                result._refresh()
-        ended = [result for result in left if settled(result.record)]
+                result.refresh()
+        ended = [result for result in left if result.record.settled]
         if ended:
-            left = [result for result in left if not settled(result.record)]
+            left = [result for result in left if not result.record.settled]
             yield ended
         if not left:
             return
-        pause = min(
-            max(result.monitor.wait_time(), 0.2 if result.record.finished else 0.0)
-            for result in left
-        )
+        pause = min(map(_pause_of, left))
         if deadline is not None:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return
             pause = min(pause, remaining)
-        time.sleep(max(0.005, pause))
+        time.sleep(max(_SHORTEST_PAUSE, pause))
+
+
+def _pause_of(result: AsyncResult) -> float:
+    """Return the seconds until it is worth looking again."""
+    shortest = _OUTPUTS if result.record.finished else 0.0
+    return max(result.cluster.pace.wait_time(), shortest)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

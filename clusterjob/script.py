@@ -9,13 +9,21 @@ import os
 import re
 import secrets
 import time
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, overload
 
 from clusterjob import units
-from clusterjob.backend import Backend, load_backend
+from clusterjob.backend import (
+    COMMON_RESOURCES,
+    Backend,
+    ResourceValue,
+    check_resource,
+    load_backend,
+    parse_array,
+    render_text,
+)
+from clusterjob.engine import RUNS, Engine, Scheduler, render_record
 from clusterjob.errors import (
     RenderError,
     ResourcesNotSupportedError,
@@ -23,42 +31,129 @@ from clusterjob.errors import (
     SubmissionError,
     TransportError,
 )
-from clusterjob.inifile import COMMON_RESOURCES
-from clusterjob.monitor import scheduler_for
-from clusterjob.render import parse_array, render_text
-from clusterjob.result import AsyncResult, recover, submit_prepared
-from clusterjob.result import wait as wait_for
-from clusterjob.settings import ATTRIBUTES, Profile, check_resource, read_profile
-from clusterjob.staging import Files, check_outputs, expand_inputs, inside, pairs
+from clusterjob.files import Files, check_inside, expand_inputs, parse_files, parse_outputs
+from clusterjob.planning import Plan
+from clusterjob.profile import ATTRIBUTES, Profile, read_profile
+from clusterjob.result import AsyncResult, Results
+from clusterjob.session import Session
+from clusterjob.session import default_session as open_default_session
 from clusterjob.status import Status
-from clusterjob.store import Record, Store, Task, encode_spec, open_store, place_of
-from clusterjob.submission import RUNS, exit_names, render_record
+from clusterjob.store import (
+    ClusterReference,
+    JobSpec,
+    Once,
+    Parent,
+    Record,
+    Task,
+)
 
 if TYPE_CHECKING:
-    from clusterjob.plan import Plan
-    from clusterjob.scheduler import Scheduler
+    from typing_extensions import Unpack
 
-_OWN = (*ATTRIBUTES, "aux_scripts", "inputs", "outputs", "verbatim", "body")
-_CANONICAL = json.JSONEncoder(sort_keys=True).encode
 _KEY_VERSION = 1  # changes when equal jobs would get other keys
+_canonical = json.JSONEncoder(sort_keys=True).encode
+
+
+class JobSettings(TypedDict, total=False):
+    """The attributes and common resources that are keywords of :class:`JobScript`.
+
+    Attributes: ``backend`` (a name, or the path of a folder), ``remote`` (``user@host``),
+    ``transport`` (``ssh`` or ``openssh``), ``ssh_config`` (a file), ``rootdir`` and ``workdir``
+    (folders on the scheduler's host), ``shell``, ``prologue`` and ``epilogue`` (scripts that run
+    here, before the submission and after the end), ``filename`` (of the script, in the workdir).
+
+    Resources: ``queue``; ``account``; ``time``: minutes, or ``"2:00:00"``, ``"1h30m"``, ``"2d"``;
+    ``nodes``; ``ppn``: processes a node; ``threads``: cores a process; ``mem``: MB a node, or
+    ``"4G"``; ``gpus`` a node; ``stdout`` and ``stderr``: files in the workdir; ``array``:
+    ``"1-10"``, ``"0-98:2%4"``.
+    """
+
+    backend: str
+    remote: str
+    transport: str
+    ssh_config: str
+    rootdir: str
+    workdir: str
+    shell: str
+    prologue: str
+    epilogue: str
+    filename: str
+    queue: str | None
+    account: str | None
+    time: int | float | str | None
+    nodes: int | str | None
+    ppn: int | str | None
+    threads: int | str | None
+    mem: int | float | str | None
+    gpus: int | str | None
+    stdout: str | None
+    stderr: str | None
+    array: str | None
 
 
 class JobScript:
     """A job: what to run, with which resources, where.
 
     ``body`` is a script in any language (a shebang is honoured, else ``shell`` runs it) and a Jinja
-    template: the attributes of a profile, ``params`` and the resources are its variables. Setting
-    an attribute, ``job.T = 20``, sets a parameter. Every keyword that is no attribute is a
-    resource: the common ones (see ``docs/resources.md``) mean the same to every scheduler, any
-    other is passed to it as its own option.
+    template: the attributes of a profile, ``params`` and the resources are its variables. With
+    ``verbatim`` it is taken as it stands. ``aux_scripts`` are more scripts, by file name in the
+    workdir. ``inputs`` are files that go there, ``outputs`` patterns of files that come back; both
+    are paths, pairs of a path and its new name, or a mapping. ``options`` are the scheduler's own
+    options, by name; at run time they may be keywords too.
+
+    The keywords and their units are those of :class:`JobSettings`. Setting an attribute,
+    ``job.T = 20``, sets a parameter.
 
     Values come from the arguments, else from :meth:`read_defaults`; :meth:`read_settings` puts a
     profile's over them. Raises :class:`SettingsError` for values that cannot be.
+
+    ::
+
+        job = JobScript("./simulate -T {{ T }}", "sim", params={"T": 20}, time="2h", ppn=4)
+        job.read_settings("cluster.ini")
+        print(job)                    # the script as it would be submitted
+        result = job.submit()
+        print(result.get(), result.stdout())
     """
 
+    #: the store of records, a folder or a URL; None for the usual one
     cache_folder: ClassVar[str | os.PathLike[str] | None] = None
     _defaults: ClassVar[Profile | None] = None
-    _folders: ClassVar[tuple[str, ...]] = ()
+    _backend_folders: ClassVar[tuple[str, ...]] = ()
+
+    # set in __init__; attributes, resources and parameters are found by __getattr__
+    body: str
+    verbatim: bool
+    aux_scripts: dict[str, str]
+    inputs: Files
+    outputs: Files
+    params: dict[str, object]
+    attributes: dict[str, str]
+    resources: dict[str, ResourceValue | None]
+    _profiles: tuple[Profile, ...]
+    if TYPE_CHECKING:
+        backend: str | None
+        remote: str | None
+        transport: str | None
+        ssh_config: str | None
+        rootdir: str | None
+        workdir: str | None
+        shell: str | None
+        prologue: str | None
+        epilogue: str | None
+        filename: str | None
+        jobname: str | None
+        queue: str | None
+        account: str | None
+        time: int | float | str | None
+        nodes: int | None
+        ppn: int | None
+        threads: int | None
+        mem: int | float | str | None
+        gpus: int | None
+        stdout: str | None
+        stderr: str | None
+        array: str | None
 
     def __init__(
         self,
@@ -68,29 +163,35 @@ class JobScript:
         aux_scripts: Mapping[str, str] | None = None,
         inputs: Files = (),
         outputs: Files = (),
-        params: Mapping[str, Any] | None = None,
+        params: Mapping[str, object] | None = None,
         verbatim: bool = False,
-        **settings: Any,
+        options: Mapping[str, ResourceValue] | None = None,
+        **settings: Unpack[JobSettings],
     ) -> None:
         own = self.__dict__
         own["body"], own["verbatim"] = body, verbatim
         own["aux_scripts"] = dict(aux_scripts or {})
-        own["inputs"], own["outputs"] = pairs(inputs, "input"), pairs(outputs, "output")
+        own["inputs"] = parse_files(inputs, "input")
+        own["outputs"] = parse_files(outputs, "output")
         own["params"] = dict(params or {})
         own["attributes"], own["resources"], own["_profiles"] = {}, {}, ()
         if self._defaults is not None:
             self._apply(self._defaults)
-        for name, value in settings.items():
-            setattr(self, name, value) if name in ATTRIBUTES else self._set_resource(name, value)
+        for name, value in {**settings, **(options or {})}.items():
+            if name in ATTRIBUTES:
+                setattr(self, name, value)
+            else:
+                self.set_resource(name, value)
         if jobname is not None:
-            self._set_resource("jobname", jobname)
+            self.set_resource("jobname", jobname)
 
     # -- settings ----------------------------------------------------------------------------------
 
     @classmethod
     def read_defaults(cls, path: str | os.PathLike[str] | None = None) -> None:
-        """Take the defaults of all job scripts made from now on from a profile; without an argument
-        there are none again.
+        """Take the defaults of all job scripts made from now on from a profile.
+
+        Without an argument there are none again. Raises :class:`SettingsError`.
         """
         cls._defaults = None
         if path is not None:
@@ -99,7 +200,10 @@ class JobScript:
             cls._defaults = profile
 
     def read_settings(self, path: str | os.PathLike[str]) -> None:
-        """Put the attributes, resources and backend overrides of a profile over those of this job."""
+        """Put the attributes, resources and overrides of a profile over those of this job.
+
+        Raises :class:`SettingsError`.
+        """
         profile = read_profile(os.fspath(path))
         self._check_profile(profile)
         self._apply(profile)
@@ -112,20 +216,15 @@ class JobScript:
         """
         path = Path(folder).expanduser().absolute()
         load_backend(str(path))
-        cls._folders = (
-            str(path.parent),
-            *(known for known in cls._folders if known != str(path.parent)),
-        )
+        known = [name for name in cls._backend_folders if name != str(path.parent)]
+        cls._backend_folders = (str(path.parent), *known)
 
     @classmethod
     def _check_profile(cls, profile: Profile) -> None:
+        """See that the profile's overrides fit its backend."""
         name = profile.attributes.get("backend", "local")
-        load_backend(
-            name,
-            dict(profile.overrides),
-            [profile.path.parent / "backends", *map(Path, cls._folders)],
-            profile.path,
-        )
+        beside = [profile.path.parent / "backends", *map(Path, cls._backend_folders)]
+        load_backend(name, profile.overrides, beside, profile.path)
 
     def _apply(self, profile: Profile) -> None:
         self.__dict__["attributes"] = {**self.attributes, **profile.attributes}
@@ -134,24 +233,28 @@ class JobScript:
         before = () if "backend" in profile.attributes else self._profiles
         self.__dict__["_profiles"] = (*before, profile)
 
-    def _set_resource(self, name: str, value: Any) -> None:
+    def set_resource(self, name: str, value: object) -> None:
+        """Set a resource, or an option of the scheduler's own. Raises :class:`SettingsError`."""
         self.resources[name] = check_resource(name, value)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name in ATTRIBUTES:
-            self.attributes[name] = value
+            self.attributes[name] = value  # type: ignore[assignment]  # checked when it is used
         elif name in COMMON_RESOURCES:
-            self._set_resource(name, value)
+            self.set_resource(name, value)
         elif name in self.__dict__:
             self.__dict__[name] = value
         else:
             self.params[name] = value
 
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_"):
-            for values in (self.__dict__.get("params", {}), self.__dict__.get("attributes", {})):
-                if name in values:
-                    return values[name]
+    def __getattr__(self, name: str) -> object:
+        """Return a parameter, an attribute or a common resource; None for one that is not set."""
+        own = self.__dict__
+        if not name.startswith("_") and "params" in own:
+            if name in self.params:
+                return self.params[name]
+            if name in self.attributes:
+                return self.attributes[name]
             if name in COMMON_RESOURCES:
                 return self.resources.get(name)
             if name in ATTRIBUTES:
@@ -159,79 +262,70 @@ class JobScript:
         raise AttributeError(f"job script has no attribute {name!r}")
 
     @property
-    def backend_reference(self) -> dict[str, Any]:
-        """The backend, its overrides and its host, as plain values that a record can keep; equal
-        ones are one object.
-        """
-        return self._backend_reference()[0]
-
-    def _backend_reference(self) -> tuple[dict[str, Any], str]:
+    def cluster_reference(self) -> ClusterReference:
+        """The backend, its overrides and its host, as a record keeps them."""
         attributes = self.attributes
-        way = tuple(
-            (name, str(attributes[name]))
-            for name in ("transport", "ssh_config")
-            if attributes.get(name)
-        )
         return _reference(
             attributes.get("backend") or "local",
             attributes.get("remote") or "",
-            way,
+            str(attributes.get("transport") or ""),
+            str(attributes.get("ssh_config") or ""),
             self._profiles,
-            self._folders,
+            self._backend_folders,
         )
 
     def get_backend(self) -> Backend:
-        """Return the backend, with the overrides of the profiles."""
-        return scheduler_for(self.backend_reference).backend
+        """Return the backend, with the overrides of the profiles. Raises :class:`SettingsError`."""
+        return default_session().engine.scheduler(self.cluster_reference).backend
 
     # -- rendering ---------------------------------------------------------------------------------
 
-    def variables(self) -> dict[str, Any]:
-        """Return the names that the body, the prologue, the epilogue and the auxiliary scripts may
-        use, with their values.
+    def variables(self) -> dict[str, object]:
+        """Return the names that templates may use, with their values.
+
+        Templates are the body, the prologue, the epilogue and the auxiliary scripts.
         """
         given = self.resources
+        limit = given.get("time")
         return {
             **dict.fromkeys(COMMON_RESOURCES),
             **dict.fromkeys(ATTRIBUTES, ""),
             "backend": "local",
             "shell": "/bin/bash",
             **given,
-            "time": None if given.get("time") is None else units.clock(given["time"]),
+            "time": units.clock(limit) if isinstance(limit, int) else None,
             **self.attributes,
             **self.params,
         }
 
     def render_body(self) -> str:
         """Return the body with its variables filled in. Raises :class:`RenderError`."""
-        return self._render(self.body, "the body")
+        return self._render(self.body, "the body", self.variables())
 
-    def _render(self, text: str, where: str, variables: Mapping[str, Any] | None = None) -> str:
+    def _render(self, text: str, where: str, variables: Mapping[str, object]) -> str:
         if self.verbatim:
             return text
-        return render_text(
-            text,
-            self.variables() if variables is None else variables,
-            f"{where} of job {self.label!r}",
-        )
+        return render_text(text, variables, f"{where} of job {self._label!r}")
 
     @property
-    def label(self) -> str:
-        return self.resources.get("jobname") or "job"
+    def _label(self) -> str:
+        """The job's name in messages."""
+        return str(self.resources.get("jobname") or "job")
 
     def render_script(self) -> str:
         """Return the script as it would be submitted, but for the token, which is made then.
 
-        This is what ``str(job)`` is.
+        This is what ``str(job)`` is. Raises :class:`RenderError`, :class:`SettingsError`.
         """
-        record = self.prepare(cache_id=None, after=(), dry=True)
-        return render_record(scheduler_for(record.spec["backend"]), record)
+        engine = default_session().engine
+        record = self.prepare(engine)
+        return render_record(engine.scheduler(record.spec.cluster), record)
 
     def __str__(self) -> str:
         return self.render_script()
 
     def __repr__(self) -> str:
-        return f"<JobScript {self.label!r} backend={self.backend or 'local'!r}>"
+        return f"<JobScript {self._label!r} backend={self.backend or 'local'!r}>"
 
     def write(self, filename: str | os.PathLike[str]) -> None:
         """Write the rendered script to a local file, executable for its owner."""
@@ -241,6 +335,26 @@ class JobScript:
 
     # -- submitting --------------------------------------------------------------------------------
 
+    @overload
+    def submit(
+        self,
+        block: Literal[False] = False,
+        cache_id: str | None = None,
+        force: bool = False,
+        retry: bool = True,
+        after: Iterable[AsyncResult] = (),
+    ) -> AsyncResult: ...
+
+    @overload
+    def submit(
+        self,
+        block: Literal[True],
+        cache_id: str | None = None,
+        force: bool = False,
+        retry: bool = True,
+        after: Iterable[AsyncResult] = (),
+    ) -> Status: ...
+
     def submit(
         self,
         block: bool = False,
@@ -248,242 +362,144 @@ class JobScript:
         force: bool = False,
         retry: bool = True,
         after: Iterable[AsyncResult] = (),
-        dry_run: bool = False,
-    ) -> Any:
-        """Submit the job, unless it was submitted before, and return its :class:`AsyncResult`; with
-        ``block`` its final Status.
+    ) -> AsyncResult | Status:
+        """Submit the job, unless it was submitted before, and return its :class:`AsyncResult`.
 
-        The same job (``cache_id`` where given, else what computes the result and where) is the same
-        result: one that completed, or is on its way, is not submitted again; one that failed or was
-        cancelled is, with ``retry``; with ``force`` also one that completed. ``after`` are jobs
-        that must complete first. ``dry_run`` returns a :class:`Plan` instead. Raises
-        :class:`SubmissionError`, :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
+        With ``block`` its final :class:`Status`. The other arguments, and what is raised, are those
+        of :meth:`Session.submit`.
         """
-        found = submit(
-            [self], cache_ids=[cache_id], force=force, retry=retry, after=after, dry_run=dry_run
-        )
-        if dry_run:
-            return found
-        result = found[0]
-        if block:
-            wait_for([result])
-            return result.status
-        return result
+        results = submit([self], cache_ids=[cache_id], force=force, retry=retry, after=after)
+        if not block:
+            return results[0]
+        results.wait()
+        return results[0].status
+
+    def plan(
+        self,
+        cache_id: str | None = None,
+        force: bool = False,
+        retry: bool = True,
+        after: Iterable[AsyncResult] = (),
+    ) -> Plan:
+        """Say what :meth:`submit` would do with the same arguments, and why."""
+        return plan([self], cache_ids=[cache_id], force=force, retry=retry, after=after)
 
     def prepare(
         self,
-        cache_id: str | None,
-        after: Iterable[AsyncResult],
-        dry: bool = False,
-        batch: str = "dry-run",
+        engine: Engine,
+        *,
+        cache_id: str | None = None,
+        parents: Sequence[Record] = (),
+        batch: str = "",
     ) -> Record:
-        """Return the record of a submission of this job, not stored anywhere yet."""
-        reference, place = self._backend_reference()
-        scheduler = scheduler_for(reference)
+        """Return the record of a submission of this job, not stored anywhere yet.
+
+        ``batch`` names the folder of the batch; without it the record is for looking at only, and a
+        host that cannot be reached leaves its paths as they were written. Raises
+        :class:`SettingsError`, :class:`RenderError`, :class:`SubmissionError`.
+        """
+        dry = not batch
+        reference = self.cluster_reference
+        scheduler = engine.scheduler(reference)
+        backend = scheduler.backend
+        workdir = self._resolve_workdir(scheduler, dry)
+        spec = self._make_spec(backend, reference, workdir, cache_id, parents)
+        name = str(spec.resources["jobname"])
+        indices = _check_array(backend, spec.resources.get("array"))
+        return Record(
+            key=job_key(spec, backend.name, workdir),
+            token="TOKEN" if dry else secrets.token_hex(8),
+            name=name,
+            backend=backend.name,
+            host=reference.host,
+            workdir=workdir,
+            runs=f"{workdir}/{RUNS}/{batch or 'dry-run'}",
+            spec_json=spec.to_json(),
+            _spec=spec,
+            cluster_id=reference.cluster_id,
+            prologue=Once.due_if(spec.prologue),
+            epilogue=Once.due_if(spec.epilogue),
+            outputs=Once.due_if(spec.outputs),
+            created=time.time(),
+            tasks={index: Task() for index in indices} if indices else None,
+        )
+
+    def _resolve_workdir(self, scheduler: Scheduler, dry: bool) -> str:
+        """Return the absolute workdir; a dry run does without a host that cannot be reached."""
+        rootdir = self.attributes.get("rootdir") or ""
+        path = os.path.join(rootdir, self.attributes.get("workdir") or "")
+        try:
+            return scheduler.resolve(path, os.getcwd())
+        except TransportError:
+            if not dry:
+                raise
+            return path or "~"
+
+    def _make_spec(
+        self,
+        backend: Backend,
+        reference: ClusterReference,
+        workdir: str,
+        cache_id: str | None,
+        parents: Sequence[Record],
+    ) -> JobSpec:
+        """Render all that is submitted, and check it against the backend."""
+        settings, here = self.attributes, os.getcwd()
         resources = {name: value for name, value in self.resources.items() if value is not None}
-        settings = self.attributes
-        here = os.getcwd()
-        workdir = _workdir(
-            os.path.join(settings.get("rootdir") or "", settings.get("workdir") or ""),
-            here,
-            scheduler,
-            dry,
-        )
-        _check_names(
-            scheduler.backend, jobname=resources.setdefault("jobname", "job"), workdir=workdir
-        )
-        variables = self.variables() | {"workdir": workdir, "jobname": resources["jobname"]}
-        spec: dict[str, Any] = {
-            "body": self._render(self.body, "the body", variables),
-            "resources": resources,
-            "shell": settings.get("shell") or "/bin/bash",
-            "backend": reference,
-            "cwd": here,
+        name = str(resources.setdefault("jobname", "job"))
+        _check_name(backend, "jobname", backend.general.jobname, name)
+        _check_name(backend, "workdir", backend.general.workdir, workdir)
+        variables = {**self.variables(), "workdir": workdir, "jobname": name}
+        body = self._render(self.body, "the body", variables)
+        if "\0" in body:
+            raise RenderError(
+                f"the body of job {name!r} contains a NUL character, which no shell can read"
+            )
+        aux = {
+            check_inside(path, "auxiliary script"): self._render(
+                text, f"auxiliary script {path!r}", variables
+            )
+            for path, text in self.aux_scripts.items()
         }
         named = {**settings, **self.params}
-        extra = {
-            name: value for name, value in named.items() if name in scheduler.backend.attributes
-        }
-        optional = {
-            "aux": {
-                inside(name, "auxiliary script"): self._render(
-                    text, f"auxiliary script {name!r}", variables
-                )
-                for name, text in self.aux_scripts.items()
-            },
-            "inputs": expand_inputs(self.inputs),
-            "outputs": check_outputs(self.outputs),
-            "after": [
-                _parent(result, place) for result in after if result.status != Status.COMPLETED
-            ],
-            "prologue": self._render(settings["prologue"], "the prologue", variables)
-            if settings.get("prologue")
-            else "",
-            "epilogue": self._render(settings["epilogue"], "the epilogue", variables)
-            if settings.get("epilogue")
-            else "",
-            "filename": inside(settings["filename"], "filename")
-            if settings.get("filename")
-            else "",
-            "attributes": extra,
-            "cache_id": cache_id,
-        }
-        spec |= {name: value for name, value in optional.items() if value}
-        if "outputs" in spec:  # they come to the folder that a local job would have had
-            spec["into"] = (
-                os.path.normpath(os.path.join(here, settings.get("workdir") or ""))
-                if not _rooted(settings)
-                else here
-            )
-        token = "TOKEN" if dry else secrets.token_hex(8)
-        array = resources.get("array")
-        indices = parse_array(array) if array else []
-        if len(indices) > scheduler.backend.limits["array_size"]:
-            most = int(scheduler.backend.limits["array_size"])
-            raise ResourcesNotSupportedError(
-                f"array {array!r} has {len(indices)} elements; backend {scheduler.backend.name!r} "
-                f"takes {most} ([Limits] array_size)"
-            )
-        return Record(
-            key=job_key(spec, scheduler.backend.name, reference["host"], workdir),
-            token=token,
-            name=resources["jobname"],
-            backend=scheduler.backend.name,
-            host=reference["host"],
-            workdir=workdir,
-            runs=f"{workdir}/{RUNS}/{batch}",
-            spec_json=encode_spec(spec),
-            _spec=spec,
-            place=place,
-            prologue="due" if spec.get("prologue") else "",
-            epilogue="due" if spec.get("epilogue") else "",
-            outputs="due" if spec.get("outputs") else "",
-            created=time.time(),
-            tasks={index: Task() for index in indices} if array else None,
+        outputs = parse_outputs(self.outputs)
+        filename = settings.get("filename")
+        return JobSpec(
+            body=body,
+            resources=resources,
+            shell=settings.get("shell") or "/bin/bash",
+            cluster=reference,
+            cwd=here,
+            aux=aux,
+            inputs=expand_inputs(self.inputs),
+            outputs=outputs,
+            into=self._outputs_folder(here) if outputs else "",
+            after=tuple(
+                _parent(parent, reference)
+                for parent in parents
+                if parent.status != Status.COMPLETED
+            ),
+            prologue=self._render(settings.get("prologue") or "", "the prologue", variables),
+            epilogue=self._render(settings.get("epilogue") or "", "the epilogue", variables),
+            filename=check_inside(filename, "filename") if filename else "",
+            attributes={key: named[key] for key in named if key in backend.attributes},  # type: ignore[misc]
+            cache_id=cache_id,
         )
 
-
-def _check_names(backend: Backend, **names: str) -> None:
-    """Refuse names that the scheduler cannot take; its backend says which it can."""
-    for what, name in names.items():
-        if not re.fullmatch(backend.general[what], name):
-            raise SettingsError(
-                f"{what} {name!r} is not allowed by backend {backend.name!r}; expected what "
-                f"{backend.general[what]!r} matches"
-            )
+    def _outputs_folder(self, here: str) -> str:
+        """Outputs come to the folder that a local job would have had as its workdir."""
+        workdir = str(self.attributes.get("workdir") or "")
+        if workdir.startswith(("/", "~")):
+            return here
+        return os.path.normpath(os.path.join(here, workdir))
 
 
-@functools.lru_cache(maxsize=256)
-def _reference(
-    name: str,
-    host: str,
-    way: tuple[tuple[str, str], ...],
-    profiles: tuple[Profile, ...],
-    folders: tuple[str, ...],
-) -> tuple[dict[str, Any], str]:
-    """Return the reference of a backend, and the name of its place."""
-    beside = [
-        str(folder) for profile in profiles if (folder := profile.path.parent / "backends").is_dir()
-    ]
-    overrides: dict[str, dict[str, str]] = {}
-    for profile in profiles:
-        for section, entries in profile.overrides.items():
-            overrides.setdefault(section, {}).update(entries)
-    reference: dict[str, Any] = {"name": name, "host": host, **dict(way)}
-    if "ssh_config" in reference:
-        reference["ssh_config"] = os.path.abspath(os.path.expanduser(reference["ssh_config"]))
-    if beside or folders:
-        reference["beside"] = [*dict.fromkeys(beside), *folders]
-    if overrides:
-        reference["overrides"] = overrides
-        reference["source"] = str(profiles[-1].path)
-    return reference, place_of(reference)
+def default_session() -> Session:
+    """Return the session that job scripts are submitted with where nobody names one.
 
-
-def _rooted(settings: Mapping[str, Any]) -> bool:
-    return str(settings.get("workdir") or "").startswith(("/", "~"))
-
-
-def _workdir(path: str, here: str, scheduler: Scheduler, dry: bool) -> str:
-    """Return the absolute workdir; a dry run does without a host that cannot be reached, and leaves
-    the path as it was written.
+    Its store is ``JobScript.cache_folder``, else the one that is found: see :class:`Session`.
     """
-    try:
-        return _resolved(path, here, scheduler)
-    except TransportError:
-        if not dry:
-            raise
-        return path or "~"
-
-
-@functools.lru_cache(maxsize=256)
-def _resolved(path: str, here: str, scheduler: Scheduler) -> str:
-    return scheduler.transport.resolve(path)
-
-
-def job_key(spec: Mapping[str, Any], backend: str, host: str, workdir: str) -> str:
-    """Return the hash that makes two submissions the same: ``cache_id``, else what computes the
-    result, and where.
-
-    Resources are not part of it but for the array: more time for a finished job does not run it
-    again.
-    """
-    if spec.get("cache_id"):
-        content: Any = ["cache_id", spec["cache_id"]]
-    else:
-        content = [
-            _KEY_VERSION,
-            host,
-            backend,
-            workdir,
-            spec["body"],
-            spec["shell"],
-            spec.get("aux", {}),
-            [item[:2] for item in spec.get("inputs", ())],
-            spec["resources"].get("array"),
-        ]
-    return hashlib.sha256(_CANONICAL(content).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _parent(result: AsyncResult, place: str) -> dict[str, Any]:
-    record = result.record
-    if record.place != place:
-        raise SubmissionError(
-            f"a job can only come after jobs of the same scheduler; {record.name!r} is with "
-            f"{record.backend!r}"
-        )
-    if record.finished:
-        raise SubmissionError(
-            f"job {record.name!r} ({record.job_id}) is {record.status}: what comes after it would "
-            "never run"
-        )
-    if not record.job_id:
-        raise SubmissionError(
-            f"job {record.name!r} has no job id yet ({record.task.words or record.phase.value}); "
-            "submit its successors later"
-        )
-    return {
-        "name": record.name,
-        "job_id": record.job_id,
-        "records": [f"{record.runs}/{name}.exit" for name in exit_names(record)],
-    }
-
-
-_recovered: weakref.WeakSet[Store] = weakref.WeakSet()
-
-
-def current_store(finish: bool = True) -> Store:
-    """Return the store that submissions go to: ``JobScript.cache_folder``, else what
-    :func:`open_store` finds.
-
-    A process that opens it finishes the submissions that others left open and died; not with
-    ``finish=False``, which asks no cluster.
-    """
-    store = open_store(JobScript.cache_folder)
-    if finish and store not in _recovered:
-        _recovered.add(store)
-        recover(store)
-    return store
+    return open_default_session(JobScript.cache_folder)
 
 
 def submit(
@@ -493,41 +509,116 @@ def submit(
     force: bool = False,
     retry: bool = True,
     after: Iterable[AsyncResult] = (),
-    dry_run: bool = False,
-) -> Any:
-    """Submit a batch in a constant number of round trips; return the results in order, or with
-    ``dry_run`` a :class:`Plan`.
+) -> Results:
+    """Submit a batch with the default session: see :meth:`Session.submit`."""
+    return default_session().submit(
+        jobs, cache_ids=cache_ids, force=force, retry=retry, after=after
+    )
 
-    The arguments are those of :meth:`JobScript.submit`. Raises :class:`SubmissionError` where the
-    scheduler refused some; its ``results`` are the handles of the others.
+
+def plan(
+    jobs: Sequence[JobScript],
+    *,
+    cache_ids: Sequence[str | None] | None = None,
+    force: bool = False,
+    retry: bool = True,
+    after: Iterable[AsyncResult] = (),
+) -> Plan:
+    """Say what :func:`submit` would do with the same arguments, and why; nothing is submitted."""
+    return default_session().plan(jobs, cache_ids=cache_ids, force=force, retry=retry, after=after)
+
+
+def job_key(spec: JobSpec, backend: str, workdir: str) -> str:
+    """Return the hash that makes two submissions the same.
+
+    ``cache_id``, else what computes the result, and where. Resources are not part of it but for the
+    array: more time for a finished job does not run it again.
     """
-    store = current_store()
-    batch = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    parents = list(after)
-    ids = list(cache_ids) if cache_ids is not None else [None] * len(jobs)
-    records = [
-        job.prepare(cache_id, parents, batch=batch) for job, cache_id in zip(jobs, ids, strict=True)
-    ]
-    if dry_run:
-        from clusterjob.plan import make_plan
+    content: list[object]
+    if spec.cache_id:
+        content = ["cache_id", spec.cache_id]
+    else:
+        content = [
+            _KEY_VERSION,
+            spec.cluster.host,
+            backend,
+            workdir,
+            spec.body,
+            spec.shell,
+            spec.aux,
+            [(item.path, item.digest) for item in spec.inputs],
+            spec.resources.get("array"),
+        ]
+    return hashlib.sha256(_canonical(content).encode("utf-8", "surrogatepass")).hexdigest()
 
-        return make_plan(store, records, force=force, retry=retry)
-    for record in records:
-        if "\0" in record.spec["body"]:
-            raise RenderError(
-                f"the body of job {record.name!r} contains a NUL character, which no shell can read"
-            )
-    return submit_prepared(store, records, functools.partial(_replace_earlier, force, retry))
 
-
-def _replace_earlier(force: bool, retry: bool, old: Record) -> bool:
-    """Say whether the record that holds a key makes room for a new submission."""
-    if force and not old.finished:
-        raise SubmissionError(
-            f"job {old.name!r} ({old.job_id}) has not ended: cancel it before it is submitted "
-            "again with force"
+def _check_name(backend: Backend, what: str, allowed: re.Pattern[str], name: str) -> None:
+    """Refuse names that the scheduler cannot take; its backend says which it can."""
+    if not allowed.fullmatch(name):
+        raise SettingsError(
+            f"{what} {name!r} is not allowed by backend {backend.name!r}; "
+            f"expected what {allowed.pattern!r} matches"
         )
-    return force or (retry and old.status > Status.COMPLETED)
 
 
-__all__ = ["JobScript", "Plan", "current_store", "job_key", "submit"]
+def _check_array(backend: Backend, array: ResourceValue | None) -> list[int]:
+    """Return the indices of an array; none for any other job."""
+    indices = parse_array(str(array)) if array else []
+    most = backend.limits.array_size
+    if len(indices) > most:
+        raise ResourcesNotSupportedError(
+            f"array {array!r} has {len(indices)} elements; "
+            f"backend {backend.name!r} takes {most} ([Limits] array_size)"
+        )
+    return indices
+
+
+def _parent(record: Record, reference: ClusterReference) -> Parent:
+    """Return what a successor keeps of a job. Raises :class:`SubmissionError`."""
+    if record.cluster_id != reference.cluster_id:
+        raise SubmissionError(
+            "a job can only come after jobs of the same scheduler; "
+            f"{record.name!r} is with {record.backend!r}"
+        )
+    if record.finished:
+        raise SubmissionError(
+            f"job {record.name!r} ({record.job_id}) is {record.status}: "
+            "what comes after it would never run"
+        )
+    if not record.job_id:
+        why = record.task.words or record.phase.value
+        raise SubmissionError(
+            f"job {record.name!r} has no job id yet ({why}); submit its successors later"
+        )
+    names = [record.exit_name(index) for index in record.all_tasks()]
+    return Parent(record.name, record.job_id, tuple(f"{record.runs}/{name}.exit" for name in names))
+
+
+@functools.lru_cache(maxsize=256)
+def _reference(
+    name: str,
+    host: str,
+    transport: str,
+    ssh_config: str,
+    profiles: tuple[Profile, ...],
+    folders: tuple[str, ...],
+) -> ClusterReference:
+    """Return the reference of a cluster; equal ones of many jobs are one object."""
+    beside = [
+        str(profile.path.parent / "backends")
+        for profile in profiles
+        if (profile.path.parent / "backends").is_dir()
+    ]
+    overrides: dict[str, dict[str, str]] = {}
+    for profile in profiles:
+        for section, entries in profile.overrides.items():
+            overrides.setdefault(section, {}).update(entries)
+    return ClusterReference(
+        name=name,
+        host=host,
+        transport=transport,
+        ssh_config=os.path.abspath(os.path.expanduser(ssh_config)) if ssh_config else "",
+        beside=(*dict.fromkeys(beside), *folders),
+        overrides=overrides,
+        source=str(profiles[-1].path) if overrides else "",
+    )

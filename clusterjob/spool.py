@@ -37,16 +37,17 @@ GRACE = 2.0  # s between TERM and KILL
 RECENT = 600.0  # s for which 'active' lists jobs that ended
 PATIENCE = 3600  # s for which the end of a job is tried to be written down, on a disk that is full
 KEEP = 30 * 86400.0  # s after which ended jobs are forgotten
-_UNSTARTED = (
-    30.0  # s after which a job that was taken for a start, and has no shepherd, is queued again
-)
+# s after which a job that was taken for a start, and has no shepherd, is queued again
+_UNSTARTED = 30.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE, name TEXT, script TEXT, workdir TEXT, cores INTEGER, mem INTEGER, time INTEGER,
-    stdout TEXT, stderr TEXT, after TEXT, throttle INTEGER, submitted REAL, environment TEXT
+    id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE, name TEXT, script TEXT, workdir TEXT,
+    cores INTEGER, mem INTEGER, time INTEGER, stdout TEXT, stderr TEXT, after TEXT,
+    throttle INTEGER, submitted REAL, environment TEXT
 );
 CREATE TABLE IF NOT EXISTS tasks (
-    job INTEGER, idx INTEGER, state TEXT DEFAULT 'PENDING', why TEXT DEFAULT '', code INTEGER, signal INTEGER, started REAL, ended REAL,
+    job INTEGER, idx INTEGER, state TEXT DEFAULT 'PENDING', why TEXT DEFAULT '', code INTEGER,
+    signal INTEGER, started REAL, ended REAL,
     shepherd TEXT, cpu REAL, max_rss REAL, cancelled INTEGER DEFAULT 0, PRIMARY KEY (job, idx)
 );
 CREATE INDEX IF NOT EXISTS by_state ON tasks (state, job, idx);
@@ -171,40 +172,42 @@ def submit(script: str) -> int:
     if known:
         database.execute("COMMIT")
         return int(known["id"])
-    cursor = database.execute(
-        "INSERT INTO jobs (token, name, script, workdir, cores, mem, time, stdout, stderr, after, "
-        "throttle, submitted, environment) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        (
-            token,
-            options.get("job-name", ""),
-            os.path.abspath(script),
-            os.getcwd(),
-            wanted["cores"],
-            wanted["mem"],
-            wanted["time"],
-            options.get("output", "/dev/null"),
-            options.get("error") or options.get("output", "/dev/null"),
-            json.dumps(after),
-            wanted["throttle"],
-            time.time(),
-            json.dumps(dict(os.environ)),
-        ),
-    )
+    values = {
+        "token": token,
+        "name": options.get("job-name", ""),
+        "script": os.path.abspath(script),
+        "workdir": os.getcwd(),
+        "cores": wanted["cores"],
+        "mem": wanted["mem"],
+        "time": wanted["time"],
+        "stdout": options.get("output", "/dev/null"),
+        "stderr": options.get("error") or options.get("output", "/dev/null"),
+        "after": json.dumps(after),
+        "throttle": wanted["throttle"],
+        "submitted": time.time(),
+        "environment": json.dumps(dict(os.environ)),
+    }
+    names, places = ", ".join(values), ", ".join(":" + name for name in values)
+    cursor = database.execute("INSERT INTO jobs (%s) VALUES (%s)" % (names, places), values)
     job = int(cursor.lastrowid or 0)
     database.executemany(
         "INSERT INTO tasks (job, idx) VALUES (?, ?)",
         [(job, index) for index in indices(options.get("array"))],
     )
     if not job % 100:
-        database.execute("DELETE FROM tasks WHERE ended < ?", (time.time() - KEEP,))
-        database.execute(
-            "DELETE FROM jobs WHERE submitted < ? AND id NOT IN (SELECT job FROM tasks)",
-            (time.time() - KEEP,),
-        )
+        forget_old(database)
     database.execute("COMMIT")
     run_next(database)
     return job
+
+
+def forget_old(database: sqlite3.Connection) -> None:
+    """Delete what ended long ago."""
+    before = time.time() - KEEP
+    database.execute("DELETE FROM tasks WHERE ended < ?", (before,))
+    database.execute(
+        "DELETE FROM jobs WHERE submitted < ? AND id NOT IN (SELECT job FROM tasks)", (before,)
+    )
 
 
 # -- starting --------------------------------------------------------------------------------------
@@ -297,7 +300,7 @@ def mark(database: sqlite3.Connection, row: Any, **values: Any) -> None:
 
 
 def parents(database: sqlite3.Connection, after: list[int]) -> str:
-    """Return '' where all these jobs completed, 'never' where that cannot be any more, else 'wait'."""
+    """Return '' where all these jobs completed, 'never' where they cannot any more, else 'wait'."""
     states: set[str] = set()
     for job in after:
         rows = database.execute("SELECT DISTINCT state FROM tasks WHERE job = ?", (job,)).fetchall()
@@ -309,13 +312,14 @@ def parents(database: sqlite3.Connection, after: list[int]) -> str:
 
 def running(database: sqlite3.Connection, job: int) -> int:
     """Return how many elements of an array run."""
-    return database.execute(
+    count: int = database.execute(
         "SELECT count(*) FROM tasks WHERE job = ? AND state = 'RUNNING'", (job,)
-    ).fetchone()[0]  # type: ignore[no-any-return]
+    ).fetchone()[0]
+    return count
 
 
 def reap(database: sqlite3.Connection) -> None:
-    """Settle the jobs whose shepherd is gone: the machine was started again, or somebody killed it."""
+    """Settle the jobs whose shepherd is gone: the machine was restarted, or somebody killed it."""
     for row in database.execute("SELECT * FROM tasks WHERE state = 'RUNNING'").fetchall():
         if row["shepherd"] is None:
             if time.time() - row["started"] > _UNSTARTED:
@@ -547,11 +551,9 @@ class Shepherd:
         """Return the MB of memory that the job's processes hold."""
         pages = 0
         for pid in descendants(os.getpid()) or []:
-            with (
-                contextlib.suppress(OSError, ValueError, IndexError),
-                open("/proc/%d/statm" % pid) as file,
-            ):
-                fields = file.read().split()
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open("/proc/%d/statm" % pid) as file:
+                    fields = file.read().split()
                 pages += int(fields[1]) - int(fields[2])  # without what is shared
         return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
@@ -602,7 +604,7 @@ def mark_of(job: int, index: int) -> str:
 
 
 def kill_leftovers(job: int, index: int) -> None:
-    """Kill the processes of a job whose shepherd is gone; they carry its mark in their environment."""
+    """Kill the processes of a job whose shepherd is gone; their environment carries its mark."""
     wanted = b"\0SPOOL_MARK=" + os.fsencode(mark_of(job, index)) + b"\0"
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc"):

@@ -57,9 +57,8 @@ def _parse_time(value: int | float | str) -> float | None:
         if days is not None:  # D-HH[:MM[:SS]]
             hours, minutes, seconds = (*numbers, 0, 0)[:3]
             return int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
-        return float(
-            sum(number * 60**power for power, number in enumerate(reversed(numbers)))
-        )  # [HH:]MM:SS
+        # [HH:]MM:SS
+        return float(sum(number * 60**power for power, number in enumerate(reversed(numbers))))
     pieces = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
     if (
         pieces

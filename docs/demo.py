@@ -74,12 +74,12 @@ def main() -> None:
             f"{degrees:6}°     {float(result.stdout()) / (2 * math.pi):12.6f}   "
             f"{exact(math.radians(degrees)) / (2 * math.pi):9.6f}"
         )
-    commands = results[0].monitor.scheduler.commands
+    commands = results[0].cluster.scheduler.commands
     again = submit(sweep(folder))
     same = [result.job_id for result in again] == [result.job_id for result in results]
     print(
         f"\nthe same sweep again: {'the same jobs' if same else 'other jobs'}, "
-        f"{again[0].monitor.scheduler.commands - commands} scheduler commands"
+        f"{again[0].cluster.scheduler.commands - commands} scheduler commands"
     )
     print(f"records and outputs are in {folder}; try: clusterjob --store {folder} list")
 

@@ -31,8 +31,8 @@ CLONE_NEWNET = 0x40000000
 @pytest.fixture(autouse=True)
 def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Run every test in a folder of its own, without the settings of whoever runs it."""
-    from clusterjob import monitor, store
     from clusterjob.script import JobScript
+    from clusterjob.session import close_default_sessions
 
     monkeypatch.chdir(tmp_path)
     for name in ("CLUSTERJOB_STORE", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
@@ -40,25 +40,18 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(JobScript, "cache_folder", None)
     monkeypatch.setattr(JobScript, "_defaults", None)
-    monkeypatch.setattr(JobScript, "_folders", ())
+    monkeypatch.setattr(JobScript, "_backend_folders", ())
     yield tmp_path
-    for opened in store._open.values():
-        opened.close()
-    store._open.clear()
-    monitor._monitors.clear()
-    monitor._schedulers.clear()
+    close_default_sessions()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def masters() -> Iterator[None]:
     """Keep the sockets of ssh's masters in a folder of this process, and end them at the end."""
-    from clusterjob import transport
-
     with tempfile.TemporaryDirectory(prefix="cj-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", folder)
         patch.delenv("SSH_AUTH_SOCK", raising=False)
         yield
-        transport.close_all()
         for path in Path(folder).glob("clusterjob/*"):
             subprocess.run(
                 ["ssh", "-S", str(path), "-O", "exit", "none"], capture_output=True, timeout=10

@@ -17,9 +17,8 @@ def test_notebook(path: Path, spool: Path, tmp_path: Path, monkeypatch: pytest.M
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("matplotlib")
-    kernels = (
-        tmp_path / "kernels" / "python3"
-    )  # the Python that runs the tests, whatever kernels the user has
+    # the Python that runs the tests, whatever kernels the user has
+    kernels = tmp_path / "kernels" / "python3"
     kernels.mkdir(parents=True)
     command = (
         f'{{"argv": ["{sys.executable}", "-m", "ipykernel_launcher", "-f", '

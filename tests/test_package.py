@@ -47,7 +47,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_and_the_sdist_hold_the_backends(built: Path) -> None:
     names = set(zipfile.ZipFile(next((built / "dist").glob("*.whl"))).namelist())
     assert {f"clusterjob/{name}" for name in FILES} <= names
-    assert {"clusterjob/py.typed", "clusterjob/job.sh.j2", "clusterjob/spool.py"} <= names
+    assert {
+        "clusterjob/py.typed",
+        "clusterjob/backend/job.sh.j2",
+        "clusterjob/engine/submit.sh",
+        "clusterjob/spool.py",
+    } <= names
     with tarfile.open(next((built / "dist").glob("*.tar.gz"))) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert (

@@ -1,1 +1,5 @@
-"""The command ``clusterjob``."""
+"""The command line: what a person touches at a terminal."""
+
+from clusterjob.cli.group import main
+
+__all__ = ["main"]

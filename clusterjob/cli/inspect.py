@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import sys
-import time
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from clusterjob.backend import list_backends, load_backend
-from clusterjob.cli.common import as_json, describe, exit_code, find_jobs, print_json, print_table
+from clusterjob.cli.output import (
+    as_json,
+    describe,
+    exit_code,
+    find_jobs,
+    format_time,
+    print_json,
+    print_table,
+)
+from clusterjob.engine import render_record
+from clusterjob.files import Stream
 from clusterjob.result import AsyncResult
-from clusterjob.script import current_store
+from clusterjob.script import default_session
+from clusterjob.session import Session
 from clusterjob.status import Status
+from clusterjob.store import OnceState
 
 
 @click.command("list")
@@ -34,17 +45,15 @@ from clusterjob.status import Status
 @as_json
 def list_jobs(states: Sequence[str], earlier: bool, as_json: bool) -> None:
     """List the jobs in the store, without asking any cluster."""
-    store = current_store(finish=False)
+    session = default_session()
     wanted = [Status[state.upper()] for state in states] or None
-    results = [
-        AsyncResult(record, store) for record in store.select(statuses=wanted, earlier=earlier)
-    ]
+    results = session.results(states=wanted, earlier=earlier)
     if as_json:
         print_json([describe(result) for result in results])
     elif results:
         print_table(results)
     else:
-        click.echo(f"no jobs in {store.url}")
+        click.echo(f"no jobs in {session.store.url}")
 
 
 @click.command()
@@ -56,32 +65,30 @@ def status(jobs: Sequence[str], as_json: bool) -> None:
     With jobs named, the exit code is 0 where all completed, 1 where one failed or was cancelled, 3
     where one has not ended.
     """
-    store = current_store()
-    if jobs:
-        results = find_jobs(jobs)
-    else:
-        results = [
-            AsyncResult(record, store)
-            for record in store.select(statuses=[Status.PENDING, Status.RUNNING])
-        ]
-    for monitor in {id(result.monitor): result.monitor for result in results}.values():
-        monitor.refresh()
+    session = default_session()
+    results = find_jobs(jobs)
+    if not jobs:
+        results = session.results(states=[Status.PENDING, Status.RUNNING])
     for result in results:
-        result._refresh()
+        result.refresh()
     if as_json:
         print_json([describe(result) for result in results])
     elif results:
         print_table(results)
-    for error in dict.fromkeys(result.monitor.error for result in results if result.stale_since):
+    errors = [result.cluster.poller.error for result in results if result.stale_since]
+    for error in dict.fromkeys(errors):
         click.echo(f"could not ask: {error}", err=True)
     if jobs:
         sys.exit(exit_code(results))
     if not as_json:
-        counts = {state: len(store.select(statuses=[state])) for state in Status}
-        click.echo(
-            ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count)
-            or f"no jobs in {store.url}"
-        )
+        click.echo(_summary(session))
+
+
+def _summary(session: Session) -> str:
+    """Say how many jobs of the store are in each state."""
+    counts = {state: len(session.store.select(statuses=[state])) for state in Status}
+    words = [f"{count} {state.name.lower()}" for state, count in counts.items() if count]
+    return ", ".join(words) or f"no jobs in {session.store.url}"
 
 
 @click.command()
@@ -92,50 +99,45 @@ def show(job: str, script: bool, as_json: bool) -> None:
     """Show all that is known of a job: state, cause, times, usage, history, the end of its logs."""
     results = find_jobs([job])
     for result in results:
-        result._refresh()
+        result.refresh()
     if script:
-        from clusterjob.submission import render_record
-
         for result in results:
-            click.echo(render_record(result.monitor.scheduler, result.record), nl=False)
+            click.echo(render_record(result.cluster.scheduler, result.record), nl=False)
     elif as_json:
-        print_json(
-            [
-                {**describe(result), "history": result.history, "spec": result.record.spec}
-                for result in results
-            ]
-        )
+        print_json([_everything(result) for result in results])
     else:
         click.echo("\n\n".join(_page(result) for result in results))
 
 
+def _everything(result: AsyncResult) -> dict[str, object]:
+    spec = json.loads(result.record.spec_json)
+    return {**describe(result), "history": result.history, "spec": spec}
+
+
 def _page(result: AsyncResult) -> str:
-    data: dict[str, Any] = describe(result)
-    for name in ("submitted", "started", "ended", "stale_since"):
-        data[name] = (
-            ""
-            if data[name] is None
-            else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(data[name]))
-        )
+    data = describe(result)
+    row, record = result.row(), result.record
+    data["submitted"] = format_time(row["submitted"])
+    data["started"] = format_time(row["started"])
+    data["ended"] = format_time(row["ended"])
+    data["stale_since"] = format_time(result.stale_since)
     data["usage"] = ", ".join(
         f"{name} {value:.1f} {'MB' if name == 'max_rss' else 's'}"
         for name, value in result.usage.items()
     )
-    data["resources"] = ", ".join(
-        f"{name}={value}" for name, value in result.record.spec["resources"].items()
-    )
-    if result.record.epilogue not in ("", "done"):
-        data["epilogue"] = result.record.epilogue
+    resources = record.spec.resources.items()
+    data["resources"] = ", ".join(f"{name}={value}" for name, value in resources)
+    if record.epilogue.state is not OnceState.DONE:
+        data["epilogue"] = record.epilogue.to_json()
     lines = [
         f"{name.replace('_', ' '):12} {value}"
         for name, value in data.items()
         if value not in (None, "")
     ]
     lines.append("history")
-    lines += [
-        f"  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))}  {state:10} {words}".rstrip()
-        for when, state, words in result.history
-    ]
+    for event in result.history:
+        line = f"  {format_time(event.time)}  {event.state:10} {event.words}"
+        lines.append(line.rstrip())
     return "\n".join([*lines, *result.explain().split("\n")[1:]])
 
 
@@ -151,13 +153,13 @@ def _page(result: AsyncResult) -> str:
 )
 def logs(job: str, errors: bool, index: int | None, lines: int | None, follow: bool) -> None:
     """Print what a job has written so far."""
-    stream = "stderr" if errors else "stdout"
+    stream: Stream = "stderr" if errors else "stdout"
     for result in find_jobs([job]):
         if follow:
-            for text in result.tail(lines, follow=True, stream=stream, index=index):
+            for text in result.follow(lines, stream, index):
                 click.echo(text, nl=False)
         else:
-            click.echo(result.tail(lines, stream=stream, index=index), nl=False)
+            click.echo(result.tail(lines, stream, index), nl=False)
 
 
 @click.command()
@@ -166,14 +168,7 @@ def logs(job: str, errors: bool, index: int | None, lines: int | None, follow: b
 def backends(name: str | None, as_json: bool) -> None:
     """List the backends, or show one: its commands, directives, states."""
     if name is None:
-        found = [
-            {"name": key, "title": load_backend(str(path)).title, "path": str(path)}
-            for key, path in list_backends().items()
-        ]
-        if as_json:
-            print_json(found)
-        for item in found if not as_json else ():
-            click.echo(f"{item['name']:10} {item['title']:26} {item['path']}")
+        _list_backends(as_json)
         return
     backend = load_backend(name)
     if as_json:
@@ -187,13 +182,25 @@ def backends(name: str | None, as_json: bool) -> None:
                 click.echo(f"{key} = {value}")
 
 
+def _list_backends(as_json: bool) -> None:
+    found = [
+        {"name": name, "title": load_backend(str(path)).title, "path": str(path)}
+        for name, path in list_backends().items()
+    ]
+    if as_json:
+        print_json(found)
+        return
+    for item in found:
+        click.echo(f"{item['name']:10} {item['title']:26} {item['path']}")
+
+
 @click.command()
 @click.argument("profile", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--record",
     metavar="FILE",
-    help="Write the conversation with the scheduler to FILE, as a fixture for tests; files are "
-    "not tried then.",
+    help="Write the conversation with the scheduler to FILE, as a fixture for tests; "
+    "files are not tried then.",
 )
 @click.option(
     "--time-limit/--no-time-limit",
@@ -202,16 +209,17 @@ def backends(name: str | None, as_json: bool) -> None:
 )
 @as_json
 def check(profile: str, record: str | None, time_limit: bool, as_json: bool) -> None:
-    """Run a few small jobs under PROFILE and say what works: submit, output, exit code, running,
-    cancel.
+    """Run a few small jobs under PROFILE and say what works.
+
+    That is submit, output, exit code, running, cancel.
     """
-    from clusterjob.conformance import run_checks
+    from clusterjob.admin import run_checks
 
     checks = []
-    for item in run_checks(profile, record, time_limit):
+    for item in run_checks(default_session(), profile, record, time_limit):
         checks.append(item)
         if not as_json:
             click.echo(f"{'ok  ' if item.ok else 'FAIL'} {item.name:28} {item.detail}")
     if as_json:
-        print_json([item.__dict__ for item in checks])
+        print_json([vars(item) for item in checks])
     sys.exit(0 if all(item.ok for item in checks) else 1)

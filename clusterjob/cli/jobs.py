@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from clusterjob.cli.common import (
+from clusterjob.cli.options import ScriptOptions, make_job, script_options
+from clusterjob.cli.output import (
     as_json,
     describe,
     exit_code,
     find_jobs,
-    make_job,
     print_json,
     print_table,
-    script_options,
 )
-from clusterjob.result import cancel as cancel_jobs
-from clusterjob.result import wait as wait_for
 from clusterjob.units import parse_time
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @click.command()
@@ -30,7 +30,10 @@ from clusterjob.units import parse_time
 @click.option("--no-retry", is_flag=True, help="Leave a job that failed as it is.")
 @click.option("--cache-id", help="What makes two submissions the same, in place of their contents.")
 @click.option(
-    "--after", multiple=True, metavar="JOB", help="A job that must complete first; may be repeated."
+    "--after",
+    multiple=True,
+    metavar="JOB",
+    help="A job that must complete first; may be repeated.",
 )
 @as_json
 def submit(
@@ -40,13 +43,13 @@ def submit(
     cache_id: str | None,
     after: Sequence[str],
     as_json: bool,
-    **options: Any,
+    **options: Unpack[ScriptOptions],
 ) -> None:
     """Submit SCRIPT, unless it was submitted before; print the job id."""
-    job = make_job(**options)
+    job = make_job(options)
     result = job.submit(force=force, retry=not no_retry, cache_id=cache_id, after=find_jobs(after))
     if wait:
-        wait_for([result])
+        result.wait()
     if as_json:
         print_json(describe(result))
     else:
@@ -59,9 +62,9 @@ def submit(
 
 @click.command()
 @script_options
-def render(**options: Any) -> None:
+def render(**options: Unpack[ScriptOptions]) -> None:
     """Print SCRIPT as it would be submitted."""
-    click.echo(str(make_job(**options)), nl=False)
+    click.echo(str(make_job(options)), nl=False)
 
 
 @click.command()
@@ -70,15 +73,19 @@ def render(**options: Any) -> None:
 @click.option("--no-retry", is_flag=True, help="As in submit.")
 @click.option("--cache-id", help="As in submit.")
 @as_json
-def plan(force: bool, no_retry: bool, cache_id: str | None, as_json: bool, **options: Any) -> None:
+def plan(
+    force: bool,
+    no_retry: bool,
+    cache_id: str | None,
+    as_json: bool,
+    **options: Unpack[ScriptOptions],
+) -> None:
     """Say what submitting SCRIPT would do, and why it is not the job it was before."""
-    steps = make_job(**options).submit(
-        force=force, retry=not no_retry, cache_id=cache_id, dry_run=True
-    )
+    planned = make_job(options).plan(force=force, retry=not no_retry, cache_id=cache_id)
     if as_json:
-        print_json([step.to_json() for step in steps])
+        print_json([job.row() for job in planned])
     else:
-        click.echo(str(steps))
+        click.echo(str(planned))
 
 
 @click.command()
@@ -86,13 +93,11 @@ def plan(force: bool, no_retry: bool, cache_id: str | None, as_json: bool, **opt
 def cancel(jobs: Sequence[str]) -> None:
     """Cancel jobs; what has ended stays what it was."""
     results = find_jobs(jobs)
-    cancel_jobs(results)
+    results.cancel()
     for result in results:
-        ended = result.record.finished
-        click.echo(
-            f"{result.job_id or result.key[:10]} {result.name}: "
-            f"{'has ended: ' + result.record.status.name if ended else 'is being cancelled'}"
-        )
+        status = result.record.status
+        what = f"has ended: {status.name}" if status.finished else "is being cancelled"
+        click.echo(f"{result.job_id or result.key[:10]} {result.name}: {what}")
 
 
 @click.command()
@@ -105,7 +110,7 @@ def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
     Exit code 0: all completed; 1: one did not; 3: the timeout came first.
     """
     results = find_jobs(jobs)
-    wait_for(results, None if timeout is None else parse_time(timeout))
+    results.wait(None if timeout is None else parse_time(timeout))
     if as_json:
         print_json([describe(result) for result in results])
     else:

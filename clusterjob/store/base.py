@@ -12,10 +12,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from clusterjob.errors import StoreError
 from clusterjob.store.record import Record
 
 log = logging.getLogger(__name__)
+Begun = Literal["prologue", "epilogue"]
 VERSION = 2  # of what is stored, whatever the kind of store
 
 
@@ -44,8 +47,9 @@ class Note:
 
 @dataclass
 class Report:
-    """What :meth:`Store.examine` found: facts by name, damaged records, and what is wrong with the
-    store as a whole.
+    """What :meth:`Store.examine` found.
+
+    Facts by name, damaged records, and what is wrong with the store as a whole.
     """
 
     facts: dict[str, str] = field(default_factory=dict)
@@ -90,7 +94,7 @@ class Store(ABC):
         """Delete records; the one before of the same key counts again."""
 
     @abstractmethod
-    def take(self, records: Sequence[Record], owner: str, now: float) -> list[Record]:
+    def take_over(self, records: Sequence[Record], owner: str, now: float) -> list[Record]:
         """Take over open submissions, and return the ones that were still as they were seen; of two
         takers one gets each.
 
@@ -98,7 +102,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def begin(self, record: Record, what: str) -> bool:
+    def begin(self, record: Record, what: Begun) -> bool:
         """Mark the ``prologue`` or ``epilogue`` of a record as started; False where it was not due
         any more.
         """
@@ -130,7 +134,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def live(self, place: str) -> list[str]:
+    def live(self, cluster_id: str) -> list[str]:
         """Return the tokens of all jobs of a cluster that have not ended."""
 
     @abstractmethod
@@ -154,7 +158,7 @@ class Store(ABC):
         """Write a note, or with None delete it."""
 
     @abstractmethod
-    def begin_poll(self, place: str, interval: float, now: float) -> Note | None:
+    def begin_poll(self, cluster_id: str, interval: float, now: float) -> Note | None:
         """Note that a cluster is asked now, and return None; where it was asked less than
         ``interval`` seconds ago, return that note.
         """
@@ -173,10 +177,10 @@ class Store(ABC):
 
     @abstractmethod
     def rebuild(self) -> str:
-        """Make a broken store anew of all that can be read of it; return where the old one was put."""
+        """Make a broken store anew of all that can be read; return where the old one was put."""
 
     @abstractmethod
-    def put_in(self, records: Sequence[Record]) -> int:
+    def import_records(self, records: Sequence[Record]) -> int:
         """Add records as they are, oldest first; return how many were not there before.
 
         The newest of a key is its current one.
@@ -205,45 +209,59 @@ class Store(ABC):
             )
 
 
+@dataclass
+class Claims:
+    """What :func:`decide_claims` decided."""
+
+    winners: list[Record | None] = field(default_factory=list)  # the holder of each record's key
+    fresh: list[Record] = field(default_factory=list)  # to be written
+    replaced: list[str] = field(default_factory=list)  # keys whose holders make room
+
+
 def decide_claims(
-    records: Sequence[Record], held: Mapping[str, Record | Damaged], again: Callable[[Record], bool]
-) -> tuple[list[Record | None], list[Record], list[str]]:
-    """Return the holder of each record's key, the records to write, and the keys whose holders are
-    replaced.
-    """
-    winners: list[Record | None] = []
-    fresh: list[Record] = []
-    replaced: list[str] = []
+    records: Sequence[Record],
+    held: Mapping[str, Record | Damaged],
+    again: Callable[[Record], bool],
+) -> Claims:
+    """Decide which records get their keys; ``held`` are the holders that there are now."""
+    claims = Claims()
     holders = dict(held)
-    taken: set[str] = (
-        set()
-    )  # keys claimed just now: the second job of that key in the batch is the first
+    # keys claimed just now: the second job of that key in the batch is the first
+    claimed: set[str] = set()
     for record in records:
         holder = holders.get(record.key)
         if isinstance(holder, Damaged):
-            winners.append(None)
+            claims.winners.append(None)
             continue
-        if holder is None or (record.key not in taken and again(holder)):
+        if holder is None or (record.key not in claimed and again(holder)):
             if holder is not None:
-                replaced.append(record.key)
-            fresh.append(record)
-            taken.add(record.key)
+                claims.replaced.append(record.key)
+            claims.fresh.append(record)
+            claimed.add(record.key)
             holders[record.key] = holder = record
-        winners.append(holder)
-    return winners, fresh, replaced
+        claims.winners.append(holder)
+    return claims
 
 
-def take_one(stored: Record, seen: Record, owner: str, now: float) -> bool:
+def take_over_one(stored: Record, seen: Record, owner: str, now: float) -> bool:
     """Take over ``stored`` where it is as it was ``seen``; either way ``seen`` is brought up to
     date.
     """
-    same = (stored.phase, stored.owner, stored.leased, stored.finished) == (
+    same = not stored.finished and (stored.phase, stored.owner, stored.leased) == (
         seen.phase,
         seen.owner,
         seen.leased,
-        False,
     )
     if same:
         stored.take_over(owner, now)
     seen.update_from(stored)
     return same
+
+
+def newer_version_error(url: str, version: int) -> StoreError:
+    """Return the error for a store that a newer clusterjob wrote."""
+    return StoreError(
+        f"the store {url} was written by a newer clusterjob (version {version} of the store, this "
+        f"one reads up to {VERSION}): upgrade clusterjob, or name another store with "
+        "JobScript.cache_folder or $CLUSTERJOB_STORE"
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from clusterjob.errors import StoreError
-from clusterjob.store.base import VERSION, Damaged
+from clusterjob.store.base import VERSION, Damaged, newer_version_error
 from clusterjob.store.sql import SCHEMA, Connection, SqlStore, make_newest_current, migrate
 
 if TYPE_CHECKING:
@@ -90,9 +90,8 @@ class PostgresStore(SqlStore):
                         self._count(connection)
             except psycopg.Error as error:
                 if self._connection is not None and self._connection.closed:
-                    self._connection = (
-                        None  # the server was restarted: the next call connects again
-                    )
+                    # the server was restarted: the next call connects again
+                    self._connection = None
                 raise StoreError(
                     f"the store {self.url} cannot be used: "
                     f"{str(error).strip() or type(error).__name__}"
@@ -125,21 +124,13 @@ class PostgresStore(SqlStore):
             connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
             if connection.execute("SELECT to_regclass('clusterjob.state')").fetchone()[0] is None:
                 connection.execute("CREATE SCHEMA IF NOT EXISTS clusterjob")
-                for statement in SCHEMA.split(";"):
-                    connection.execute(
-                        statement.replace("key TEXT", 'key TEXT COLLATE "C"').replace(
-                            "name TEXT PRI", 'name TEXT COLLATE "C" PRI'
-                        )
-                    )
+                for statement in _sorted_by_bytes(SCHEMA).split(";"):
+                    connection.execute(statement)
                 connection.execute("CREATE TABLE state (version INTEGER, revision BIGINT)")
                 connection.execute("INSERT INTO state VALUES (?, 0)", (VERSION,))
             version = connection.execute("SELECT version FROM state").fetchone()[0]
             if version > VERSION:
-                raise StoreError(
-                    f"the store {self.url} was written by a newer clusterjob (version {version} "
-                    f"of the store, this one reads up to {VERSION}): "
-                    "upgrade clusterjob, or name another store with $CLUSTERJOB_STORE"
-                )
+                raise newer_version_error(self.url, version)
             if version < VERSION:
                 connection.execute(
                     f"CREATE TABLE IF NOT EXISTS records_version_{int(version)} AS TABLE records"
@@ -175,10 +166,15 @@ class _Questions:
             cursor.executemany(statement.replace("?", "%s"), list(rows))
 
 
+def _sorted_by_bytes(schema: str) -> str:
+    """Give the columns that are searched by their beginnings the order of SQLite's."""
+    schema = schema.replace("key TEXT", 'key TEXT COLLATE "C"')
+    return schema.replace("name TEXT PRI", 'name TEXT COLLATE "C" PRI')
+
+
 def _without_password(url: str) -> str:
     parts = urlsplit(url)
     if parts.password is None:
         return url
-    return urlunsplit(
-        parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}")
-    )
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}@{host}"))

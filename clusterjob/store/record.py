@@ -1,19 +1,21 @@
 """What is remembered on disk of one submission: plain JSON values, nothing that needs code to be
 read.
+
+Names in JSON are those of the first version of the store, whatever the attributes are called.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
 import time
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from clusterjob.status import Reason, Status
+from clusterjob.store.spec import JobSpec, OutputPattern
 
 
 class Phase(str, Enum):
@@ -21,8 +23,65 @@ class Phase(str, Enum):
 
     # claimed; whether the scheduler has it is known from receipts or by asking for the token
     SUBMITTING = "submitting"
-    DEFERRED = "deferred"  # the scheduler said "not now": offered again later, with the same token
+    # the scheduler said "not now": offered again later, with the same token
+    DEFERRED = "deferred"
     SUBMITTED = "submitted"
+
+
+class OnceState(Enum):
+    """How far something has come that happens once."""
+
+    NONE = "none"  # it was not asked for
+    DUE = "due"
+    STARTED = "started"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Once:
+    """Something that happens once for a job: its prologue, its epilogue, fetching its outputs.
+
+    ``error`` says what went wrong where it failed.
+    """
+
+    state: OnceState
+    error: str = ""
+
+    @classmethod
+    def from_json(cls, text: str) -> Once:
+        known = _ONCE_BY_WORD.get(text)
+        return cls.failed(text) if known is None else known
+
+    @classmethod
+    def failed(cls, error: str) -> Once:
+        return cls(OnceState.FAILED, error)
+
+    @classmethod
+    def due_if(cls, wanted: object) -> Once:
+        """Return DUE where there is something to do, else NONE."""
+        return ONCE_DUE if wanted else ONCE_NONE
+
+    def to_json(self) -> str:
+        """Return the word of a state; empty for none, the error where it failed."""
+        if self.state is OnceState.FAILED:
+            return self.error
+        return "" if self.state is OnceState.NONE else self.state.value
+
+
+ONCE_NONE = Once(OnceState.NONE)
+ONCE_DUE = Once(OnceState.DUE)
+ONCE_STARTED = Once(OnceState.STARTED)
+ONCE_DONE = Once(OnceState.DONE)
+_ONCE_BY_WORD = {once.to_json(): once for once in (ONCE_NONE, ONCE_DUE, ONCE_STARTED, ONCE_DONE)}
+
+
+class Event(NamedTuple):
+    """A change of state that was seen: when (s since the epoch), the state's name, and words."""
+
+    time: float
+    state: str
+    words: str
 
 
 @dataclass(slots=True)
@@ -40,22 +99,29 @@ class Task:
     usage: dict[str, float] = field(default_factory=dict)  # elapsed, cpu: s; max_rss: MB
     runs: int = 1  # more than one where the scheduler started it over
     missing_since: float | None = None  # no good listing has shown it since then
-    history: list[list[Any]] = field(default_factory=list)  # [time, status name, words]
+    history: list[Event] = field(default_factory=list)
+
+    def note_event(self, when: float, state: str, words: str) -> None:
+        """Add to the history; the list is made anew, because copies of a task share it."""
+        self.history = [*self.history, Event(when, state, words)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that differ from the defaults."""
-        return {
-            name: value
-            for name in _TASK_FIELDS
-            if (value := getattr(self, name)) not in (None, "", {}, [])
-            and (name, value) != ("runs", 1)
-        }
+        data = {}
+        for name in _TASK_FIELDS:
+            value = getattr(self, name)
+            if value not in (None, "", {}, []):
+                data[name] = value
+        if self.runs == 1:
+            del data["runs"]
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Task:
         task = cls(**data)
         task.status = Status(task.status)
         task.reason = Reason(task.reason) if task.reason else None
+        task.history = [Event(*event) for event in task.history]
         return task
 
 
@@ -63,8 +129,9 @@ _TASK_FIELDS = tuple(item.name for item in fields(Task))
 
 
 class _Referable:
-    """Gives a class with slots the one that weak references need (``weakref_slot`` is not in Python
-    3.10).
+    """Gives a class with slots the one that weak references need.
+
+    ``weakref_slot`` is not in Python 3.10.
     """
 
     __slots__ = ("__weakref__",)
@@ -72,10 +139,7 @@ class _Referable:
 
 @dataclass(eq=False, slots=True)
 class Record(_Referable):
-    """One submission of one job script.
-
-    ``spec`` is what was asked for: enough to show, compare and submit it again.
-    """
+    """One submission of one job script."""
 
     key: str
     token: str
@@ -86,65 +150,82 @@ class Record(_Referable):
     host: str = ""  # as the user wrote it; "" is this machine
     phase: Phase = Phase.SUBMITTING
     job_id: str | None = None
-    cluster: str | None = None
+    member: str | None = None  # the cluster of a multi-cluster scheduler that has the job
     spec_json: str = "{}"
     created: float = 0.0  # s since the epoch, here
-    submitted: list[float] = field(
-        default_factory=list
-    )  # first and last second of the submission on the scheduler's host
+    # first and last second of the submission, on the scheduler's host
+    submitted: tuple[float, float] | None = None
     retry_at: float | None = None
     cancel_requested: float | None = None
-    place: str = (
-        ""  # names backend, settings and host: the jobs of one place are asked for together
-    )
+    cluster_id: str = ""  # the jobs of one cluster are asked for together
     owner: str = ""  # the process that submits
     leased: float = 0.0  # s since the epoch; since then it does
-    prologue: str = ""  # "" for none, else "due", "started", "done"
-    epilogue: str = ""  # the same, or what went wrong
-    outputs: str = ""  # "" for none, else "due", "done", or what went wrong
-    wanted: list[list[str]] = field(
-        default_factory=list
-    )  # outputs that a later submission of the same job named, in place of the first one's
+    prologue: Once = ONCE_NONE
+    epilogue: Once = ONCE_NONE
+    outputs: Once = ONCE_NONE
+    # outputs that a later submission of the same job named, in place of the first one's
+    wanted: tuple[OutputPattern, ...] = ()
     into: str = ""  # and where it wants them
     task: Task = field(default_factory=Task)
     tasks: dict[int, Task] | None = None  # of an array
-    _spec: dict[str, Any] | None = None
+    _spec: JobSpec | None = None
 
-    def all_tasks(self) -> dict[int | None, Task]:
-        """Return the elements of an array by their index, or the one task of any other job."""
-        return (
-            {None: self.task}
-            if self.tasks is None
-            else {index: task for index, task in self.tasks.items()}
-        )  # noqa: C416  (wider keys)
+    # -- what was asked for ------------------------------------------------------------------------
 
-    def exit_name(self, index: int | None) -> str:
-        """Return the name, without ``.exit``, of the exit record of the job or of an array's
-        element.
-        """
-        return self.token if index is None else f"{self.token}.{index}"
+    @property
+    def spec(self) -> JobSpec:
+        """What was asked for; of a record from a store it is read when it is first looked at."""
+        if self._spec is None:
+            self._spec = JobSpec.from_json(self.spec_json)
+        return self._spec
+
+    @property
+    def output_patterns(self) -> tuple[OutputPattern, ...]:
+        """The outputs that are to be fetched."""
+        return self.wanted or self.spec.outputs
+
+    @property
+    def outputs_folder(self) -> str:
+        """The folder here that outputs go into."""
+        return self.into if self.wanted else self.spec.outputs_folder
+
+    # -- what became of it -------------------------------------------------------------------------
 
     @property
     def status(self) -> Status:
+        """The state of the whole job."""
         return self.task.status
 
     @property
     def finished(self) -> bool:
+        """Whether that state is final."""
         return self.task.status >= 0
 
     @property
-    def fetches(self) -> tuple[list[list[str]], str]:
-        """The outputs of the job, as pairs of pattern and new name, and the local folder they go
-        into.
-        """
-        if self.wanted:
-            return self.wanted, self.into
-        return self.spec.get("outputs", []), self.spec.get("into") or self.spec.get("cwd") or ""
+    def settled(self) -> bool:
+        """Whether the job has ended, and its outputs have come or cannot."""
+        return self.finished and self.outputs.state is not OnceState.DUE
 
     @property
     def unsent(self) -> bool:
         """Whether the submission is open: it is not known yet that the scheduler has the job."""
         return self.phase is not Phase.SUBMITTED and not self.finished
+
+    def all_tasks(self) -> dict[int | None, Task]:
+        """Return the elements of an array by their index, or the one task of any other job."""
+        if self.tasks is None:
+            return {None: self.task}
+        return dict(self.tasks.items())
+
+    def task_at(self, index: int | None) -> Task:
+        """Return the task that :meth:`all_tasks` has under an index."""
+        return self.task if index is None or self.tasks is None else self.tasks[index]
+
+    def exit_name(self, index: int | None) -> str:
+        """Return the name, without ``.exit``, of the exit record of the job or of an element."""
+        return self.token if index is None else f"{self.token}.{index}"
+
+    # -- other records of it -----------------------------------------------------------------------
 
     def renewed(self) -> Record:
         """Return a fresh record for another submission of the same job."""
@@ -159,10 +240,10 @@ class Record(_Referable):
             runs=f"{os.path.dirname(self.runs)}/{token}",
             spec_json=self.spec_json,
             created=time.time(),
-            place=self.place,
-            prologue="due" if self.prologue else "",
-            epilogue="due" if self.epilogue else "",
-            outputs="due" if self.outputs else "",
+            cluster_id=self.cluster_id,
+            prologue=Once.due_if(self.prologue is not ONCE_NONE),
+            epilogue=Once.due_if(self.epilogue is not ONCE_NONE),
+            outputs=Once.due_if(self.outputs is not ONCE_NONE),
             wanted=self.wanted,
             into=self.into,
             tasks=None if self.tasks is None else {index: Task() for index in self.tasks},
@@ -170,35 +251,33 @@ class Record(_Referable):
 
     def take_over(self, owner: str, now: float) -> None:
         """Make the submission that of ``owner``."""
-        self.phase, self.owner, self.leased, self.retry_at, self.task.words = (
-            Phase.SUBMITTING,
-            owner,
-            now,
-            None,
-            "",
-        )
+        self.phase = Phase.SUBMITTING
+        self.owner, self.leased = owner, now
+        self.retry_at = None
+        self.task.words = ""
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """What was asked for; of a record that comes from a store it is read when it is first
-        looked at.
-        """
-        if self._spec is None:
-            self._spec = json.loads(self.spec_json)
-        return self._spec
+    def update_from(self, other: Record) -> None:
+        """Take over the state of a newer reading of the same record."""
+        for name in _STATE:
+            setattr(self, name, getattr(other, name))
+
+    # -- JSON --------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
-        """Return the state of the record as JSON text: all but ``spec``, which never changes and
-        stands beside it.
-        """
-        data: dict[str, Any] = {
-            name: value for name in _PLAIN if (value := getattr(self, name)) not in (None, "", [])
-        }
+        """Return the state as JSON text: all but the spec, which stands beside it."""
+        data: dict[str, Any] = {}
+        for name, word in _WORDS.items():
+            value = getattr(self, name)
+            if value not in (None, "", ()):
+                data[word] = value
+        for name in _ONCE:
+            if text := getattr(self, name).to_json():
+                data[name] = text
         data["phase"] = self.phase.value
         data["task"] = self.task.to_json()
         if self.tasks is not None:
             data["tasks"] = {str(index): task.to_json() for index, task in self.tasks.items()}
-        return _ENCODE(data)
+        return _encode(data)
 
     @classmethod
     def from_json(cls, text: str, spec_json: str) -> Record:
@@ -206,40 +285,28 @@ class Record(_Referable):
         data = json.loads(text)
         task = Task.from_json(data.pop("task"))
         tasks = data.pop("tasks", None)
+        for name, word in _RENAMED.items():
+            if word in data:
+                data[name] = data.pop(word)
+        for name in _ONCE:
+            if name in data:
+                data[name] = Once.from_json(data[name])
         record = cls(**data, task=task, spec_json=spec_json)
         record.phase = Phase(record.phase)
+        record.submitted = tuple(record.submitted) if record.submitted else None  # type: ignore[assignment]
+        record.wanted = tuple(OutputPattern(*item) for item in record.wanted)
         if tasks is not None:
             record.tasks = {int(index): Task.from_json(value) for index, value in tasks.items()}
         return record
 
-    def update_from(self, other: Record) -> None:
-        """Take over the state of a newer reading of the same record."""
-        for name in (*_PLAIN, "phase", "task", "tasks"):
-            setattr(self, name, getattr(other, name))
 
-
-_PLAIN = tuple(
-    item.name
-    for item in fields(Record)
-    if item.name not in ("phase", "task", "tasks", "spec_json", "_spec")
-)
-_ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-
-
-def place_of(reference: dict[str, Any]) -> str:
-    """Return the name of the place that a ``spec["backend"]`` describes; the way to it, and the
-    profile's name, make no difference.
-    """
-    reference = {
-        name: value
-        for name, value in reference.items()
-        if name not in ("transport", "ssh_config", "source")
-    }
-    return hashlib.sha256(
-        json.dumps(reference, sort_keys=True).encode("utf-8", "surrogatepass")
-    ).hexdigest()[:16]
-
-
-def encode_spec(spec: dict[str, Any]) -> str:
-    """Return a ``spec`` as the JSON text that a record is made with."""
-    return _ENCODE(spec)
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_ONCE = ("prologue", "epilogue", "outputs")
+_STATE = tuple(item.name for item in fields(Record) if item.name not in ("spec_json", "_spec"))
+_RENAMED = {"cluster_id": "place", "member": "cluster"}
+# attribute: its name in JSON, for values that are JSON as they stand
+_WORDS = {
+    name: _RENAMED.get(name, name)
+    for name in _STATE
+    if name not in (*_ONCE, "phase", "task", "tasks")
+}

@@ -15,8 +15,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from clusterjob.errors import StoreError
-from clusterjob.store.base import VERSION, Damaged, Note, Report, Store, decide_claims, take_one
-from clusterjob.store.record import Record, place_of
+from clusterjob.store.base import (
+    VERSION,
+    Begun,
+    Damaged,
+    Note,
+    Report,
+    Store,
+    decide_claims,
+    take_over_one,
+)
+from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
 
 SCHEMA = """
 CREATE TABLE records (
@@ -47,11 +56,18 @@ CREATE INDEX by_place ON records (place) WHERE status < 0;
 CREATE INDEX open_ones ON records (created) WHERE unsent = 1;
 CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION)
 """
-MIGRATIONS = {
-    1: _TO_2
-}  # from each version to the next; clusterjob/store/sql.py `fill_in` does what SQL cannot
+# from each version to the next; `_fill_columns` does what SQL cannot
+MIGRATIONS = {1: _TO_2}
 _CHUNK = 500  # keys of one SELECT ... IN
+_BEHIND_ALL = "\U0010ffff"  # sorts behind whatever a key or a name may go on with
+# columns of _READ
+_TOKEN, _KEY = 0, 3
 _READ = "SELECT token, data, spec, key, name, job_id FROM records"
+# one that is finished keeps its state
+_WRITE = (
+    "UPDATE records SET job_id = ?, status = ?, data = ?, unsent = ? "
+    "WHERE token = ? AND (status < 0 OR status = ?)"
+)
 
 
 class Connection(Protocol):
@@ -63,7 +79,7 @@ class Connection(Protocol):
 
 
 class SqlStore(Store):
-    """A store in tables; what differs from one database to the next is in the methods at the end."""
+    """A store in tables; what differs between databases is in the methods at the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,39 +92,22 @@ class SqlStore(Store):
     def claim(
         self, records: Sequence[Record], again: Callable[[Record], bool]
     ) -> list[Record | None]:
+        keys = [record.key for record in records]
         with self._transaction() as connection:
-            held = dict(
-                self._readings(
-                    connection, "current = 1 AND key", [record.key for record in records], 3
-                )
-            )
-            winners, fresh, replaced = decide_claims(records, held, again)
+            held = dict(self._readings(connection, "current = 1 AND key", keys, _KEY))
+            claims = decide_claims(records, held, again)
             connection.executemany(
                 "UPDATE records SET current = NULL WHERE key = ? AND current = 1",
-                [(key,) for key in replaced],
+                [(key,) for key in claims.replaced],
             )
-            insert(connection, fresh)
-        return winners
+            insert(connection, claims.fresh)
+        return claims.winners
 
     def write(self, records: Iterable[Record]) -> None:
-        rows = [
-            (
-                record.job_id,
-                int(record.status),
-                record.to_json(),
-                int(record.unsent),
-                record.token,
-                int(record.status),
-            )
-            for record in records
-        ]
+        rows = [_state_row(record) for record in records]
         if rows:
             with self._transaction() as connection:
-                connection.executemany(
-                    "UPDATE records SET job_id = ?, status = ?, data = ?, unsent = ? WHERE token "
-                    "= ? AND (status < 0 OR status = ?)",
-                    rows,
-                )
+                connection.executemany(_WRITE, rows)
 
     def discard(self, records: Iterable[Record]) -> None:
         gone = [(record.token, record.key) for record in records]
@@ -116,15 +115,14 @@ class SqlStore(Store):
             with self._transaction() as connection:
                 delete(connection, gone)
 
-    def take(self, records: Sequence[Record], owner: str, now: float) -> list[Record]:
+    def take_over(self, records: Sequence[Record], owner: str, now: float) -> list[Record]:
         taken = []
+        tokens = [record.token for record in records]
         with self._transaction() as connection:
-            stored = dict(
-                self._readings(connection, "token", [record.token for record in records], 0)
-            )
+            stored = dict(self._readings(connection, "token", tokens, _TOKEN))
             for record in records:
                 found = stored.get(record.token)
-                if isinstance(found, Record) and take_one(found, record, owner, now):
+                if isinstance(found, Record) and take_over_one(found, record, owner, now):
                     taken.append(record)
             connection.executemany(
                 "UPDATE records SET data = ?, unsent = 1 WHERE token = ?",
@@ -132,13 +130,14 @@ class SqlStore(Store):
             )
         return taken
 
-    def begin(self, record: Record, what: str) -> bool:
+    def begin(self, record: Record, what: Begun) -> bool:
         with self._transaction() as connection:
-            stored = dict(self._readings(connection, "token", [record.token], 0)).get(record.token)
-            if not isinstance(stored, Record) or getattr(stored, what) != "due":
+            readings = dict(self._readings(connection, "token", [record.token], _TOKEN))
+            stored = readings.get(record.token)
+            if not isinstance(stored, Record) or getattr(stored, what) is not ONCE_DUE:
                 return False
-            setattr(stored, what, "started")
-            setattr(record, what, "started")
+            setattr(stored, what, ONCE_STARTED)
+            setattr(record, what, ONCE_STARTED)
             connection.execute(
                 "UPDATE records SET data = ? WHERE token = ?", (stored.to_json(), record.token)
             )
@@ -148,11 +147,11 @@ class SqlStore(Store):
 
     def by_keys(self, keys: Sequence[str]) -> dict[str, Record]:
         with self._transaction(write=False) as connection:
-            return self._good(self._readings(connection, "current = 1 AND key", keys, 3))
+            return self._good(self._readings(connection, "current = 1 AND key", keys, _KEY))
 
     def by_tokens(self, tokens: Iterable[str]) -> dict[str, Record]:
         with self._transaction(write=False) as connection:
-            return self._good(self._readings(connection, "token", list(tokens), 0))
+            return self._good(self._readings(connection, "token", list(tokens), _TOKEN))
 
     def select(
         self,
@@ -175,21 +174,25 @@ class SqlStore(Store):
             conditions.append("unsent = 1")
         return self._select(" AND ".join(conditions) or "1 = 1", values)
 
-    def live(self, place: str) -> list[str]:
+    def live(self, cluster_id: str) -> list[str]:
         with self._transaction(write=False) as connection:
             rows = connection.execute(
-                "SELECT token FROM records WHERE status < 0 AND current = 1 AND place = ?", (place,)
+                "SELECT token FROM records WHERE status < 0 AND current = 1 AND place = ?",
+                (cluster_id,),
             )
             return [row[0] for row in rows]
 
     def named(self, word: str) -> list[Record]:
+        if not word:
+            return []
         bare = word.partition(";")[0]
         for condition, values in (
             ("job_id = ?", [bare]),
             ("name = ?", [word]),
-            ("key >= ? AND key < ?", [word, word + "\U0010ffff"]),
+            ("key >= ? AND key < ?", [word, word + _BEHIND_ALL]),
         ):
-            if word and (found := self._select(f"current = 1 AND {condition}", values)):
+            found = self._select(f"current = 1 AND {condition}", values)
+            if found:
                 return found
         return []
 
@@ -199,7 +202,7 @@ class SqlStore(Store):
         with self._transaction(write=False) as connection:
             rows = connection.execute(
                 "SELECT name, at, value FROM notes WHERE name >= ? AND name < ?",
-                (prefix, prefix + "\U0010ffff"),
+                (prefix, prefix + _BEHIND_ALL),
             )
             return {name: Note(at, value) for name, at, value in rows}
 
@@ -211,8 +214,8 @@ class SqlStore(Store):
                     "INSERT INTO notes VALUES (?, ?, ?)", (name, note.at, note.value)
                 )
 
-    def begin_poll(self, place: str, interval: float, now: float) -> Note | None:
-        name = f"poll:{place}"
+    def begin_poll(self, cluster_id: str, interval: float, now: float) -> Note | None:
+        name = f"poll:{cluster_id}"
         with self._transaction() as connection:
             row = connection.execute(
                 "SELECT at, value FROM notes WHERE name = ?", (name,)
@@ -244,14 +247,10 @@ class SqlStore(Store):
             report.broken = str(error)
         return report
 
-    def put_in(self, records: Sequence[Record]) -> int:
+    def import_records(self, records: Sequence[Record]) -> int:
+        tokens = [record.token for record in records]
         with self._transaction() as connection:
-            known = {
-                token
-                for token, _ in self._readings(
-                    connection, "token", [record.token for record in records], 0
-                )
-            }
+            known = dict(self._readings(connection, "token", tokens, _TOKEN))
             new = [record for record in records if record.token not in known]
             insert(connection, new, current=None)
             make_newest_current(connection, {record.key for record in new})
@@ -287,11 +286,12 @@ class SqlStore(Store):
     def _readings(
         self, connection: Connection, column: str, values: Sequence[str], named: int
     ) -> Iterator[tuple[str, Record | Damaged]]:
+        """Yield the records in which a column has one of the values, by the ``named`` column."""
         for start in range(0, len(values), _CHUNK):
             part = values[start : start + _CHUNK]
-            for row in connection.execute(
-                f"{_READ} WHERE {column} IN ({','.join('?' * len(part))})", part
-            ).fetchall():
+            places = ",".join("?" * len(part))
+            rows = connection.execute(f"{_READ} WHERE {column} IN ({places})", part).fetchall()
+            for row in rows:
                 yield row[named], read_row(row)
 
     # -- what a database does in its own way -------------------------------------------------------
@@ -314,50 +314,53 @@ def read_row(row: Sequence[Any]) -> Record | Damaged:
     token, data, spec, key, name, job_id = row
     try:
         record = Record.from_json(data, spec)
-        if (
-            record.token != token
-            or record.key != key
-            or not isinstance(spec, str)
-            or not spec.startswith("{")
-        ):
+        is_spec = isinstance(spec, str) and spec.startswith("{")
+        if (record.token, record.key) != (token, key) or not is_spec:
             raise ValueError("it is the record of another job, or of none")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raw = json.dumps(
-            {
-                "token": token,
-                "key": key,
-                "name": name,
-                "job_id": job_id,
-                "data": str(data),
-                "spec": str(spec),
-            }
-        )
-        return Damaged(
-            str(token), f"{type(error).__name__}: {error}", str(key), str(name), job_id, raw
-        )
+        known = {"token": token, "key": key, "name": name, "job_id": job_id}
+        raw = json.dumps({**known, "data": str(data), "spec": str(spec)})
+        why = f"{type(error).__name__}: {error}"
+        return Damaged(str(token), why, str(key), str(name), job_id, raw)
     return record
+
+
+def _state_row(record: Record) -> tuple[object, ...]:
+    """Return the values of ``_WRITE``."""
+    status = int(record.status)
+    return (
+        record.job_id,
+        status,
+        record.to_json(),
+        int(record.unsent),
+        record.token,
+        status,
+    )
+
+
+def _new_row(record: Record, current: int | None) -> tuple[object, ...]:
+    """Return the values of all columns."""
+    return (
+        record.token,
+        record.key,
+        current,
+        record.name,
+        record.job_id,
+        int(record.status),
+        record.created,
+        record.to_json(),
+        record.spec_json,
+        record.cluster_id,
+        int(record.unsent),
+    )
 
 
 def insert(connection: Connection, records: Iterable[Record], current: int | None = 1) -> None:
     """Insert records; with ``current`` as the ones of their keys."""
-    rows = [
-        (
-            r.token,
-            r.key,
-            current,
-            r.name,
-            r.job_id,
-            int(r.status),
-            r.created,
-            r.to_json(),
-            r.spec_json,
-            r.place,
-            int(r.unsent),
-        )
-        for r in records
-    ]
+    rows = [_new_row(record, current) for record in records]
     if rows:
-        connection.executemany("INSERT INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+        places = ",".join("?" * len(rows[0]))
+        connection.executemany(f"INSERT INTO records VALUES ({places})", rows)
 
 
 def delete(connection: Connection, gone: Sequence[tuple[str, str]]) -> None:
@@ -375,26 +378,28 @@ def make_newest_current(connection: Connection, keys: Iterable[str]) -> None:
 
 
 def migrate(connection: Connection, version: int) -> None:
-    """Bring tables of an older version up to date, in the transaction of the caller, who has made a
-    backup.
+    """Bring tables of an older version up to date.
+
+    In the transaction of the caller, who has made a backup.
     """
     while version < VERSION:
         for statement in MIGRATIONS[version].split(";"):
             connection.execute(statement)
         version += 1
-    fill_in(connection)
+    _fill_columns(connection)
 
 
-def fill_in(connection: Connection) -> None:
-    """Compute the columns that are copies out of ``data`` and ``spec``; a damaged record keeps what
-    it has.
+def _fill_columns(connection: Connection) -> None:
+    """Compute the columns that are copies out of ``data`` and ``spec``.
+
+    A damaged record keeps what it has.
     """
     rows = []
     for row in connection.execute(_READ).fetchall():
         reading = read_row(row)
         if isinstance(reading, Record):
-            reading.place = reading.place or place_of(reading.spec.get("backend", {}))
-            rows.append((reading.place, int(reading.unsent), reading.to_json(), reading.token))
+            reading.cluster_id = reading.cluster_id or reading.spec.cluster.cluster_id
+            rows.append((reading.cluster_id, int(reading.unsent), reading.to_json(), reading.token))
     connection.executemany(
         "UPDATE records SET place = ?, unsent = ?, data = ? WHERE token = ?", rows
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clusterjob.errors import StoreError
-from clusterjob.store.base import VERSION, Damaged
+from clusterjob.store.base import VERSION, Damaged, newer_version_error
 from clusterjob.store.record import Record
 from clusterjob.store.sql import (
     SCHEMA,
@@ -22,26 +22,10 @@ from clusterjob.store.sql import (
     read_row,
 )
 
-# write-ahead logging needs memory that all openers share; these are file systems of several
-# machines
+# File systems of several machines. Writing ahead needs memory that all openers share.
 _SHARED = (
-    "nfs",
-    "cifs",
-    "smb",
-    "lustre",
-    "gpfs",
-    "beegfs",
-    "afs",
-    "ceph",
-    "glusterfs",
-    "fuse.",
-    "9p",
-    "orangefs",
-    "pvfs",
-    "panfs",
-    "wekafs",
-    "gfs2",
-    "ocfs2",
+    *("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "afs", "ceph", "glusterfs", "fuse."),
+    *("9p", "orangefs", "pvfs", "panfs", "wekafs", "gfs2", "ocfs2"),
 )
 
 
@@ -135,9 +119,8 @@ class SqliteStore(SqlStore):
             self.path, timeout=60, isolation_level=None, check_same_thread=False
         )
         _set_journal(connection, "delete" if is_shared(self.path) else "wal")
-        connection.execute(
-            "PRAGMA synchronous = FULL"
-        )  # a claim is on disk before anything is submitted
+        # a claim is on disk before anything is submitted
+        connection.execute("PRAGMA synchronous = FULL")
         self._prepare(connection)
         self._connection, self._pid = connection, os.getpid()
         return connection
@@ -146,12 +129,7 @@ class SqliteStore(SqlStore):
         version = _version(connection)
         if version > VERSION:
             connection.close()
-            raise StoreError(
-                f"the store {self.path} was written by a newer clusterjob (version {version} of "
-                f"the store, this one reads up to {VERSION}): "
-                "upgrade clusterjob, or name another store with JobScript.cache_folder or "
-                "$CLUSTERJOB_STORE"
-            )
+            raise newer_version_error(str(self.path), version)
         if 0 < version < VERSION:
             self._back_up(connection, version)
         if version < VERSION:
@@ -197,29 +175,30 @@ class SqliteStore(SqlStore):
         return "" if said == ["ok"] else "; ".join(said)
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
+        """Say what an error of the database means, and what to do about it."""
         words = str(error)
-        if isinstance(error, sqlite3.OperationalError) and ("locked" in words or "busy" in words):
-            return StoreError(
-                f"the store {self.path} was locked by another process for a minute; try again "
-                "when that one is done"
-            )
-        if isinstance(error, sqlite3.OperationalError) and any(
-            word in words for word in ("full", "readonly", "open", "disk I/O")
-        ):
-            return StoreError(
-                f"the store {self.path} cannot be written: {words}. Make room or mend the "
-                "permissions, and run again"
-            )
+        if isinstance(error, sqlite3.OperationalError):
+            if any(word in words for word in ("locked", "busy")):
+                return StoreError(
+                    f"the store {self.path} was locked by another process for a minute; "
+                    "try again when that one is done"
+                )
+            if any(word in words for word in ("full", "readonly", "open", "disk I/O")):
+                return StoreError(
+                    f"the store {self.path} cannot be written: {words}. "
+                    "Make room or mend the permissions, and run again"
+                )
         return StoreError(
             f"the store {self.path} is damaged or no store ({words}). Nothing was changed. "
-            "'clusterjob doctor --fix' makes a new one of what "
-            "can be read of it; or restore it from a backup"
+            "'clusterjob doctor --fix' makes a new one of what can be read of it; "
+            "or restore it from a backup"
         )
 
 
 def filesystem(path: Path) -> str:
-    """Return the type of the file system that a path is on (``ext4``, ``nfs4``); empty where it
-    cannot be told.
+    """Return the type of the file system that a path is on: ``ext4``, ``nfs4``.
+
+    Empty where it cannot be told.
     """
     try:
         mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -262,25 +241,32 @@ def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
 
 
 def _salvage(path: Path) -> Iterator[Record]:
-    """Read what can be read of a broken file: row by row, from both ends of what is unreadable."""
+    """Yield what can be read of a broken file, from both ends of what cannot."""
     seen = set()
     for order, beyond in (("ASC", ">"), ("DESC", "<")):
         try:
             connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
         except sqlite3.Error:
             return
-        last: int | None = None
         with contextlib.suppress(sqlite3.Error), contextlib.closing(connection):
-            while True:
-                where = "" if last is None else f"WHERE rowid {beyond} {last}"
-                row = connection.execute(
-                    "SELECT rowid, token, data, spec, key, name, job_id FROM records NOT INDEXED "
-                    f"{where} ORDER BY rowid {order} LIMIT 1"
-                ).fetchone()
-                if row is None:
-                    return
-                last = row[0]
-                reading = read_row(row[1:])
-                if isinstance(reading, Record) and reading.token not in seen:
-                    seen.add(reading.token)
-                    yield reading
+            for record in _readable(connection, order, beyond):
+                if record.token not in seen:
+                    seen.add(record.token)
+                    yield record
+
+
+def _readable(connection: sqlite3.Connection, order: str, beyond: str) -> Iterator[Record]:
+    """Yield records row by row, until there are no more or one cannot be read."""
+    last: int | None = None
+    while True:
+        where = "" if last is None else f"WHERE rowid {beyond} {last}"
+        row = connection.execute(
+            "SELECT rowid, token, data, spec, key, name, job_id FROM records NOT INDEXED "
+            f"{where} ORDER BY rowid {order} LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return
+        last = row[0]
+        reading = read_row(row[1:])
+        if isinstance(reading, Record):
+            yield reading

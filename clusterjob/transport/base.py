@@ -1,17 +1,19 @@
-"""The surface of a transport: run, stream, put, resolve, close."""
+"""The surface of a transport: run, stream, resolve, close."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
+
+Sink = Callable[[bytes], object]
 
 
 @dataclass(frozen=True)
 class Completed:
-    """What a command line answered: its exit code and both streams, as text (undecodable bytes are
-    replaced).
+    """What a command line answered: its exit code and both streams.
+
+    They are text; bytes that cannot be decoded are replaced.
     """
 
     exit_code: int
@@ -19,28 +21,23 @@ class Completed:
     stderr: str
 
 
-@dataclass(frozen=True)
-class Upload:
-    """One file for the other side: its absolute path there, and its content, or the local file that
-    has it.
+@dataclass
+class Hooks:
+    """What a program may put in the place of the terminal and of the notebook.
+
+    ``prompt`` gets a question, and whether the answer may be shown; it returns the answer.
+    ``on_progress`` gets a host, the bytes that went over, and the bytes in all.
     """
 
-    path: str
-    content: str | Path
-    executable: bool = False
-    replace: bool = False  # whole or not at all, over a file that may be there
-    digest: str = (
-        ""  # the sha256 of its content, where it is known: a file that is there already is not sent
-    )
+    prompt: Callable[[str, bool], str] | None = None
+    on_progress: Callable[[str, int, int], None] | None = None
 
 
 class Transport(Protocol):
-    """A way to a host.
-
-    One object serves a whole process; its methods may be called from several threads.
-    """
+    """A way to a host. Its methods may be called from several threads."""
 
     host: str  # "" for this machine; else as the user wrote it
+    hooks: Hooks
 
     def run(self, script: str, timeout: float | None = None) -> Completed:
         """Run a POSIX shell script of any length; its standard input is empty.
@@ -51,24 +48,17 @@ class Transport(Protocol):
         so.
         """
 
-    def stream(
-        self, script: str, sink: Callable[[bytes], object], timeout: float | None = None
-    ) -> Completed:
-        """Run a script and hand its output to ``sink`` as it comes, as bytes; it is not run again
-        when the line breaks.
+    def stream(self, script: str, sink: Sink, timeout: float | None = None) -> Completed:
+        """Run a script and hand its output to ``sink`` as it comes, as bytes.
 
-        Raises what :meth:`run` does, and :class:`LineBrokenError`.
-        """
-
-    def put(self, files: Sequence[Upload]) -> None:
-        """Write files, in one stream; missing folders are made for their owner only.
-
-        Raises :class:`CommandError`.
+        It is not run again when the line breaks. Raises what :meth:`run` does, and
+        :class:`LineBrokenError`.
         """
 
     def resolve(self, path: str) -> str:
-        """Return the absolute form of a path over there; ``~`` is the user's home, relative paths
-        start where commands do.
+        """Return the absolute form of a path over there.
+
+        ``~`` is the user's home, relative paths start where commands do.
         """
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
-"""The way through the system's ssh: for Kerberos, hardware keys, and hosts where a person logs in
-once with two factors.
+"""The way through the system's ssh.
+
+For Kerberos, hardware keys, and hosts where a person logs in once with two factors.
 
 One ssh process, the master, holds the connection, and commands go through its socket
 (ssh_config(5), ControlMaster). It is the user's own master where one runs, else one of ours, which
@@ -18,17 +19,19 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from clusterjob.errors import HostKeyError, LineBrokenError, LoginError, TransportError
-from clusterjob.transport import ask
+from clusterjob.transport.base import Hooks, Sink
+from clusterjob.transport.prompt import somebody_is_there
 from clusterjob.transport.remote import RemoteTransport
-from clusterjob.transport.route import parse_remote, ssh_options
+from clusterjob.transport.ssh_config import parse_remote, ssh_options
 
 _KEEP = "10m"  # after the last command
 _NO_LOGIN = re.compile(
-    r"Permission denied|Too many authentication failures|authentication methods|keyboard-interactive",
+    r"Permission denied|Too many authentication failures|authentication methods|"
+    r"keyboard-interactive",
     re.IGNORECASE,
 )
 
@@ -37,17 +40,20 @@ class OpenSshTransport(RemoteTransport):
     """A host that is reached with the ``ssh`` program."""
 
     kind = "openssh"
+    outlives_process = True
 
-    def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
-        super().__init__(host, config, limit)
+    def __init__(
+        self, host: str, config: str = "", limit: int = 10, hooks: Hooks | None = None
+    ) -> None:
+        super().__init__(host, config, limit, hooks)
         self._options = ssh_options(host, config)
         self._target = ["--", parse_remote(host)[1]]
         self._own = socket_path(f"{host}\0{config}")
         self._socket: list[str] | None = None  # options that lead to a living master
-        self._checked = 0.0
 
     def route(self) -> str:
-        return f"{self._hop()} by ssh{', over a master of the user' if self._socket == [] else ''}"
+        over = ", over a master of the user" if self._socket == [] else ""
+        return f"{self._hop()} by ssh{over}"
 
     def connected(self) -> bool:
         return self._socket is not None
@@ -61,7 +67,7 @@ class OpenSshTransport(RemoteTransport):
             if not self._find():
                 self.state.admit()
                 self.connections += 1
-                self._start(keep, interactive=ask.somebody_is_there())
+                self._start(keep, interactive=somebody_is_there())
                 self._socket = ["-S", self._own]
                 self._logged_in()
 
@@ -71,7 +77,7 @@ class OpenSshTransport(RemoteTransport):
 
     def _find(self) -> bool:
         self._socket = self._living()
-        self._ever = self._ever or self._socket is not None
+        self._was_connected = self._was_connected or self._socket is not None
         return self._socket is not None
 
     def _answers(self) -> bool:
@@ -79,8 +85,12 @@ class OpenSshTransport(RemoteTransport):
 
     def _living(self) -> list[str] | None:
         """Return the options that lead to a living master: ours, else the user's."""
-        own = [["-S", self._own]] if os.path.exists(self._own) else []
-        for options in [*own, *([[]] if self._hop().masters else [])]:
+        candidates: list[list[str]] = []
+        if os.path.exists(self._own):
+            candidates.append(["-S", self._own])
+        if self._hop().masters:
+            candidates.append([])
+        for options in candidates:
             done = self._ssh([*options, "-O", "check"], timeout=10)
             if done is not None and done.returncode == 0:
                 return options
@@ -100,48 +110,33 @@ class OpenSshTransport(RemoteTransport):
         except subprocess.TimeoutExpired:
             return None
         except OSError as error:
-            raise LoginError(
-                f"{self.host}: the ssh program cannot be run: {error}",
-                hint="Install it, or take 'transport = ssh'.",
-            ) from error
+            raise self._no_program(error) from error
+
+    def _no_program(self, error: OSError) -> LoginError:
+        return LoginError(
+            f"{self.host}: the ssh program cannot be run: {error}",
+            hint="Install it, or take 'transport = ssh'.",
+        )
 
     def _start(self, keep: str, interactive: bool) -> None:
         """Start a master of our own; it goes to the background once it is logged in."""
         with contextlib.suppress(OSError):
             os.unlink(self._own)  # of a master that is gone
         hop = self._hop()
-        options = [
-            "-S",
-            self._own,
-            "-o",
-            "ControlMaster=yes",
-            "-o",
-            f"ControlPersist={keep}",
-            "-N",
-            "-f",
-            "-T",
-            "-a",
-            "-x",
-        ]
-        options += [
-            "-o",
-            "ForwardX11=no",
-            "-o",
-            "ClearAllForwardings=yes",
-            "-o",
-            "PermitLocalCommand=no",
-            "-o",
-            "RequestTTY=no",
-        ]
-        options += [
-            "-o",
-            f"ServerAliveInterval={int(hop.alive)}",
-            "-o",
-            "ServerAliveCountMax=3",
-            "-o",
-            f"ConnectTimeout={int(hop.connect_timeout)}",
-        ]
-        options += [] if interactive else ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
+        settings = {
+            "ControlMaster": "yes",
+            "ControlPersist": keep,
+            "ForwardX11": "no",
+            "ClearAllForwardings": "yes",
+            "PermitLocalCommand": "no",
+            "RequestTTY": "no",
+            "ServerAliveInterval": int(hop.alive),
+            "ServerAliveCountMax": 3,
+            "ConnectTimeout": int(hop.connect_timeout),
+        }
+        if not interactive:
+            settings |= {"BatchMode": "yes", "StrictHostKeyChecking": "yes"}
+        options = ["-S", self._own, "-N", "-f", "-T", "-a", "-x", *_written(settings)]
         with tempfile.TemporaryFile() as said:
             try:
                 process = subprocess.Popen(
@@ -153,10 +148,7 @@ class OpenSshTransport(RemoteTransport):
                 )
                 code = process.wait(None if interactive else 3 * hop.connect_timeout + 30)
             except OSError as error:
-                raise LoginError(
-                    f"{self.host}: the ssh program cannot be run: {error}",
-                    hint="Install it, or take 'transport = ssh'.",
-                ) from error
+                raise self._no_program(error) from error
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -167,14 +159,15 @@ class OpenSshTransport(RemoteTransport):
             raise self._failure(words)
 
     def _failure(self, words: str) -> TransportError:
+        """Say what a master that did not start means, by what ssh said."""
         last = words.splitlines()[-1].strip() if words else "see above"
+        by_hand = " ".join(["ssh", *self._options, *self._target[1:]])
         if "host key" in words.lower() or "HOST IDENTIFICATION HAS CHANGED" in words:
             return HostKeyError(
                 f"{self.host}: its host key is not the one that is known, or it is not known: "
                 f"{last}",
                 stderr=words,
-                hint="Log in once with ssh, which has the steps that settle it:\n  ssh "
-                f"{' '.join([*self._options, *self._target[1:]])}",
+                hint=f"Log in once with ssh, which has the steps that settle it:\n  {by_hand}",
             )
         if _NO_LOGIN.search(words):
             return LoginError(
@@ -183,9 +176,8 @@ class OpenSshTransport(RemoteTransport):
                 "(or: clusterjob connect HOST).",
             )
         broken = LineBrokenError(f"{self.host} cannot be reached: {last}")
-        broken.passing = (
-            "kex_exchange_identification" in words
-        )  # dropped before the banner: sshd_config(5), MaxStartups
+        # dropped before the banner: sshd_config(5), MaxStartups
+        broken.passing = "kex_exchange_identification" in words
         return broken
 
     def _drop(self) -> None:
@@ -203,28 +195,13 @@ class OpenSshTransport(RemoteTransport):
     # -- commands ----------------------------------------------------------------------------------
 
     def _exchange(
-        self,
-        command: str,
-        feed: Iterable[bytes],
-        out: Callable[[bytes], object],
-        err: Callable[[bytes], object],
-        timeout: float | None,
+        self, command: str, feed: Iterable[bytes], out: Sink, err: Sink, timeout: float | None
     ) -> None:
         if self._socket is None:
             raise LineBrokenError(f"{self.host}: the connection was closed")
         # without its master ssh would make a connection of its own: this proxy lets it fail
-        options = [
-            *self._socket,
-            "-o",
-            "ControlMaster=no",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "ProxyCommand=false",
-            "-T",
-            "-a",
-            "-x",
-        ]
+        settings = {"ControlMaster": "no", "BatchMode": "yes", "ProxyCommand": "false"}
+        options = [*self._socket, *_written(settings), "-T", "-a", "-x"]
         seen: list[bytes] = []
 
         def heard(data: bytes) -> None:
@@ -236,19 +213,13 @@ class OpenSshTransport(RemoteTransport):
         )
         if code == 255:  # also where the host takes no more sessions just now
             words = b"".join(seen).decode("utf-8", "replace").strip()
-            raise LineBrokenError(
-                f"{self.host}: the connection was lost: "
-                f"{words.splitlines()[-1] if words else 'ssh ended'}"
-            )
+            last = words.splitlines()[-1] if words else "ssh ended"
+            raise LineBrokenError(f"{self.host}: the connection was lost: {last}")
 
     def _pipe(
-        self,
-        command: list[str],
-        feed: Iterable[bytes],
-        out: Callable[[bytes], object],
-        err: Callable[[bytes], object],
-        timeout: float | None,
+        self, command: list[str], feed: Iterable[bytes], out: Sink, err: Sink, timeout: float | None
     ) -> int:
+        """Run a program, feed it, pass on what it prints, and return its exit code."""
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             process = subprocess.Popen(
@@ -259,7 +230,7 @@ class OpenSshTransport(RemoteTransport):
                 start_new_session=True,
             )
         except OSError as error:
-            raise LoginError(f"{self.host}: the ssh program cannot be run: {error}") from error
+            raise self._no_program(error) from error
         errors: list[BaseException] = []
         sender = threading.Thread(target=_send, args=(process, feed, errors), daemon=True)
         sender.start()
@@ -283,25 +254,30 @@ class OpenSshTransport(RemoteTransport):
         return code
 
 
+def _written(settings: Mapping[str, object]) -> Iterator[str]:
+    """Yield settings of ssh_config(5) as options of the ssh program."""
+    for name, value in settings.items():
+        yield "-o"
+        yield f"{name}={value}"
+
+
 def _send(
     process: subprocess.Popen[bytes], feed: Iterable[bytes], errors: list[BaseException]
 ) -> None:
+    """Write the input; what goes wrong is kept, and raised where the answer is waited for."""
     assert process.stdin is not None
     try:
         with process.stdin as pipe:
             for data in feed:
                 pipe.write(data)
-    except BaseException as error:  # raised where the answer is waited for
+    except BaseException as error:
         errors.append(error)
         if not isinstance(error, OSError):
             process.kill()
 
 
 def _receive(
-    process: subprocess.Popen[bytes],
-    out: Callable[[bytes], object],
-    err: Callable[[bytes], object],
-    deadline: float | None,
+    process: subprocess.Popen[bytes], out: Sink, err: Sink, deadline: float | None
 ) -> None:
     """Take both streams in until they end; raises TimeoutError."""
     with selectors.DefaultSelector() as selector:
@@ -320,17 +296,17 @@ def _receive(
 
 
 def socket_path(name: str) -> str:
-    """Return the path of our master's socket for a host: short, as sockets want it, in a folder of
-    the user's alone.
+    """Return the path of our master's socket for a host.
+
+    It is short, as sockets want it, in a folder of the user's alone. Raises :class:`LoginError`.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and not os.path.isdir(runtime):  # a job has that of the login node
         runtime = None
-    folder = (
-        Path(runtime, "clusterjob")
-        if runtime
-        else Path(tempfile.gettempdir(), f"clusterjob-{os.getuid()}")
-    )
+    if runtime:
+        folder = Path(runtime, "clusterjob")
+    else:
+        folder = Path(tempfile.gettempdir(), f"clusterjob-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()

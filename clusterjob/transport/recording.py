@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from clusterjob.errors import TransportError
-from clusterjob.transport.base import Completed, Transport, Upload
+from clusterjob.transport.base import Completed, Hooks, Sink, Transport
 
 
 class RecordingTransport:
     """Passes everything on to another transport, and keeps what was asked and answered."""
 
     def __init__(self, inner: Transport) -> None:
-        self.inner, self.host = inner, inner.host
+        self.inner, self.host, self.hooks = inner, inner.host, inner.hooks
         self.turns: list[dict[str, object]] = []
 
     def run(self, script: str, timeout: float | None = None) -> Completed:
@@ -30,13 +30,8 @@ class RecordingTransport:
         )
         return done
 
-    def stream(
-        self, script: str, sink: Callable[[bytes], object], timeout: float | None = None
-    ) -> Completed:
+    def stream(self, script: str, sink: Sink, timeout: float | None = None) -> Completed:
         return self.inner.stream(script, sink, timeout)
-
-    def put(self, files: Sequence[Upload]) -> None:
-        self.inner.put(files)
 
     def resolve(self, path: str) -> str:
         return self.inner.resolve(path)
@@ -59,7 +54,8 @@ class ReplayTransport:
     host = ""
 
     def __init__(self, path: str | Path) -> None:
-        self.turns = json.loads(Path(path).read_text(encoding="utf-8"))
+        self.hooks = Hooks()
+        self.turns: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))
         self.asked: list[str] = []
         self._names: dict[str, str] = {}
 
@@ -68,20 +64,17 @@ class ReplayTransport:
             raise TransportError("the recorded conversation is over", command=script)
         turn = self.turns.pop(0)
         self.asked.append(script)
-        self._names |= zip(_made_names(turn["script"]), _made_names(script), strict=False)
+        for kind in (_MARK, _TOKEN):
+            names = zip(_found(kind, turn["script"]), _found(kind, script), strict=False)
+            self._names |= names
         return Completed(
             turn["exit_code"], self._renamed(turn["stdout"]), self._renamed(turn["stderr"])
         )
 
-    def stream(
-        self, script: str, sink: Callable[[bytes], object], timeout: float | None = None
-    ) -> Completed:
+    def stream(self, script: str, sink: Sink, timeout: float | None = None) -> Completed:
         done = self.run(script, timeout)
         sink(done.stdout.encode())
         return Completed(done.exit_code, "", done.stderr)
-
-    def put(self, files: Sequence[Upload]) -> None:
-        """Take files and forget them."""
 
     def resolve(self, path: str) -> str:
         return str(Path(path).expanduser().absolute())
@@ -94,7 +87,10 @@ class ReplayTransport:
 
 
 _NAME = re.compile(r"\b[0-9a-f]{16}\b")
+_MARK = re.compile(r"(?<=clusterjob-)[0-9a-f]{16}\b")
+_TOKEN = re.compile(r"(?<!clusterjob-)\b[0-9a-f]{16}\b")
 
 
-def _made_names(script: str) -> list[str]:
-    return list(dict.fromkeys(_NAME.findall(script)))
+def _found(kind: re.Pattern[str], script: str) -> list[str]:
+    """Return the names of a kind that stand in a script, in their order."""
+    return list(dict.fromkeys(kind.findall(script)))

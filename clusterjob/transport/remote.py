@@ -16,25 +16,33 @@ import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from clusterjob.errors import CommandError, LineBrokenError, TransportError
-from clusterjob.transport.base import Completed, Upload
-from clusterjob.transport.hosts import Host
-from clusterjob.transport.route import Hop, find_hop
+from clusterjob.shell import load_shell
+from clusterjob.transport.base import Completed, Hooks, Sink
+from clusterjob.transport.host_state import HostState
+from clusterjob.transport.ssh_config import Hop, find_hop
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 CHANNELS = 8  # at once; OpenSSH's sshd allows 10 a connection (sshd_config(5), MaxSessions)
 _WAITS = (0.2, 1.0, 4.0)  # s before a broken line is tried again
+_FRAME = Path(__file__).parent / "frame.sh"
 _LAST = "#clusterjob-end"
-# no exclamation mark, no line break, no backslash before a quote: csh and fish read single quotes
-# in their own ways
-_RUN = f"""exec /bin/sh -c 's=$(cat); case $s in *{_LAST}) eval "$s" </dev/null ;; *) exit 99 ;; esac'"""
-_FEED = (
-    """exec /bin/sh -c 'n=$(printf "\\nx"); n=${n%x}; c=; while IFS= read -r l; do case $l in .) break ;; esac; c=$c$l$n; done; """
+# The two fixed lines: no exclamation mark, no line break, no backslash before a quote, because csh
+# and fish read single quotes in their own ways. Exit code 99: the script was cut off.
+_RUN_ALL = (
+    f"exec /bin/sh -c 's=$(cat); case $s in *{_LAST}) "
+    """eval "$s" </dev/null ;; *) exit 99 ;; esac'"""
+)
+# reads the script line by line up to a lone dot: what follows is the script's input
+_RUN_FIRST_PART = (
+    """exec /bin/sh -c 'n=$(printf "\\nx"); n=${n%x}; c=; """
+    """while IFS= read -r l; do case $l in .) break ;; esac; c=$c$l$n; done; """
     """case $l in .) eval "$c" ;; *) exit 99 ;; esac'"""
 )
 
@@ -42,25 +50,26 @@ _FEED = (
 class RemoteTransport(ABC):
     """A host that is reached over one connection.
 
-    ``trips`` counts the commands that were sent, ``connections`` the logins.
+    ``trips`` counts the commands that were sent, ``connections`` the logins. ``config`` is a file
+    in place of ``~/.ssh/config``, ``limit`` the logins in a minute.
     """
 
     kind = ""  # as profiles write it
+    outlives_process = False  # whether a login serves other programs too
 
-    def __init__(self, host: str, config: str = "", limit: int = 10) -> None:
-        self.host, self.config = (
-            host,
-            config,
-        )  # as the user wrote it; a file in place of ~/.ssh/config
-        self.state = Host(host, limit, config)
+    def __init__(
+        self, host: str, config: str = "", limit: int = 10, hooks: Hooks | None = None
+    ) -> None:
+        self.host, self.config = host, config
+        self.hooks = hooks or Hooks()
+        self.state = HostState(host, limit, config)
         self.trips = self.connections = 0
         self._slots = threading.BoundedSemaphore(CHANNELS)
         self._opening = threading.RLock()
         self._suspect = False  # a command did not answer: the line may be dead
-        self._found: Hop | None = None
-        self._ever = (
-            False  # there was a connection once: what cannot be reached now is a broken line
-        )
+        self._known_hop: Hop | None = None
+        # there was a connection once: what cannot be reached now is a broken line
+        self._was_connected = False
 
     # -- what a way to a host provides -------------------------------------------------------------
 
@@ -73,14 +82,25 @@ class RemoteTransport(ABC):
         """Describe the way: user, host, port, and what is between."""
 
     @abstractmethod
+    def login(self, keep: str = "12h") -> None:
+        """Log in, with what the host asks put to the user. Raises :class:`TransportError`.
+
+        ``keep`` is how long the login stays after its last use, where it outlives this process.
+        """
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """End a login that outlives this process, where this way has such."""
+
+    @abstractmethod
     def _open(self) -> None:
         """Make the connection. Raises :class:`LineBrokenError`, :class:`LoginError`."""
 
     def _hop(self) -> Hop:
         """What the user's ssh configuration says about the host; read anew for each login."""
-        if self._found is None:
-            self._found = find_hop(self.host, self.config)
-        return self._found
+        if self._known_hop is None:
+            self._known_hop = find_hop(self.host, self.config)
+        return self._known_hop
 
     def _find(self) -> bool:
         """Look for a connection that somebody else made; it costs no login."""
@@ -92,17 +112,12 @@ class RemoteTransport(ABC):
 
     @abstractmethod
     def _exchange(
-        self,
-        command: str,
-        feed: Iterable[bytes],
-        out: Callable[[bytes], object],
-        err: Callable[[bytes], object],
-        timeout: float | None,
+        self, command: str, feed: Iterable[bytes], out: Sink, err: Sink, timeout: float | None
     ) -> None:
-        """Start a command, send it ``feed`` and then the end of input, pass on what it prints,
-        until it ends or the line does.
+        """Start a command, send it ``feed`` and then the end of input, and pass on what it prints.
 
-        Raises :class:`LineBrokenError`, and :class:`TransportError` after ``timeout`` seconds.
+        Returns when it ends or the line does. Raises :class:`LineBrokenError`, and
+        :class:`TransportError` after ``timeout`` seconds.
         """
 
     @abstractmethod
@@ -113,41 +128,39 @@ class RemoteTransport(ABC):
 
     def run(self, script: str, timeout: float | None = None) -> Completed:
         """Run a shell script, once more where the line broke meanwhile."""
-        return self.patiently(lambda: self._talk(_RUN, script, (), None, timeout))
+        text = self._framed(script, _LAST)
+        return self.patiently(lambda: self._talk(_RUN_ALL, text, (), None, timeout))
 
-    def stream(
-        self, script: str, sink: Callable[[bytes], object], timeout: float | None = None
-    ) -> Completed:
+    def stream(self, script: str, sink: Sink, timeout: float | None = None) -> Completed:
         """Run a shell script, and pass its output on as it comes."""
-        return self._talk(_RUN, script, (), sink, timeout)
+        return self._talk(_RUN_ALL, self._framed(script, _LAST), (), sink, timeout)
 
     def feed(self, script: str, data: Iterable[bytes], timeout: float | None = None) -> Completed:
         """Run a shell script with ``data`` as its standard input.
 
-        The script is short: it is read byte by byte.
+        The script is short: it is read byte by byte. Raises :class:`CommandError` for one with a
+        line that is a lone dot, which only the odd name of a folder can bring in.
         """
-        return self._talk(_FEED, script, data, None, timeout)
-
-    def put(self, files: Sequence[Upload]) -> None:
-        """Write files in one compressed stream; see :mod:`clusterjob.transport.upload`."""
-        from clusterjob.transport.upload import put
-
-        put(self, files)
+        if "\n.\n" in script:
+            raise CommandError(f"the name of a folder cannot be used on {self.host}: {script!r}")
+        return self._talk(_RUN_FIRST_PART, self._framed(script, ".\n"), data, None, timeout)
 
     def resolve(self, path: str) -> str:
-        """Return the absolute path; the home folder is asked for once, and remembered on this
-        machine.
-        """
+        """Return the absolute path; the home folder is asked for once, and remembered here."""
         path = posixpath.normpath(path or ".")
         if path.startswith("~") and path[1:2] not in ("", "/"):
-            done = self.run(f"printf '%s\\n' {path.partition('/')[0]}")
-            home = done.stdout.strip()
-            if not home.startswith("/"):
-                raise CommandError(f"{path!r}: there is no such user on {self.host}")
-            return posixpath.normpath(home + "/" + path.partition("/")[2])
+            return self._resolve_other_home(path)
         if posixpath.isabs(path):
             return path
-        return posixpath.normpath(posixpath.join(self._home(), path.removeprefix("~").lstrip("/")))
+        below = path.removeprefix("~").lstrip("/")
+        return posixpath.normpath(posixpath.join(self._home(), below))
+
+    def _resolve_other_home(self, path: str) -> str:
+        name, _, below = path.partition("/")
+        home = self.run(f"printf '%s\\n' {name}").stdout.strip()
+        if not home.startswith("/"):
+            raise CommandError(f"{path!r}: there is no such user on {self.host}")
+        return posixpath.normpath(f"{home}/{below}")
 
     def connect(self) -> None:
         """Make sure that there is a connection that works. Raises :class:`TransportError`."""
@@ -158,14 +171,17 @@ class RemoteTransport(ABC):
             if not self.connected() and not self._find():
                 self.state.admit()
                 self.connections += 1
-                self._found = None
+                self._known_hop = None
                 self._open()
                 self._logged_in()
 
     def _logged_in(self) -> None:
-        self._ever = True
+        self._was_connected = True
         self.state.note(
-            connected=time.time(), route=self.route(), transport=self.kind, ssh_config=self.config
+            connected=time.time(),
+            route=self.route(),
+            transport=self.kind,
+            ssh_config=self.config,
         )
 
     def close(self) -> None:
@@ -173,16 +189,18 @@ class RemoteTransport(ABC):
         with self._opening:
             self._drop()
 
-    def patiently(self, step: Callable[[], T]) -> T:
-        """Take a step that may be repeated, again after a line that broke: with longer and longer
-        pauses, then no more.
+    def patiently(self, step: Callable[[], Result]) -> Result:
+        """Take a step that may be repeated, again after a line that broke.
+
+        The pauses grow, and after some tries there is no more.
         """
         waits = iter(_WAITS)
         while True:
             try:
                 return step()
             except LineBrokenError as error:
-                wait = next(waits, None) if self._ever or error.passing else None
+                may_come_back = self._was_connected or error.passing
+                wait = next(waits, None) if may_come_back else None
                 if wait is None:
                     raise
                 _log.debug("%s: %s; tried again in %.1f s", self.host, error, wait)
@@ -207,30 +225,24 @@ class RemoteTransport(ABC):
             self.state.note(home=home)
         return self.state.home or "/"
 
+    def _framed(self, script: str, last: str) -> tuple[str, str, bytes]:
+        """Return a script, the mark of its reply, and the bytes that are sent for it."""
+        mark = f"clusterjob-{secrets.token_hex(8)}"
+        frame = load_shell(_FRAME)
+        frame = frame.replace("@MARK_BEGIN@", mark[:10]).replace("@MARK_END@", mark[10:])
+        text = frame.replace("@SCRIPT@", script) + last
+        return script, mark, text.encode("utf-8", "surrogateescape")
+
     def _talk(
         self,
         command: str,
-        script: str,
+        framed: tuple[str, str, bytes],
         data: Iterable[bytes],
-        sink: Callable[[bytes], object] | None,
+        sink: Sink | None,
         timeout: float | None,
     ) -> Completed:
-        mark = f"clusterjob-{secrets.token_hex(8)}"
-        # the words of the mark are apart in the command: a shell that echoes what it runs prints no
-        # mark. A job that inherits SSH_CLIENT has its bash read .bashrc, as a login has (bash(1),
-        # INVOCATION)
-        lines = [
-            "unset SSH_CLIENT SSH2_CLIENT SSH_CONNECTION SSH_TTY",
-            f"cj_mark={mark[:10]}''{mark[10:]}; printf '\\n%s\\n' $cj_mark; printf '\\n%s\\n' "
-            "$cj_mark >&2",
-            f"( {script}\n)",
-            f"printf '\\n%s %s\\n' {mark[:10]}''{mark[10:]} $? >&2",
-        ]
-        text = "\n".join(
-            [*lines, _LAST if command is _RUN else ".", *([] if command is _RUN else [""])]
-        ).encode("utf-8", "surrogateescape")
-        if command is not _RUN and b"\n.\n" in text[:-3]:
-            raise ValueError("a line of a fed script is a lone dot")
+        """Send a script, and take its reply apart."""
+        script, mark, text = framed
         reply = _Reply(mark, sink)
         self.connect()
         with self._slots:
@@ -239,9 +251,8 @@ class RemoteTransport(ABC):
                 self._exchange(command, _chain(text, data), reply.out, reply.err, timeout)
             except LineBrokenError:
                 if not reply.ended:
-                    self._suspect = (
-                        True  # others may be using the connection: it is let go once it was tried
-                    )
+                    # others may be using the connection: it is let go once it was tried
+                    self._suspect = True
                     raise
             except TransportError:
                 self._suspect = True
@@ -259,7 +270,7 @@ class _Reply:
     out.
     """
 
-    def __init__(self, mark: str, sink: Callable[[bytes], object] | None) -> None:
+    def __init__(self, mark: str, sink: Sink | None) -> None:
         self.mark = f"\n{mark}\n".encode()
         self.tail = f"\n{mark} ".encode()
         self.sink = sink
@@ -267,35 +278,39 @@ class _Reply:
         self.stdout, self.stderr = bytearray(), bytearray()
 
     def out(self, data: bytes) -> None:
+        """Take in standard output; what follows the mark goes to the sink, where there is one."""
         if self.began and self.sink is not None:
             self.sink(data)
             return
         self.stdout += data
-        if not self.began and (at := self.stdout.find(self.mark)) >= 0:
-            self.began = True
-            del self.stdout[: at + len(self.mark)]
-            if self.sink is not None and self.stdout:
-                rest, self.stdout = bytes(self.stdout), bytearray()
-                self.sink(rest)
+        if self.began:
+            return
+        at = self.stdout.find(self.mark)
+        if at < 0:
+            return
+        self.began = True
+        del self.stdout[: at + len(self.mark)]
+        if self.sink is not None and self.stdout:
+            rest, self.stdout = bytes(self.stdout), bytearray()
+            self.sink(rest)
 
     def err(self, data: bytes) -> None:
+        """Take in standard error, where the exit code comes last."""
         self.stderr += data
 
     @property
     def ended(self) -> bool:
-        return (
-            self.began
-            and self.stderr.rfind(b"\n", self.stderr.rfind(self.tail) + len(self.tail)) > 0
-            and self.tail in self.stderr
-        )
+        """Whether the line with the exit code has come whole."""
+        at = self.stderr.rfind(self.tail)
+        return self.began and at >= 0 and self.stderr.rfind(b"\n") >= at + len(self.tail)
 
     def completed(self, host: str, script: str) -> Completed:
+        """Return the reply. Raises :class:`TransportError`, :class:`LineBrokenError`."""
         out, err = self.stdout.decode("utf-8", "replace"), self.stderr.decode("utf-8", "replace")
         if not self.began:
             said = (out + err).strip()
-            raise TransportError(
-                f"{host} did not run the command" + (f", but said:\n{said[:2000]}" if said else "")
-            )
+            words = f", but said:\n{said[:2000]}" if said else ""
+            raise TransportError(f"{host} did not run the command{words}")
         if not self.ended:
             raise LineBrokenError(
                 f"{host}: the connection was lost while a command ran",

@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from clusterjob import JobScript, submit
-from clusterjob.scheduler import Scheduler
+from clusterjob.engine import Scheduler, submission
 from clusterjob.store import Store
-from clusterjob.transport.local import LocalTransport
-from clusterjob.transport.remote import RemoteTransport
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.chaos.killing import kill_behind_sshd, kill_below
@@ -87,7 +85,9 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
     elif point == "after-claim":
         around(store, "claim", after=die)
     elif point == "in-upload":
-        from clusterjob.transport import local, upload
+        from clusterjob.files import archive
+
+        upload_module = sys.modules["clusterjob.files.upload"]
 
         written = [0]
 
@@ -97,20 +97,20 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
                 time.sleep(0.1)  # what was sent has arrived
                 die()
 
-        write, blocks = local._write, upload._blocks
+        write, blocks = upload_module._write, archive.blocks_of
 
         def write_some(file: Any) -> None:
             count_one()
             write(file)
 
-        def send_some(file: Any, offset: int) -> Any:
+        def send_some(content: Any, offset: int = 0) -> Any:
             count_one()
-            yield from blocks(file, offset)
+            yield from blocks(content, offset)
 
-        local._write, upload._blocks, upload._FLUSH = write_some, send_some, 0
+        upload_module._write, archive.blocks_of, archive._FLUSH = write_some, send_some, 0
     elif point == "after-upload":
-        around(LocalTransport, "put", after=die)
-        around(RemoteTransport, "put", after=die)
+        sent = submission.upload
+        submission.upload = lambda *files: (sent(*files), die())
     elif point == "in-submit":
         around(
             Scheduler, "submit", before=lambda: watch_receipts(count), after=lambda: time.sleep(30)
@@ -136,9 +136,9 @@ def main() -> None:
     if step and step[0]:
         point, _, rest = step[0].partition("+")
         everything, far = rest == "all", bool(jobs[0].remote)
-        from clusterjob.script import current_store
+        from clusterjob.script import default_session
 
-        arrange(point, int(count), type(current_store()))
+        arrange(point, int(count), type(default_session().store))
     print("ready", flush=True)
     print(*(result.job_id for result in submit(jobs)))
 

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from clusterjob import AsyncResult, Status, wait
-from clusterjob.script import current_store
+from clusterjob import Status, wait
+from clusterjob.script import default_session
 from tests.contract.conftest import Flavour, cluster, place  # noqa: F401  (fixtures)
 
 LONG = bool(os.environ.get("CLUSTERJOB_CHAOS"))  # make chaos
@@ -50,8 +50,7 @@ def run(flavour: Flavour, name: str, count: int, step: str = "") -> int:
 
 def everything_ran_once(wanted: int, seconds: float = 120) -> None:
     """Wait for all jobs of the store, and see that each ran once and completed."""
-    store = current_store()
-    results = [AsyncResult(record, store) for record in store.select()]
+    results = default_session().results()
     assert len(results) == wanted
     _, left = wait(results, seconds)
     assert not left, [(result, result.words, result.record.phase) for result in left[:5]]

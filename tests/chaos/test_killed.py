@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from clusterjob import AsyncResult, Status, lease
-from clusterjob.script import current_store
+from clusterjob import Status, lease
+from clusterjob.script import default_session
 from tests.contract.conftest import PLACES, Flavour, on
 
 from .conftest import LONG, everything_ran_once, run, start
@@ -93,12 +93,12 @@ def test_a_submission_that_died_on_another_machine_is_finished_here(
         ],
     )
     process.communicate(timeout=60)
-    store = current_store()
+    store = default_session().store
     records = store.select(unsent=True)
     assert len(records) == COUNT
     assert all(record.owner.startswith("far:") for record in records)
-    results = [AsyncResult(record, store) for record in records]
-    results[0].monitor.refresh(force=True)
+    results = default_session().results()
+    results[0].cluster.refresh(force=True)
     assert [result.job_id for result in results] == [None] * COUNT
     assert {result.status for result in results} == {Status.PENDING}
     monkeypatch.setattr(lease, "LEASE", 1.0)

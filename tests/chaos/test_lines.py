@@ -53,7 +53,7 @@ def test_lines_that_are_cut(cluster: Flavour, tmp_path: Path) -> None:
                     raise
                 except TransportError:
                     failed += 1
-            transport = results[0].monitor.scheduler.transport
+            transport = results[0].cluster.scheduler.transport
         everything_ran_once(SUBMISSIONS * JOBS, 900 if LONG else 180)
         print(
             f"{getattr(transport, 'connections', 0)} connections, {failed} submissions raised an "

@@ -15,7 +15,7 @@ import pytest
 
 from clusterjob import submit, wait
 from clusterjob.errors import ClusterJobError
-from clusterjob.script import current_store
+from clusterjob.script import default_session
 from tests.contract.conftest import Flavour, on
 
 from .conftest import LONG, everything_ran_once, start
@@ -43,7 +43,7 @@ def test_eight_processes_share_postgresql(
     url = request.getfixturevalue("database")
     monkeypatch.setenv("CLUSTERJOB_STORE", url)
     eight_at_once(cluster)
-    current_store().close()
+    default_session().store.close()
 
 
 @on("local")
@@ -126,7 +126,7 @@ def test_a_full_disk_at_every_write(
     steps = range(0, 140, 4 if LONG else 12)
     for free in steps:
         shutil.rmtree(small_disk / ".clusterjob-runs", ignore_errors=True)
-        current_store().close()
+        default_session().store.close()
         shutil.rmtree(small_disk / ".clusterjob", ignore_errors=True)
         jobs = [
             cluster.job(f"echo {free}-{number} >> {ledger}", f"full-{free}-{number}")
@@ -146,7 +146,7 @@ def test_a_full_disk_at_every_write(
             result.explain() for result in results
         ]
         for result in results:
-            result.monitor.records.clear()
+            result.cluster.jobs._records.clear()
     lines = ledger.read_text().split()
     assert sorted(lines) == sorted(f"{free}-{number}" for free in steps for number in range(3))
     assert len(said) > 2

@@ -411,11 +411,11 @@ def test_the_same_job_again(cluster: Flavour) -> None:
     jobs = [cluster.job("echo {{ n }} >> ledger", params={"n": n}) for n in range(3)]
     first = cluster.batch(jobs)
     wait(first, 60)
-    before = first[0].monitor.scheduler.commands
+    before = first[0].cluster.scheduler.commands
     again = submit(jobs[::-1])
     assert [result.job_id for result in again] == [result.job_id for result in first][::-1]
     assert [result.status for result in again] == [Status.COMPLETED] * 3
-    assert first[0].monitor.scheduler.commands == before
+    assert first[0].cluster.scheduler.commands == before
     assert sorted(Path("ledger").read_text().split()) == ["0", "1", "2"]
     forced = jobs[0].submit(force=True)
     assert forced.wait(60)
@@ -474,7 +474,7 @@ def test_a_fresh_process_picks_up_where_the_last_one_left_off(cluster: Flavour) 
 
 def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> None:
     few = cluster.batch([cluster.job(f"echo {number}") for number in range(2)])
-    scheduler = few[0].monitor.scheduler
+    scheduler = few[0].cluster.scheduler
     wait(few, 60)
     counts, trips = [], []
     for size in (2, 12):
@@ -485,9 +485,9 @@ def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> Non
         counts.append(scheduler.trips - before)
         trips.append(getattr(scheduler.transport, "trips", 0) - asked)
         until(lambda results=results: all(result.status <= Status.RUNNING for result in results))  # type: ignore[misc]
-        before, polls = scheduler.commands, results[0].monitor.polls
-        results[0].monitor.refresh(force=True)
-        asked = results[0].monitor.polls - polls
+        before, polls = scheduler.commands, results[0].cluster.poller.polls
+        results[0].cluster.refresh(force=True)
+        asked = results[0].cluster.poller.polls - polls
         assert scheduler.commands - before <= 2 * asked
         cancel(results)
         # Grid Engine can lose the signal for a job that is just starting, and sends it again after
@@ -545,8 +545,7 @@ def test_prologue_and_epilogue_run_once(cluster: Flavour) -> None:
     assert result.stdout() == "5\n"
     assert job.submit().status == Status.COMPLETED
     code = (
-        "import clusterjob.script as c; s = c.current_store(); print([c.AsyncResult(record, "
-        "s).status for record in s.select()])"
+        "import clusterjob as c; print([result.status for result in c.default_session().results()])"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert Path("log").read_text() == "pro\nepi 5\n"
@@ -581,14 +580,14 @@ def test_waiting(cluster: Flavour) -> None:
 
 def test_a_duplicate_submitted_by_hand_ends_at_once(cluster: Flavour) -> None:
     result = cluster.finish("echo run >> ledger")
-    scheduler = result.monitor.scheduler
+    scheduler = result.cluster.scheduler
     script = next(
         Path(result.record.runs).glob(
-            f"{result.record.token}.{scheduler.backend.general['extension']}"
+            f"{result.record.token}.{scheduler.backend.general.extension}"
         )
     )
     environment = dict(os.environ)
-    for name in scheduler.backend.general["job_variables"].split():
+    for name in scheduler.backend.general.job_variables.split():
         environment.pop(name, None)
     variable = {"local": "SPOOL_JOB_ID", "slurm": "SLURM_JOB_ID", "sge": "JOB_ID"}[cluster.family]
     done = subprocess.run(
@@ -604,10 +603,10 @@ def test_a_duplicate_submitted_by_hand_ends_at_once(cluster: Flavour) -> None:
 
 def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> None:
     result = cluster.run("sleep 2; echo run >> ledger")
-    scheduler = result.monitor.scheduler
+    scheduler = result.cluster.scheduler
     script = next(
         Path(result.record.runs).glob(
-            f"{result.record.token}.{scheduler.backend.general['extension']}"
+            f"{result.record.token}.{scheduler.backend.general.extension}"
         )
     )
     until(lambda: result.status == Status.RUNNING and script.with_suffix(".exit").exists())
@@ -664,7 +663,7 @@ def test_time_limit(cluster: Flavour, overtime: Callable[[], AsyncResult]) -> No
 
 
 def test_check(cluster: Flavour) -> None:
-    from clusterjob.conformance import run_checks
+    from clusterjob.admin import run_checks
 
     checks = list(run_checks(str(cluster.profile)))
     assert [(check.name, check.detail) for check in checks if not check.ok] == []

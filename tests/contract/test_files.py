@@ -12,8 +12,10 @@ import pytest
 
 from clusterjob import AsyncResult, Status, submit, wait
 from clusterjob.errors import CommandError, JobFailedError, SettingsError, TransportError
-from clusterjob.transport import upload
-from clusterjob.transport.remote import RemoteTransport
+from clusterjob.files.archive import blocks_of
+from clusterjob.files.send import LARGE
+from clusterjob.store import ONCE_DONE
+from clusterjob.transport import RemoteTransport
 
 from .conftest import Flavour, on
 from .test_contract import until
@@ -39,7 +41,7 @@ def far(cluster: Flavour, tmp_path: Path) -> Path:
 
 
 def trips(result: AsyncResult) -> int:
-    return getattr(result.monitor.scheduler.transport, "trips", 0)
+    return getattr(result.cluster.scheduler.transport, "trips", 0)
 
 
 @on(*EVERYWHERE)
@@ -49,7 +51,7 @@ def test_files_folders_globs_and_renames_go_up_and_come_back(cluster: Flavour, f
         Path(name).write_text(f"{name}\n")
     Path("link").symlink_to("data/one.dat")
     os.chmod("plain", 0o755)
-    big = os.urandom(upload.LARGE + 12345)
+    big = os.urandom(LARGE + 12345)
     Path("big").write_bytes(big)
     body = """set -e
 test -x plain
@@ -154,22 +156,22 @@ def test_a_large_file_goes_on_where_the_line_broke(
     content = os.urandom(16 << 20)
     Path("large").write_bytes(content)
     total = [0]
-    block = upload._blocks
 
-    def breaking(file: Any, offset: int) -> Any:
-        for number, data in enumerate(block(file, offset)):
-            if isinstance(file.content, Path) and offset == 0 and number == 9:
+    def breaking(content: Any, offset: int = 0) -> Any:
+        for number, data in enumerate(blocks_of(content, offset)):
+            if isinstance(content, Path) and offset == 0 and number == 9:
                 time.sleep(0.5)  # what was sent is over there
                 transport._drop() if cluster.way == "ssh" else transport.disconnect()
                 time.sleep(0.2)
-            if isinstance(file.content, Path):
+            if isinstance(content, Path):
                 total[0] += len(data)
             yield data
 
     result = cluster.finish("true")
-    transport: Any = result.monitor.scheduler.transport
+    transport: Any = result.cluster.scheduler.transport
     connections = transport.connections
-    monkeypatch.setattr(upload, "_blocks", breaking)
+    for module in ("archive", "send"):
+        monkeypatch.setattr(f"clusterjob.files.{module}.blocks_of", breaking)
     result = cluster.finish("sha256sum large", workdir="w", inputs=["large"], outputs=["large"])
     assert result.stdout().split()[0] == hashlib.sha256(content).hexdigest()
     assert transport.connections > connections
@@ -191,7 +193,7 @@ def test_outputs_of_many_jobs_come_in_few_round_trips(cluster: Flavour, far: Pat
         )
         until(
             lambda results=results: all(
-                result.record.finished or (not result.monitor.refresh() and False)
+                result.record.finished or (not result.cluster.refresh() and False)
                 for result in results
             ),
             60,
@@ -215,7 +217,7 @@ def test_outputs_that_are_not_there(cluster: Flavour, far: Path) -> None:
         result.get()
     assert Path("there").read_text() == "x\n"
     failed = cluster.finish("echo x > part; exit 1", outputs=["part", "missing"])
-    assert failed.record.outputs == "done"
+    assert failed.record.outputs is ONCE_DONE
     assert Path("part").exists()
     with pytest.raises(CommandError, match="not found"):
         failed.fetch(["nothing"])
@@ -236,7 +238,7 @@ def test_outputs_that_are_named_later_come_without_running_again(
     assert second.get() == Status.COMPLETED
     assert Path("b").read_text() == "run\n"
     again = cluster.job("echo run >> runs; cp runs a; cp runs b").submit()
-    assert (again.job_id, again.record.outputs) == (first.job_id, "done")
+    assert (again.job_id, again.record.outputs) == (first.job_id, ONCE_DONE)
 
 
 @on("local@ssh", "local@openssh")
@@ -255,7 +257,7 @@ def test_names_that_lead_out_are_refused(cluster: Flavour, far: Path, tmp_path: 
         "mkdir trap; echo x > trap/file; echo y > good", workdir="w", outputs=["trap", "good"]
     )
     assert result.wait(60)
-    assert "outside of" in result.record.outputs
+    assert "outside of" in result.record.outputs.error
     assert list(outside.iterdir()) == []
     assert Path("w/good").read_text() == "y\n"
 
@@ -264,14 +266,14 @@ def test_names_that_lead_out_are_refused(cluster: Flavour, far: Path, tmp_path: 
 def test_a_running_log_is_followed(cluster: Flavour) -> None:
     result = cluster.run("for i in 1 2 3 4; do echo line $i; sleep 0.7; done; printf 'ü end'")
     until(lambda: "line 1" in result.stdout())
-    transport: Any = result.monitor.scheduler.transport
+    transport: Any = result.cluster.scheduler.transport
     connections = getattr(transport, "connections", 0)
-    pieces = list(result.tail(follow=True))
+    pieces = list(result.follow())
     assert "".join(pieces) == "line 1\nline 2\nline 3\nline 4\nü end"
     assert len(pieces) > 1
     assert result.tail(2) == "line 4\nü end"
     assert getattr(transport, "connections", 0) == connections
-    assert "".join(result.tail(1, follow=True)) == "ü end"
+    assert "".join(result.follow(1)) == "ü end"
 
 
 @on("local@ssh", "local@openssh")

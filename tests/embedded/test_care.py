@@ -13,18 +13,19 @@ from pathlib import Path
 import pytest
 
 from clusterjob import JobScript, Status, submit, wait
-from clusterjob.script import current_store
+from clusterjob.script import default_session
+from clusterjob.store import ONCE_DUE
 
 from .test_cli import run
 
 CHILD = """
 import os, signal
 from clusterjob import JobScript, submit
-from clusterjob.transport.local import LocalTransport
+from clusterjob.engine import submission
 if {point!r} == "upload":
-    LocalTransport.put = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+    submission.upload = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 else:
-    from clusterjob.scheduler import Scheduler
+    from clusterjob.engine import Scheduler
     real = Scheduler.submit
     Scheduler.submit = lambda *arguments: (real(*arguments), os.kill(os.getpid(), signal.SIGKILL))
 submit([JobScript("echo ran >> ledger", "left-open", prologue="echo prologue >> prologues")])
@@ -83,7 +84,7 @@ def test_whoever_opens_the_store_next_finishes_it() -> None:
 
 def test_doctor_puts_damaged_records_aside() -> None:
     wait(submit([JobScript("true", "good"), JobScript("true # 2", "bad")]), 30)
-    store = current_store()
+    store = default_session().store
     store.close()
     with sqlite3.connect(".clusterjob/store.sqlite") as connection:
         connection.execute("UPDATE records SET data = '{\"half' WHERE name = 'bad'")
@@ -97,7 +98,7 @@ def test_doctor_puts_damaged_records_aside() -> None:
 
 def test_doctor_makes_a_broken_store_anew() -> None:
     wait(submit([JobScript(f"true # {number}", f"job{number}") for number in range(3)]), 30)
-    current_store().close()
+    default_session().store.close()
     path = Path(".clusterjob/store.sqlite")
     os.truncate(path, path.stat().st_size - 4096)
     assert "BAD" in run("doctor", code=1)
@@ -116,7 +117,7 @@ def test_doctor_looks_at_a_profile() -> None:
 
 def make_old(*names: str) -> None:
     """Date the ends of jobs back by a hundred days."""
-    store = current_store()
+    store = default_session().store
     records = [record for name in names for record in store.select(name=name)]
     for record in records:
         record.task.ended = time.time() - 100 * 86400
@@ -175,22 +176,22 @@ def test_prune_takes_jobs_of_one_cluster_whatever_profile_they_came_from() -> No
         job = JobScript(f"true # {name}", name)
         job.read_settings(f"{name}/p.ini")
         results.append(job.submit())
-    assert results[0].monitor is results[1].monitor
+    assert results[0].cluster is results[1].cluster
     assert wait(results, 30)[1] == []
     make_old("one", "two")
     assert "2 submissions" in run("prune", "--older-than", "1d")
     assert list(Path(".clusterjob-runs").glob("*/*.exit")) == []
-    assert current_store().select() == []
+    assert default_session().store.select() == []
 
 
 def test_prune_keeps_jobs_whose_outputs_have_not_come() -> None:
     result = JobScript("echo x > out", "slow-line", outputs=["out"]).submit()
     assert result.wait(30)
-    result.record.outputs = "due"  # as it is while the line is broken
+    result.record.outputs = ONCE_DUE  # as it is while the line is broken
     result.store.write([result.record])
     make_old("slow-line")
     assert "0 submissions" in run("prune", "--older-than", "1d")
-    assert [record.name for record in current_store().select()] == ["slow-line"]
+    assert [record.name for record in default_session().store.select()] == ["slow-line"]
 
 
 def test_doctor_names_a_backend_that_is_gone() -> None:
@@ -218,7 +219,7 @@ def test_prune_wants_a_unit() -> None:
 def test_a_store_is_copied_into_other_kinds(database: str, tmp_path: Path) -> None:
     wait(submit([JobScript("true", "one"), JobScript("exit 3", "two")]), 30)
     JobScript("exit 3", "two").submit().wait(30)  # a retry: two submissions of one key
-    before = [record.to_json() for record in current_store().select(earlier=True)]
+    before = [record.to_json() for record in default_session().store.select(earlier=True)]
     places = [f"file://{tmp_path}/files", database, f"sqlite:///{tmp_path}/again.sqlite"]
     source = ".clusterjob"
     for target in places:

@@ -163,9 +163,8 @@ def test_the_queue_goes_on_without_whoever_submitted() -> None:
         [sys.executable, "-c", code], capture_output=True, timeout=30, start_new_session=True
     )
     deadline = time.monotonic() + 20
-    while (
-        not Path("log").exists() or Path("log").read_text().count("run") < 4
-    ):  # nobody asks meanwhile
+    # nobody asks meanwhile
+    while not Path("log").exists() or Path("log").read_text().count("run") < 4:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

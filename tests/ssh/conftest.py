@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from clusterjob import transport
-from clusterjob.transport import ask
-from clusterjob.transport.remote import RemoteTransport
+from clusterjob.script import default_session
+from clusterjob.transport import Connections, RemoteTransport, ask
 from tests.conftest import namespace
 
 Reach = Callable[..., Any]
@@ -36,8 +35,7 @@ def reach(far: Path, kind: str) -> Iterator[Reach]:
     made: list[RemoteTransport] = []
 
     def make(host: str, config: Path | None = None, limit: int = 1000) -> Any:
-        transport._open.pop((host, kind, str(config or far / "config")), None)
-        found: Any = transport.open_transport(host, kind, str(config or far / "config"), limit)
+        found: Any = open_transport(host, kind, str(config or far / "config"), limit)
         if kind == "openssh":
             found.disconnect()
         made.append(found)
@@ -52,5 +50,11 @@ def reach(far: Path, kind: str) -> Iterator[Reach]:
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Answers to the prompts, in their order; what was asked takes their places."""
     given: list[str] = []
-    monkeypatch.setattr(ask, "prompt", lambda question, echo: given.pop(0))
+    hooks = default_session().connections.hooks
+    monkeypatch.setattr(hooks, "prompt", lambda question, echo: given.pop(0))
     return given
+
+
+def open_transport(host: str, kind: str, config: str, limit: int = 10) -> Any:
+    """Return a new way to a host; it asks what the default session asks."""
+    return Connections(default_session().connections.hooks).open(host, kind, config, limit)

@@ -19,12 +19,15 @@ from typing import Any
 
 import pytest
 
-from clusterjob import JobScript, Status, cancel, submit, transport
+from clusterjob import JobScript, Status, cancel, submit
 from clusterjob.errors import CommandError, LineBrokenError, TransportError
-from clusterjob.transport import Upload, remote
+from clusterjob.files import Upload, upload
+from clusterjob.files.archive import blocks_of
+from clusterjob.script import default_session
+from clusterjob.transport import remote
 from tests.lines import far_line
 
-from .conftest import Reach
+from .conftest import Reach, open_transport
 
 
 def test_one_connection_and_no_more_channels_than_sshd_takes(reach: Reach) -> None:
@@ -55,8 +58,9 @@ def test_a_host_that_takes_fewer_sessions_is_waited_for(
 
 def test_a_process_shares_its_connection_and_a_forked_one_makes_its_own(far: Path) -> None:
     config = str(far / "config")
-    way: Any = transport.open_transport("lab-plain", "ssh", config, 1000)
-    assert transport.open_transport("lab-plain", "ssh", config) is way
+    connections = default_session().connections
+    way: Any = connections.open("lab-plain", "ssh", config, 1000)
+    assert connections.open("lab-plain", "ssh", config) is way
     assert way.run("echo parent").stdout == "parent\n"
     answers = multiprocessing.get_context("fork").Queue()
     child = multiprocessing.get_context("fork").Process(
@@ -71,10 +75,9 @@ def test_a_process_shares_its_connection_and_a_forked_one_makes_its_own(far: Pat
 def test_logins_are_limited_across_processes(far: Path, tmp_path: Path) -> None:
     program = """
 import sys
-from clusterjob import transport
-from clusterjob.transport import hosts
-hosts._MINUTE = 3.0
-way = transport.open_transport("lab-plain", "ssh", sys.argv[1], 4)
+from clusterjob.transport import Connections, host_state
+host_state._MINUTE = 3.0
+way = Connections().open("lab-plain", "ssh", sys.argv[1], 4)
 for _ in range(4):
     way.run("true"); way.close()
 """
@@ -106,11 +109,8 @@ def test_too_many_logins_are_refused_with_the_reason(reach: Reach) -> None:
     way = reach("labfish@lab-plain", limit=2)
     now = time.time()
     with way.state._changed() as data:
-        data["logins"] = [
-            now,
-            now,
-            now,
-        ]  # of other processes, which waited: the next turn is more than a minute away
+        # of other processes, which waited: the next turn is more than a minute away
+        data["logins"] = [now, now, now]
         way.state.limit = 1
     with pytest.raises(
         TransportError,
@@ -128,9 +128,9 @@ def test_a_truncated_script_is_not_run(reach: Reach, tmp_path: Path) -> None:
     way = reach("lab-plain")
     way.connect()
     for command, text in (
-        (remote._RUN, f"touch {tmp_path}/ran\nrm -rf {tmp_path}/some"),
-        (remote._FEED, f"touch {tmp_path}/ran\nrm -rf {tmp_path}/some"),
-        (remote._FEED, f"touch {tmp_path}/ran\nrm -rf {tmp_path}/some\n"),
+        (remote._RUN_ALL, f"touch {tmp_path}/ran\nrm -rf {tmp_path}/some"),
+        (remote._RUN_FIRST_PART, f"touch {tmp_path}/ran\nrm -rf {tmp_path}/some"),
+        (remote._RUN_FIRST_PART, f"touch {tmp_path}/ran\nrm -rf {tmp_path}/some\n"),
     ):
         way._exchange(command, [text.encode()], lambda data: None, lambda data: None, 20)
     assert not (tmp_path / "ran").exists()
@@ -147,46 +147,41 @@ def test_a_truncated_upload_leaves_nothing_of_its_name(reach: Reach, tmp_path: P
         class Unread(Exception):
             pass
 
-        from clusterjob.transport import upload
-
-        blocks = upload._blocks
         with pytest.MonkeyPatch.context() as patch:
 
-            def broken(file: Upload, offset: int, blocks: Any = blocks) -> Any:
-                for number, block in enumerate(blocks(file, offset)):
+            def broken(content: Any, offset: int = 0) -> Any:
+                for number, block in enumerate(blocks_of(content, offset)):
                     yield block[:50_000]
                     if number or len(block) < 1 << 20:
                         raise CommandError("the disk is broken")
 
-            patch.setattr(upload, "_blocks", broken)
+            for module in ("archive", "send"):
+                patch.setattr(f"clusterjob.files.{module}.blocks_of", broken)
             with pytest.raises(CommandError, match="disk is broken"):
-                way.put([Upload(str(target), source, replace=True, digest="0" * 64)])
+                upload(way, [Upload(str(target), source, replace=True, digest="0" * 64)])
         time.sleep(0.3)
         assert not target.exists()
-        way.put([Upload(str(target), source, replace=True)])
+        upload(way, [Upload(str(target), source, replace=True)])
         assert target.read_bytes() == source.read_bytes()
 
 
 def test_what_changes_while_it_is_sent_does_not_get_its_name(
     reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clusterjob.transport import upload
-
     way = reach("lab-plain")
     source = tmp_path / "source"
     source.write_bytes(os.urandom(6 << 20))
     target = tmp_path / "there" / "name"
-    blocks = upload._blocks
 
-    def meddling(file: Upload, offset: int) -> Any:
-        for number, block in enumerate(blocks(file, offset)):
+    def meddling(content: Any, offset: int = 0) -> Any:
+        for number, block in enumerate(blocks_of(content, offset)):
             if number == 4:
                 os.utime(source, (1, 1))
             yield block
 
-    monkeypatch.setattr(upload, "_blocks", meddling)
+    monkeypatch.setattr("clusterjob.files.send.blocks_of", meddling)
     with pytest.raises(CommandError, match="changed while it was sent"):
-        way.put([Upload(str(target), source, replace=True, digest="1" * 64)])
+        upload(way, [Upload(str(target), source, replace=True, digest="1" * 64)])
     time.sleep(0.3)
     assert not target.exists()
 
@@ -242,7 +237,7 @@ def test_a_master_of_the_user_is_used(far: Path, tmp_path: Path) -> None:
         timeout=30,
     )
     try:
-        way: Any = transport.open_transport("lab-plain", "openssh", str(config), 1000)
+        way: Any = open_transport("lab-plain", "openssh", str(config), 1000)
         assert way.run("echo in").stdout == "in\n"
         assert way.connections == 0
         assert "master of the user" in way.route()
@@ -279,13 +274,13 @@ def test_five_jobs_cost_the_round_trips_of_five_hundred(far: Path, kind: str) ->
     try:
         for size in (5, 500, 500):
             everything += submit(held(1, path, f"first{size}{len(everything)}"))
-            way: Any = everything[0].monitor.scheduler.transport
+            way: Any = everything[0].cluster.scheduler.transport
             before = way.trips
             everything += submit(held(size, path, f"batch{len(everything)}"))
             counts.append(way.trips - before)
         assert counts == [2, 2, 2]
         before = way.trips
-        everything[0].monitor.refresh(force=True)
+        everything[0].cluster.refresh(force=True)
         assert way.trips - before <= 2
         assert {result.record.status for result in everything} == {Status.PENDING}
         before = way.trips
@@ -336,7 +331,7 @@ for number in range(3):
 results = submit(jobs)
 states = [result.get(60).name for result in results]
 print(states, [open(f"offline/{number}/out").read() for number in range(3)])
-print(results[0].monitor.scheduler.transport.connections)
+print(results[0].cluster.scheduler.transport.connections)
 """
     with far_line(far.parent, "slurm", tmp_path) as config:
         path = Path(profile(far, "ssh", config, "far"))

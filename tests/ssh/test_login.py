@@ -23,9 +23,9 @@ import pytest
 
 from clusterjob import connect
 from clusterjob.errors import HostKeyError, LineBrokenError, LoginError, TransportError
-from clusterjob.transport import ask, open_transport
+from clusterjob.script import default_session
 
-from .conftest import Reach
+from .conftest import Reach, open_transport
 
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEH"
 
@@ -150,7 +150,7 @@ def test_one_time_codes(
         asked.append(question)
         return "let me in" if "Password" in question else code()
 
-    monkeypatch.setattr(ask, "prompt", prompt)
+    monkeypatch.setattr(default_session().connections.hooks, "prompt", prompt)
     way = open_transport(f"{user}@lab-plain", "ssh", str(far / "config"), 1000)
     assert way.run("id -un").stdout == f"{user}\n"
     assert [
@@ -191,7 +191,7 @@ def test_connect_logs_in_once_for_all_programs(far: Path, tmp_path: Path) -> Non
     assert "logged in: otp@127.0.0.1:2205" in said, said
     assert "let me in" not in said
     program = (
-        "import clusterjob.transport as t; print(t.open_transport('otp@lab-plain', "
+        "import clusterjob.transport as t; print(t.Connections().open('otp@lab-plain', "
         f"'openssh', '{far}/config').run('id -un').stdout)"
     )
     done = subprocess.run(

@@ -16,7 +16,8 @@ def test_a_password_is_asked_for_in_the_notebook(far: Path, tmp_path: Path) -> N
     kernel, client = manager.start_new_kernel(kernel_name="python3")
     try:
         code = f"""
-from clusterjob.transport import open_transport
+from clusterjob.transport import Connections
+open_transport = Connections().open
 print(open_transport("password@lab-plain", "ssh", "{far}/config").run("id -un").stdout)
 """
         request = client.execute(code, allow_stdin=True)

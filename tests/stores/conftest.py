@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterjob import store as stores
-from clusterjob.store import Store, sqlite
+from clusterjob.store import Store, open_store, sqlite
 
 KINDS = [
     "sqlite",
@@ -39,11 +38,7 @@ def another(url: str) -> Iterator[Callable[[], Store]]:
     opened: list[Store] = []
 
     def open_it() -> Store:
-        stores._open.pop(
-            next((key for key in stores._open if key.endswith(url.rpartition("/")[2])), ""), None
-        )
-        opened.append(stores.open_store(url))
-        stores._open.clear()
+        opened.append(open_store(url))
         return opened[-1]
 
     yield open_it

@@ -13,8 +13,8 @@ import pytest
 
 from clusterjob.errors import StoreError
 from clusterjob.status import Status
-from clusterjob.store import Task, open_store, place_of, sqlite
-from clusterjob.store.files import FileStore
+from clusterjob.store import ClusterReference, Task, open_store, sqlite
+from clusterjob.store.json_files import FileStore
 from clusterjob.store.postgres import PostgresStore
 from clusterjob.store.sqlite import SqliteStore
 
@@ -99,7 +99,7 @@ def test_what_is_no_store_is_one_clear_error() -> None:
 def test_a_store_of_version_1_is_brought_up_to_date_with_a_backup() -> None:
     path = Path(".clusterjob/store.sqlite")
     path.parent.mkdir()
-    reference = {"name": "slurm", "host": ""}
+    reference = ClusterReference("slurm")
     connection = sqlite3.connect(path)
     connection.executescript(VERSION_1)
     data = {
@@ -117,13 +117,13 @@ def test_a_store_of_version_1_is_brought_up_to_date_with_a_backup() -> None:
     for token, text in (("t", json.dumps(data)), ("bad", "{")):
         connection.execute(
             "INSERT INTO records VALUES (?, ?, 1, 'n', NULL, -2, 5, ?, ?)",
-            (token, token.replace("t", "k"), text, json.dumps({"backend": reference})),
+            (token, token.replace("t", "k"), text, json.dumps({"backend": reference.to_json()})),
         )
     connection.commit()
     connection.close()
     store = the_sqlite()
     assert [item.token for item in store.select(unsent=True)] == ["t"]
-    assert store.live(place_of(reference)) == ["t"]
+    assert store.live(reference.cluster_id) == ["t"]
     assert [item.token for item in store.examine().damaged] == ["bad"]
     backup = sqlite3.connect(".clusterjob/store.sqlite.version-1")
     assert backup.execute("PRAGMA user_version").fetchone()[0] == 1
@@ -173,7 +173,7 @@ def test_files_of_a_file_store_are_private_whole_and_readable() -> None:
     assert isinstance(store, FileStore)
     store.claim([record()], never)
     path = Path("kept/records/t.json")
-    assert json.loads(path.read_text())["spec"] == {"body": "x"}
+    assert json.loads(path.read_text())["spec"]["body"] == "x"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(Path("kept").stat().st_mode) == 0o700
     Path("kept/version.json").write_text('{"clusterjob": 99}')

@@ -10,7 +10,16 @@ import pytest
 
 from clusterjob.errors import StoreError
 from clusterjob.status import Reason, Status
-from clusterjob.store import Note, Phase, Record, Store, Task, encode_spec, open_store
+from clusterjob.store import (
+    ONCE_DUE,
+    JobSpec,
+    Note,
+    Phase,
+    Record,
+    Store,
+    Task,
+    open_store,
+)
 
 Opener = Callable[[], Store]
 
@@ -23,7 +32,7 @@ def record(key: str = "k", token: str = "t", **values: object) -> Record:
         backend="b",
         workdir="/w",
         runs="/r",
-        spec_json=encode_spec({"body": "x"}),
+        spec_json=JobSpec(body="x").to_json(),
         **values,
     )  # type: ignore[arg-type]
 
@@ -33,9 +42,7 @@ def never(_: Record) -> bool:
 
 
 def test_a_record_comes_back_as_it_was(store: Store) -> None:
-    made = record(
-        phase=Phase.SUBMITTED, job_id="12", cluster="c", created=5.0, submitted=[1.0, 2.0]
-    )
+    made = record(phase=Phase.SUBMITTED, job_id="12", member="c", created=5.0, submitted=(1.0, 2.0))
     made.task = Task(
         Status.FAILED,
         Reason.SIGNAL,
@@ -53,7 +60,7 @@ def test_a_record_comes_back_as_it_was(store: Store) -> None:
     assert store.claim([made], never) == [made]
     found = store.by_keys(["k"])["k"]
     assert found.to_json() == made.to_json()
-    assert found.spec == {"body": "x"}
+    assert found.spec == JobSpec(body="x")
     assert found.task == made.task
     assert found.tasks == made.tasks
     assert not found.to_json().startswith("\x80")
@@ -92,11 +99,16 @@ def test_records_are_named_by_id_name_and_key(store: Store) -> None:
 
 def test_selecting(store: Store) -> None:
     made = [
-        record("a", "1", created=1.0, place="here", phase=Phase.SUBMITTED, job_id="5"),
-        record("b", "2", created=2.0, place="there"),
-        record("c", "3", created=3.0, place="here", phase=Phase.DEFERRED),
+        record("a", "1", created=1.0, cluster_id="here", phase=Phase.SUBMITTED, job_id="5"),
+        record("b", "2", created=2.0, cluster_id="there"),
+        record("c", "3", created=3.0, cluster_id="here", phase=Phase.DEFERRED),
         record(
-            "d", "4", created=4.0, place="here", phase=Phase.SUBMITTED, task=Task(Status.FAILED)
+            "d",
+            "4",
+            created=4.0,
+            cluster_id="here",
+            phase=Phase.SUBMITTED,
+            task=Task(Status.FAILED),
         ),
     ]
     store.claim(made, never)
@@ -138,19 +150,19 @@ def test_one_taker_gets_an_open_submission(another: Opener) -> None:
     first, second = another(), another()
     first.claim([record(owner="gone", leased=1.0)], never)
     seen, late = first.select()[0], second.select()[0]
-    assert first.take([seen], "me", 5.0) == [seen]
+    assert first.take_over([seen], "me", 5.0) == [seen]
     assert (seen.owner, seen.leased, seen.phase) == ("me", 5.0, Phase.SUBMITTING)
-    assert second.take([late], "him", 6.0) == []
+    assert second.take_over([late], "him", 6.0) == []
     assert late.owner == "me"
     ended = record("k2", "t2", owner="gone", task=Task(Status.CANCELLED))
     first.claim([ended], never)
-    assert second.take([ended], "him", 6.0) == []
-    assert second.take([record("k3", "nowhere")], "him", 6.0) == []
+    assert second.take_over([ended], "him", 6.0) == []
+    assert second.take_over([record("k3", "nowhere")], "him", 6.0) == []
 
 
 def test_an_epilogue_begins_once(another: Opener) -> None:
     first, second = another(), another()
-    first.claim([record(epilogue="due")], never)
+    first.claim([record(epilogue=ONCE_DUE)], never)
     mine, his = first.select()[0], second.select()[0]
     assert first.begin(mine, "epilogue")
     assert not second.begin(his, "epilogue")
@@ -187,8 +199,8 @@ def test_records_are_put_in_as_they_are(store: Store) -> None:
         record(token="old", created=1.0, task=Task(Status.FAILED)),
         record(token="new", created=2.0),
     )
-    assert store.put_in([old, new, record("k2", "c", created=3.0)]) == 3
-    assert store.put_in([old]) == 0
+    assert store.import_records([old, new, record("k2", "c", created=3.0)]) == 3
+    assert store.import_records([old]) == 0
     assert [item.token for item in store.select()] == ["new", "c"]
     assert store.by_keys(["k"])["k"].token == "new"
 
@@ -251,7 +263,7 @@ def test_a_store_that_was_closed_opens_again(store: Store) -> None:
 
 def _damage(store: Store, token: str) -> None:
     """Write half a record, as a broken disk would leave it."""
-    from clusterjob.store.files import FileStore
+    from clusterjob.store.json_files import FileStore
     from clusterjob.store.sql import SqlStore
 
     if isinstance(store, SqlStore):

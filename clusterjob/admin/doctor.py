@@ -1,0 +1,202 @@
+"""What is wrong with a store, its open submissions and its clusters, and what can be mended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from clusterjob.engine import LEASE, Receipt, heartbeats, is_abandoned
+from clusterjob.errors import ClusterJobError, CommandError
+from clusterjob.script import JobScript
+from clusterjob.session import Session
+from clusterjob.status import Status
+from clusterjob.store import ClusterReference, Damaged, OnceState, Record, Report
+
+
+@dataclass
+class Finding:
+    """One thing that was looked at.
+
+    ``mend`` says what would be done about it, ``mended`` what was done, ``advice`` what a person
+    can do.
+    """
+
+    what: str
+    ok: bool
+    detail: str
+    mend: str = ""
+    mended: str = ""
+    advice: str = ""
+
+
+def examine(session: Session, profile: str | None = None, fix: bool = False) -> Iterator[Finding]:
+    """Look at the store, open submissions, the clusters of unfinished jobs and a profile.
+
+    With ``fix`` what can be mended is mended. Nothing that a person may still need is deleted: a
+    broken store and damaged records are put aside.
+    """
+    yield from _Doctor(session, fix).examine(profile)
+
+
+class _Doctor:
+    """One examination."""
+
+    def __init__(self, session: Session, fix: bool) -> None:
+        self.session, self.store, self.engine = session, session.store, session.engine
+        self.fix = fix
+
+    def examine(self, profile: str | None) -> Iterator[Finding]:
+        yield from self._examine_store()
+        if self.store.examine().broken:
+            return
+        yield from self._examine_submissions()
+        live = self.store.select(statuses=[Status.PENDING, Status.RUNNING])
+        clusters = {record.cluster_id: record.spec.cluster for record in live}
+        for cluster_id, reference in clusters.items():
+            members = [record for record in live if record.cluster_id == cluster_id]
+            yield from self._examine_cluster(reference, members)
+        yield from self._examine_epilogues()
+        if profile is not None:
+            yield self._examine_profile(profile)
+
+    def _mend(self, finding: Finding, deed: Callable[[], object]) -> Finding:
+        """Mend what was found, where that was asked for."""
+        if self.fix:
+            try:
+                finding.mended = str(deed() or "done")
+            except ClusterJobError as error:
+                finding.detail += f"; it could not be mended: {error}"
+        return finding
+
+    # -- the store ---------------------------------------------------------------------------------
+
+    def _examine_store(self) -> Iterator[Finding]:
+        report = self.store.examine()
+        if report.broken:
+            finding = Finding(
+                "store",
+                False,
+                report.broken,
+                "put it aside, and make a new one of all records that can be read",
+            )
+            yield self._mend(finding, lambda: f"the broken one is {self.store.rebuild()}")
+            report = self.store.examine()
+        if not report.broken:
+            yield Finding("store", True, f"{self.store.url}: {_facts(report)}")
+        for damaged in report.damaged:
+            yield self._examine_damaged(damaged)
+
+    def _examine_damaged(self, damaged: Damaged) -> Finding:
+        finding = Finding(
+            "record",
+            False,
+            f"{damaged.token}, of job {damaged.name!r} (id {damaged.job_id}): {damaged.why}",
+            "put it aside; see to it first that its job does not run any more, "
+            "or it will run twice",
+        )
+        return self._mend(finding, lambda: f"it is in {self.store.quarantine(damaged)}")
+
+    # -- submissions -------------------------------------------------------------------------------
+
+    def _examine_submissions(self) -> Iterator[Finding]:
+        beats, now = heartbeats(self.store), time.time()
+        for record in self.store.select(unsent=True):
+            if not is_abandoned(record, beats, now):
+                words = record.task.words or f"under way, by {record.owner}"
+                detail = f"{_title(record)} is {record.phase.value}: {words}"
+                yield Finding("submission", True, detail)
+                continue
+            detail = f"{_title(record)} was not finished by {record.owner or 'anybody'}"
+            finding = Finding("submission", False, detail, "finish it")
+            yield self._mend(finding, lambda record=record: self._finish(record))  # type: ignore[misc]
+
+    def _finish(self, record: Record) -> str:
+        self.engine.finish_submissions()
+        found = self.store.by_tokens([record.token])[record.token]
+        if found.unsent:
+            raise CommandError(found.task.words or "the scheduler did not answer")
+        return f"it is {found.status}, with job id {found.job_id}"
+
+    # -- clusters ----------------------------------------------------------------------------------
+
+    def _examine_cluster(
+        self, reference: ClusterReference, live: Sequence[Record]
+    ) -> Iterator[Finding]:
+        where = f" on {reference.host}" if reference.host else ""
+        name = reference.name + where
+        try:
+            scheduler = self.engine.scheduler(reference)
+            name = scheduler.backend.title + where
+            version = scheduler.version()
+            tokens: dict[str, list[str]] = {}
+            for record in live:
+                tokens.setdefault(record.runs, []).append(record.token)
+            found = scheduler.find(tokens, strangers=True)
+        except ClusterJobError as error:
+            advice = "see to it that its backend is found, and that its commands work here"
+            yield Finding("scheduler", False, f"{name}: {error}", advice=advice)
+            return
+        yield Finding("scheduler", True, f"{name}: {version}, {len(live)} jobs have not ended")
+        for record in live:
+            receipt = found.pop(record.token, None)
+            if receipt is not None and _is_other_job(record, receipt):
+                yield self._examine_receipt(record, receipt)
+        yield from self._examine_strangers(found)
+
+    def _examine_receipt(self, record: Record, receipt: Receipt) -> Finding:
+        detail = (
+            f"{record.name!r}: the record says job {record.job_id}, the receipt {receipt.job_id}"
+        )
+        record.job_id = receipt.job_id
+        finding = Finding("receipt", False, detail, "believe the receipt")
+        return self._mend(finding, lambda: self.store.write([record]))
+
+    def _examine_strangers(self, found: dict[str, Receipt]) -> Iterator[Finding]:
+        known = self.store.by_tokens(found)
+        for token, receipt in found.items():
+            if token not in known:
+                detail = (
+                    f"job {receipt.job_id} was submitted by clusterjob, but not from this store: "
+                    f"from another one, or its record was deleted (token {token})"
+                )
+                yield Finding("stranger", True, detail)
+
+    # -- the rest ----------------------------------------------------------------------------------
+
+    def _examine_epilogues(self) -> Iterator[Finding]:
+        for record in self.store.select():
+            has_begun = record.epilogue.state is OnceState.STARTED and record.finished
+            if has_begun and time.time() - (record.task.ended or 0) > LEASE:
+                yield Finding(
+                    "epilogue",
+                    False,
+                    f"{_title(record)}: it began and did not end",
+                    advice="run what it does by hand; it is not run twice",
+                )
+
+    def _examine_profile(self, profile: str) -> Finding:
+        try:
+            job = JobScript("true")
+            job.read_settings(profile)
+            version = self.engine.scheduler(job.cluster_reference).version()
+            str(job)
+        except ClusterJobError as error:
+            return Finding("profile", False, f"{profile}: {error}", advice="mend the profile")
+        detail = f"{profile}: {version}; 'clusterjob check {profile}' tries it with real jobs"
+        return Finding("profile", True, detail)
+
+
+def _title(record: Record) -> str:
+    return f"{record.name!r} ({record.job_id or record.key[:10]})"
+
+
+def _facts(report: Report) -> str:
+    return ", ".join(f"{name} {value}" for name, value in report.facts.items() if name != "store")
+
+
+def _is_other_job(record: Record, receipt: Receipt) -> bool:
+    """Whether record and receipt name different jobs; PBS writes the id of an array as ``12[]``."""
+    if not record.job_id or not receipt.job_id:
+        return False
+    return receipt.job_id.removesuffix("[]") != record.job_id.removesuffix("[]")

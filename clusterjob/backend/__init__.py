@@ -1,0 +1,56 @@
+"""A scheduler as data: what ``backend.ini`` and its template say, and what follows from it.
+
+The room is pure: it reads files of backends, renders scripts, and reads what commands printed.
+Running commands is the engine's.
+"""
+
+from clusterjob.backend.exit_record import ExitRecord, read_exit_record
+from clusterjob.backend.ini import Sections, read_ini
+from clusterjob.backend.load import load_backend
+from clusterjob.backend.lookup import find_backend, job_variable_patterns, list_backends
+from clusterjob.backend.model import (
+    EXITED,
+    TIMEOUT_OR_MEMORY,
+    AfterForm,
+    Backend,
+    ErrorKind,
+    Limits,
+)
+from clusterjob.backend.parse import Answer, Reading, read_output
+from clusterjob.backend.render import Renderer, Script
+from clusterjob.backend.resources import (
+    COMMON_RESOURCES,
+    ResourceValue,
+    check_resource,
+    check_spelling,
+    parse_array,
+)
+from clusterjob.backend.templates import render_text
+
+__all__ = [
+    "COMMON_RESOURCES",
+    "EXITED",
+    "TIMEOUT_OR_MEMORY",
+    "AfterForm",
+    "Answer",
+    "Backend",
+    "ErrorKind",
+    "ExitRecord",
+    "Limits",
+    "Reading",
+    "Renderer",
+    "ResourceValue",
+    "Script",
+    "Sections",
+    "check_resource",
+    "check_spelling",
+    "find_backend",
+    "job_variable_patterns",
+    "list_backends",
+    "load_backend",
+    "parse_array",
+    "read_exit_record",
+    "read_ini",
+    "read_output",
+    "render_text",
+]

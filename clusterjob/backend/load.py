@@ -1,0 +1,388 @@
+"""Reading ``backend.ini``: inheritance, a profile's overrides, and the checks.
+
+A mistake is one error that names the file, the section, the key and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import TypeVar
+
+from clusterjob.backend.ini import Sections, parse_boolean, read_ini, split_words
+from clusterjob.backend.lookup import find_backend
+from clusterjob.backend.model import (
+    EXITED,
+    FIELDS,
+    PLACEHOLDERS,
+    TIMEOUT_OR_MEMORY,
+    VARIABLES,
+    AfterForm,
+    Backend,
+    Commands,
+    Directive,
+    ErrorKind,
+    General,
+    Limits,
+    Output,
+    Outputs,
+    Quoting,
+    StateMeaning,
+    StateRule,
+)
+from clusterjob.backend.resources import COMMON_RESOURCES
+from clusterjob.errors import SettingsError, suggest
+from clusterjob.status import Reason, Status
+
+_Choice = TypeVar("_Choice", bound=Enum)
+# section, key -> the file that it came from
+_Origin = Callable[[str, str], object]
+
+
+def _names(model: type) -> list[str]:
+    return [item.name for item in fields(model)]
+
+
+_OUTPUTS = _names(Outputs)
+_OUTPUT_PATTERNS = ("pattern", "ignore", "start", "entry", "continuation", "token", "task")
+_OUTPUT_KEYS = [
+    "format",
+    "jobs",
+    "state",
+    *_OUTPUT_PATTERNS,
+    *(f"field.{name}" for name in FIELDS),
+]
+# sections with a closed set of keys
+_KEYS: dict[str, Iterable[str]] = {
+    "Backend": _names(General),
+    "Commands": _names(Commands),
+    "Variables": VARIABLES,
+    "Limits": _names(Limits),
+    "Errors": [kind.value for kind in ErrorKind],
+    **{f"Output:{name}": _OUTPUT_KEYS for name in _OUTPUTS},
+}
+_SECTIONS = [*_KEYS, "States", "Directives"]
+_PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+
+
+def load_backend(
+    name: str,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+    beside: Iterable[Path] = (),
+    source: object = None,
+) -> Backend:
+    """Load a backend and put a profile's sections over its own.
+
+    ``overrides`` are sections of the same grammar, ``beside`` the folders searched first, and
+    ``source`` is the file that errors in ``overrides`` are laid to. Raises
+    :class:`BackendNotFoundError`, :class:`SettingsError`.
+    """
+    path = find_backend(name, beside)
+    file = path / "backend.ini"
+    sections = _with_base(path, file, ())
+    _check_sections(sections, file)
+    given = _with_template_path(overrides or {}, source)
+    if given:
+        _check_sections(given, source, ["Attributes", "Resources"])
+        sections = _merge(sections, given)
+    return _build(
+        path, sections, lambda section, key: source if key in given.get(section, {}) else file
+    )
+
+
+def _with_template_path(overrides: Mapping[str, Mapping[str, str]], source: object) -> Sections:
+    """Make the path of a profile's template absolute: it is relative to the profile."""
+    sections = {section: dict(entries) for section, entries in overrides.items()}
+    template = sections.get("Backend", {}).get("template")
+    if template:
+        folder = Path(str(source)).parent if source else Path()
+        sections["Backend"]["template"] = str((folder / template).resolve())
+    return sections
+
+
+# -- inheritance -----------------------------------------------------------------------------------
+
+
+def _with_base(path: Path, file: Path, seen: tuple[Path, ...]) -> Sections:
+    """Read a backend's sections over those of the backend it extends.
+
+    The path of its template becomes absolute.
+    """
+    sections = read_ini(file)
+    general = sections.setdefault("Backend", {})
+    base = general.get("extends")
+    template = path / general.get("template", "submit.sh.j2")
+    if "template" in general or template.exists() or not base:
+        general["template"] = str(template)
+    if not base:
+        return sections
+    folder = find_backend(base, [path.parent])
+    if folder in (path, *seen):
+        raise SettingsError(
+            f"{base!r} extends it in turn", file=file, section="Backend", key="extends"
+        )
+    return _merge(_with_base(folder, folder / "backend.ini", (*seen, path)), sections)
+
+
+def _merge(
+    base: Mapping[str, Mapping[str, str]], over: Mapping[str, Mapping[str, str]]
+) -> Sections:
+    merged = {name: dict(entries) for name, entries in base.items()}
+    for name, entries in over.items():
+        below = merged.get(name, {})
+        if name == "Directives":
+            merged[name] = _merge_directives(below, entries)
+        elif name == "States":
+            merged[name] = _merge_states(below, entries)
+        else:
+            merged[name] = {**below, **entries}
+    return merged
+
+
+def _merge_states(base: Mapping[str, str], over: Mapping[str, str]) -> dict[str, str]:
+    """Put the overriding words first: the first pattern that fits counts."""
+    first = {key: f"{value}, {base.get(key, '')}" for key, value in over.items()}
+    rest = {key: value for key, value in base.items() if key not in over}
+    return first | rest
+
+
+def _merge_directives(base: Mapping[str, str], over: Mapping[str, str]) -> dict[str, str]:
+    """Take the overridden resources out of the base's directives.
+
+    A directive that expressed nothing else goes.
+    """
+    overridden = {resource for key in over for resource in split_words(key)}
+    kept = {}
+    for key, value in base.items():
+        rest = [resource for resource in split_words(key) if resource not in overridden]
+        if rest:
+            kept[", ".join(rest)] = value
+    return {**kept, **over}
+
+
+# -- checks ----------------------------------------------------------------------------------------
+
+
+def _check_sections(
+    sections: Mapping[str, Mapping[str, str]], file: object, extra: Iterable[str] = ()
+) -> None:
+    """Refuse sections and keys that nobody knows; ``extra`` are sections to suggest besides."""
+    for section, entries in sections.items():
+        if section not in _SECTIONS:
+            hint = suggest(section, [*_SECTIONS, *extra])
+            raise SettingsError(f"unknown section.{hint}", file=file, section=section)
+        known = _KEYS.get(section)
+        for key in entries:
+            if known is not None and key not in known:
+                hint = suggest(key, known)
+                raise SettingsError(f"unknown key.{hint}", file=file, section=section, key=key)
+        if section == "Directives":
+            _check_directive_names(entries, file)
+
+
+def _check_directive_names(entries: Iterable[str], file: object) -> None:
+    for key in entries:
+        for resource in split_words(key):
+            if resource not in COMMON_RESOURCES and resource != "after":
+                hint = suggest(resource, COMMON_RESOURCES)
+                raise SettingsError(
+                    f"{resource!r} is not a common resource.{hint}",
+                    file=file,
+                    section="Directives",
+                    key=key,
+                )
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+
+def _build(path: Path, sections: Sections, origin: _Origin) -> Backend:
+    reader = _Reader(sections, origin)
+    directives = sections.get("Directives", {})
+    return Backend(
+        name=path.name,
+        path=path,
+        general=reader.general(),
+        commands=reader.commands(),
+        outputs=Outputs(**{name: reader.output(name) for name in _OUTPUTS}),
+        states=reader.states(),
+        directives=tuple(
+            Directive(tuple(split_words(key)), value) for key, value in directives.items()
+        ),
+        variables=sections.get("Variables", {}),
+        limits=reader.limits(),
+        errors=reader.errors(),
+        sections=sections,
+    )
+
+
+class _Reader:
+    """Turns checked sections into values; every error names the file that the key came from."""
+
+    def __init__(self, sections: Sections, origin: _Origin) -> None:
+        self.sections, self.origin = sections, origin
+
+    def error(self, message: str, section: str, key: str) -> SettingsError:
+        return SettingsError(message, file=self.origin(section, key), section=section, key=key)
+
+    def pattern(self, section: str, key: str) -> re.Pattern[str] | None:
+        """Return the regular expression of a key; None where it is empty or not there."""
+        text = self.sections.get(section, {}).get(key)
+        if not text:
+            return None
+        try:
+            return re.compile(text)
+        except re.error as error:
+            raise self.error(f"not a regular expression: {error}", section, key) from None
+
+    def choice(self, kind: type[_Choice], section: str, key: str, default: _Choice) -> _Choice:
+        text = self.sections.get(section, {}).get(key)
+        if text is None:
+            return default
+        known = {str(item.value): item for item in kind}
+        if text not in known:
+            expected = ", ".join(known)
+            raise self.error(f"{text!r} is not known; expected one of {expected}", section, key)
+        return known[text]
+
+    def general(self) -> General:
+        given = self.sections.get("Backend", {})
+        plain = General()
+        texts = {
+            name: given.get(name, getattr(plain, name))
+            for name in _names(General)
+            if isinstance(getattr(plain, name), str) and not isinstance(getattr(plain, name), Enum)
+        }
+        lists = parse_boolean(given.get("array_lists", "yes"))
+        if lists is None:
+            raise self.error("expected yes or no", "Backend", "array_lists")
+        return General(
+            **texts,
+            quoting=self.choice(Quoting, "Backend", "quoting", plain.quoting),
+            after=self.choice(AfterForm, "Backend", "after", plain.after),
+            array_lists=lists,
+            job_variables=tuple(given.get("job_variables", "").split()),
+            jobname=self.pattern("Backend", "jobname") or plain.jobname,
+            workdir=self.pattern("Backend", "workdir") or plain.workdir,
+            scan=self.pattern("Backend", "scan"),
+            patterns=tuple(map(self._file_name_pattern, given.get("patterns", "").split())),
+        )
+
+    def _file_name_pattern(self, text: str) -> tuple[str, str]:
+        pattern, _, value = text.partition(":")
+        return pattern, value
+
+    def output(self, name: str) -> Output:
+        section = f"Output:{name}"
+        entries = self.sections.get(section)
+        if entries is None:
+            return Output()
+        output = Output(
+            format=entries.get("format", "lines"),
+            jobs=entries.get("jobs", ""),
+            state=entries.get("state", "{state}"),
+            fields={
+                key.removeprefix("field."): value
+                for key, value in entries.items()
+                if key.startswith("field.")
+            },
+            **{key: self.pattern(section, key) for key in _OUTPUT_PATTERNS},
+        )
+        self._check_output(section, output)
+        return output
+
+    def _check_output(self, section: str, output: Output) -> None:
+        form = output.format
+        if form not in ("lines", "blocks", "json"):
+            raise self.error(
+                f"{form!r} is not a format; expected lines, blocks or json", section, "format"
+            )
+        if form == "lines":
+            self._check_line_pattern(section, output.pattern)
+        elif "id" not in output.fields:
+            raise self.error(
+                f"a format of {form} needs to know which key holds the job id", section, "field.id"
+            )
+        if form == "blocks" and (output.start is None or output.entry is None):
+            raise self.error("a format of blocks needs 'start' and 'entry'", section, "start")
+
+    def _check_line_pattern(self, section: str, pattern: re.Pattern[str] | None) -> None:
+        if pattern is None:
+            raise self.error(
+                "a format of lines needs a regular expression with the group (?P<id>...)",
+                section,
+                "pattern",
+            )
+        for group in pattern.groupindex:
+            if group not in FIELDS:
+                hint = suggest(group, FIELDS)
+                raise self.error(f"unknown group {group!r}.{hint}", section, "pattern")
+        if "id" not in pattern.groupindex:
+            raise self.error("the group (?P<id>...) is missing", section, "pattern")
+
+    def states(self) -> tuple[StateRule, ...]:
+        rules: list[StateRule] = []
+        for key, value in self.sections.get("States", {}).items():
+            meaning = self._meaning(key)
+            rules += [StateRule(pattern, meaning) for pattern in split_words(value)]
+        return tuple(rules)
+
+    def _meaning(self, key: str) -> StateMeaning:
+        """Read ``STATE`` or ``STATE:reason``."""
+        name, _, reason = key.partition(":")
+        states = [*Status.__members__, EXITED]
+        if name not in states:
+            raise self.error(f"unknown state {name!r}.{suggest(name, states)}", "States", key)
+        reasons = {**{item.value: item for item in Reason}, TIMEOUT_OR_MEMORY: TIMEOUT_OR_MEMORY}
+        if reason and reason not in reasons:
+            hint = suggest(reason, reasons)
+            raise self.error(f"unknown reason {reason!r}.{hint}", "States", key)
+        return StateMeaning(name if name == EXITED else Status[name], reasons.get(reason))
+
+    def commands(self) -> Commands:
+        commands = self.sections.get("Commands", {})
+        for key, text in commands.items():
+            self._check_placeholders(key, text)
+        for key in ("submit", "active", "cancel"):
+            if not commands.get(key):
+                raise self.error("the command is missing", "Commands", key)
+        return Commands(**commands)
+
+    def _check_placeholders(self, key: str, text: str) -> None:
+        unquoted = re.sub(r"'[^']*'", "", text)
+        for name in _PLACEHOLDER.findall(unquoted):
+            if name not in PLACEHOLDERS:
+                hint = suggest(name, PLACEHOLDERS)
+                raise self.error(f"unknown placeholder {{{name}}}.{hint}", "Commands", key)
+        quoted = "".join(_QUOTED.findall(text))
+        if any(f"{{{name}}}" in quoted for name in PLACEHOLDERS):
+            raise self.error(
+                "a placeholder stands within quotes; it is quoted when it is filled in",
+                "Commands",
+                key,
+            )
+
+    def limits(self) -> Limits:
+        plain = Limits()
+        values: dict[str, float] = {}
+        for key, text in self.sections.get("Limits", {}).items():
+            try:
+                number = float(text)
+            except ValueError:
+                raise self.error(f"{text!r} is not a number", "Limits", key) from None
+            if not math.isfinite(number):
+                raise self.error(f"{text!r} is not a number", "Limits", key)
+            is_count = isinstance(getattr(plain, key), int)
+            if number < 0 or (is_count and number < 1):
+                raise self.error(f"{text} is too small", "Limits", key)
+            values[key] = int(number) if is_count else number
+        return Limits(**values)  # type: ignore[arg-type]  # counts are whole
+
+    def errors(self) -> dict[ErrorKind, re.Pattern[str]]:
+        patterns = {kind: self.pattern("Errors", kind.value) for kind in ErrorKind}
+        return {kind: pattern for kind, pattern in patterns.items() if pattern is not None}

@@ -1,0 +1,246 @@
+"""What is known about a scheduler: its directives, commands, states and variables.
+
+A backend is data. The grammar of its file is in ``docs/backends.md``;
+:mod:`clusterjob.backend.load` reads and checks it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+from clusterjob.backend.resources import COMMON_RESOURCES
+from clusterjob.errors import SettingsError
+from clusterjob.status import Reason, Status
+
+# In [States]. A reason: one word for two limits; the time used tells which.
+TIMEOUT_OR_MEMORY = "timeout_or_memory"
+# In [States]. A state: the job ended by itself, and its exit code says how.
+EXITED = "EXITED"
+
+# What commands and outputs may name.
+PLACEHOLDERS = ("script", "ids", "user", "clusters", "spool", "age")
+FIELDS = (
+    "id",
+    "task",
+    "step",
+    "state",
+    "why",
+    "exit",
+    "signal",
+    "wait_status",
+    "submitted",
+    "started",
+    "ended",
+    "elapsed",
+    "cpu",
+    "max_rss",
+    "token",
+    "name",
+    "cluster",
+)
+VARIABLES = (
+    "CLUSTERJOB_ID",
+    "CLUSTERJOB_NAME",
+    "CLUSTERJOB_WORKDIR",
+    "CLUSTERJOB_SUBMIT_HOST",
+    "CLUSTERJOB_NODELIST",
+    "CLUSTERJOB_ARRAY_INDEX",
+)
+_TEMPLATE_NAME = re.compile(r"{[{%]-?\s*(?:if\s+)?([a-z]\w*)")
+_NOT_ATTRIBUTES = {*COMMON_RESOURCES, "after", "for", "endif", "endfor", "else"}
+
+
+class Quoting(str, Enum):
+    """How a scheduler takes words with odd characters in its directives."""
+
+    REFUSE = "refuse"
+    DOUBLE = "double"
+    POSIX = "posix"
+
+
+class AfterForm(str, Enum):
+    """Who sees to it that a job starts only when its predecessors completed."""
+
+    NATIVE = "native"  # the scheduler
+    GUARDED = "guarded"  # the job itself: the scheduler starts it whatever became of them
+
+
+class ErrorKind(str, Enum):
+    """What the words of a command that failed mean: the keys of [Errors]."""
+
+    RETRY = "retry"  # not now
+    LIMIT = "limit"  # the user has too many jobs
+    UNKNOWN = "unknown"  # the scheduler does not know the job
+    NO_ACCOUNTING = "no_accounting"
+    ENDED = "ended"  # a job to cancel has ended
+
+
+@dataclass(frozen=True)
+class General:
+    """[Backend]: how the scheduler's directives are written, and what its jobs see."""
+
+    title: str = ""
+    template: str = "submit.sh.j2"  # a path
+    extension: str = "sh"  # of a script's file name
+    extends: str = ""
+    option: str = "--{key}={value}"
+    flag: str = "--{key}"
+    underscore: str = "_"  # what stands for "_" in an option's name
+    quoting: Quoting = Quoting.REFUSE
+    job_variables: tuple[str, ...] = ()  # patterns; "!" before one that is kept
+    forward: str = ""  # signals that the scheduler sends to the script alone
+    jobname: re.Pattern[str] = re.compile(r"[^\n]+")
+    workdir: re.Pattern[str] = re.compile(r"[^\0]*")
+    array_task: str = ""  # the index of an array's element in file names
+    patterns: tuple[tuple[str, str], ...] = ()  # in file names: pattern, what it stands for
+    array_lists: bool = True
+    clusters: str = ""  # the option that names one of several clusters
+    after: AfterForm = AfterForm.NATIVE
+    scan: re.Pattern[str] | None = None  # lines that the scheduler finds in bodies too
+
+
+@dataclass(frozen=True)
+class Commands:
+    """[Commands]: shell, with placeholders; empty where the scheduler has none."""
+
+    submit: str
+    active: str
+    cancel: str
+    finished: str = ""
+    find: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """[Limits], each with its unit."""
+
+    poll_interval: float = 10.0  # s between two polls of one cluster, at the least
+    first_poll: float = 0.5  # s from which the interval grows to poll_interval
+    submit_parallel: int = 4  # submit commands at once
+    array_size: int = 1000  # elements of one array
+    command_timeout: float = 120.0  # s for one of the scheduler's commands
+    settle: float = 20.0  # s in which exit record and accounting may lag behind an end
+    lost_after: float = 300.0  # s after which a job that no source knows is lost
+    connections: int = 10  # logins to a host in a minute, by all processes of this machine
+    retry_wait: float = 15.0  # s before jobs are offered again that were refused for now
+
+
+@dataclass(frozen=True)
+class Output:
+    """How one command's answer is read: ``lines``, ``blocks`` of key and value, or ``json``."""
+
+    format: str = "lines"
+    pattern: re.Pattern[str] | None = None
+    ignore: re.Pattern[str] | None = None
+    start: re.Pattern[str] | None = None
+    entry: re.Pattern[str] | None = None
+    continuation: re.Pattern[str] | None = None
+    token: re.Pattern[str] | None = None
+    task: re.Pattern[str] | None = None
+    jobs: str = ""
+    state: str = "{state}"
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The [Output:...] sections."""
+
+    submit: Output = Output()
+    active: Output = Output()
+    finished: Output = Output()
+    find: Output = Output()
+
+
+@dataclass(frozen=True)
+class Directive:
+    """One line of [Directives]: the resources it expresses and the template of the option.
+
+    An empty template drops them.
+    """
+
+    resources: tuple[str, ...]
+    template: str
+
+
+class StateMeaning(NamedTuple):
+    """What a word of the scheduler's means."""
+
+    status: Status | str  # or EXITED
+    reason: Reason | str | None  # or TIMEOUT_OR_MEMORY
+
+
+@dataclass(frozen=True)
+class StateRule:
+    """One pattern of [States], and what a state that matches it means."""
+
+    pattern: str
+    meaning: StateMeaning
+
+
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """A scheduler, as its folder in ``backends/`` and the overrides of a profile describe it."""
+
+    name: str
+    path: Path
+    general: General
+    commands: Commands
+    outputs: Outputs
+    states: tuple[StateRule, ...]
+    directives: tuple[Directive, ...]
+    variables: Mapping[str, str]
+    limits: Limits
+    errors: Mapping[ErrorKind, re.Pattern[str]]
+    sections: Mapping[str, Mapping[str, str]]  # as read, for people to look at
+
+    @property
+    def title(self) -> str:
+        """The scheduler's name for people."""
+        return self.general.title or self.name
+
+    def classify(self, state: str) -> StateMeaning | None:
+        """Map the scheduler's word(s) for a state; None where nobody has seen the word before."""
+        for rule in self.states:
+            if fnmatch.fnmatchcase(state, rule.pattern):
+                return rule.meaning
+        return None
+
+    def matches(self, kind: ErrorKind, text: str) -> bool:
+        """Whether a command's words are those of [Errors] ``kind``."""
+        pattern = self.errors.get(kind)
+        return pattern is not None and pattern.search(text) is not None
+
+    @functools.cached_property
+    def attributes(self) -> frozenset[str]:
+        """The names in directives that are neither resources nor derived from them.
+
+        A profile gives them as attributes.
+        """
+        names = (
+            name
+            for directive in self.directives
+            for name in _TEMPLATE_NAME.findall(directive.template)
+        )
+        return frozenset(names) - _NOT_ATTRIBUTES
+
+    @functools.cached_property
+    def template(self) -> str:
+        """The text of the template that renders a job script. Raises :class:`SettingsError`."""
+        try:
+            return Path(self.general.template).read_text(encoding="utf-8")
+        except OSError as error:
+            raise SettingsError(
+                f"the template cannot be read: {error}",
+                file=self.path / "backend.ini",
+                section="Backend",
+                key="template",
+            ) from None

@@ -1,0 +1,250 @@
+"""Reading what a scheduler's commands print, by the rules of a backend's ``[Output:...]`` sections.
+
+Nothing is raised: what cannot be read is kept, and with any of that absence proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from clusterjob import units
+from clusterjob.backend.model import Output
+
+_TIME_FORMATS = (
+    "%Y-%m-%dT%H:%M:%S",
+    "%a %b %d %H:%M:%S %Y",
+    "%m/%d/%Y %H:%M:%S",
+    "%Y-%m-%d %H:%M:%S",
+)
+# 12, 12.server, 12[].server, 12[3].server
+_NUMBERED_ID = re.compile(r"(\d+)(?:\[(\d*)\])?(?:\..*)?")
+_KEY = re.compile(r"\{(\w[\w.]*)\}")
+
+
+@dataclass
+class Answer:
+    """What a command said about one job or one element of an array. None: nothing of the kind."""
+
+    id: str
+    task: int | None = None
+    state: str = ""
+    why: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    submitted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    usage: dict[str, float] = field(default_factory=dict)
+    token: str | None = None
+    member: str | None = None  # the cluster of a multi-cluster scheduler
+    # a part of a job (Slurm's 12.batch): it counts for the usage alone
+    step: bool = False
+
+
+@dataclass
+class Reading:
+    """All answers of one command, and the lines that could not be read."""
+
+    answers: list[Answer] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+def read_output(output: Output, text: str) -> Reading:
+    """Read a command's standard output."""
+    reading = Reading()
+    if output.format == "json":
+        rows = _json_rows(output, text, reading)
+    elif output.format == "blocks":
+        rows = _block_rows(output, text, reading)
+    else:
+        rows = _line_rows(output, text, reading)
+    for row in rows:
+        answer = _answer(output, row)
+        if answer is None:
+            reading.unread.append(str(dict(row)))
+        else:
+            reading.answers.append(answer)
+    return reading
+
+
+# -- the three formats -----------------------------------------------------------------------------
+
+
+def _is_ignored(output: Output, line: str) -> bool:
+    return output.ignore is not None and output.ignore.search(line) is not None
+
+
+def _line_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping[str, str]]:
+    assert output.pattern is not None  # the backend was checked when it was read
+    for line in text.splitlines():
+        if match := output.pattern.search(line):
+            yield {name: value for name, value in match.groupdict().items() if value is not None}
+        elif line.strip() and not _is_ignored(output, line):
+            reading.unread.append(line)
+
+
+def _block_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping[str, str]]:
+    assert output.start is not None
+    assert output.entry is not None
+    block: dict[str, str] | None = None
+    last = ""
+    for line in text.splitlines():
+        if match := output.start.search(line):
+            if block:
+                yield _rename(output, block)
+            block = {"_start": match.groupdict().get("id") or ""}
+        elif block is not None and output.continuation and output.continuation.search(line):
+            block[last] = block.get(last, "") + line.strip()
+        elif block is not None and (match := output.entry.search(line)):
+            last = match["key"]
+            block[last] = match["value"]
+        elif line.strip() and not _is_ignored(output, line):
+            reading.unread.append(line)
+    if block:
+        yield _rename(output, block)
+
+
+def _json_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping[str, str]]:
+    if not text.strip():
+        return
+    try:
+        jobs: object = json.loads(text, strict=False)
+    except ValueError as error:
+        reading.unread.append(f"not JSON: {error}")
+        return
+    for part in filter(None, output.jobs.split(".")):
+        jobs = jobs.get(part) if isinstance(jobs, dict) else None
+    for key, entry in _named_entries(jobs):
+        if not isinstance(entry, dict):
+            reading.unread.append(f"not a list of jobs: {json.dumps(entry)}")
+        elif not _is_ignored(output, json.dumps(entry)):
+            yield _rename(output, {"_start": key, **_flatten(entry)})
+
+
+def _named_entries(jobs: object) -> list[tuple[str, object]]:
+    """Return the entries of a list, or of an object by their keys; anything else is one entry."""
+    if isinstance(jobs, dict):
+        return list(jobs.items())
+    if isinstance(jobs, list):
+        return [("", job) for job in jobs]
+    return [("", jobs)]
+
+
+def _flatten(entry: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Return the values of nested objects under dotted keys."""
+    flat: dict[str, str] = {}
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _rename(output: Output, block: Mapping[str, str]) -> dict[str, str]:
+    """Rename a block's keys to ours (``key * factor`` for an amount of memory in odd units).
+
+    ``state`` is put together from the block's own keys, absent ones empty.
+    """
+    row = {}
+    for name, rule in output.fields.items():
+        key, _, factor = (part.strip() for part in rule.partition("*"))
+        if key not in block:
+            continue
+        amount = units.megabytes_of(block[key]) if factor else None
+        row[name] = block[key] if amount is None else f"{amount * float(factor)}M"
+
+    def value_of(match: re.Match[str]) -> str:
+        return block.get(match[1], row.get(match[1], ""))
+
+    row["state"] = _KEY.sub(value_of, output.state)
+    return row
+
+
+# -- one answer ------------------------------------------------------------------------------------
+
+
+def _answer(output: Output, row: Mapping[str, str]) -> Answer | None:
+    job_id = row.get("id")
+    if not job_id:
+        return None
+    match = _NUMBERED_ID.fullmatch(job_id)  # anything else is an id as it stands
+    task = _part(output.task, row.get("task")) or (match[2] if match else "") or ""
+    exit_code, signal = parse_exit(row)
+    return Answer(
+        id=match[1] if match else job_id,
+        task=int(task) if task.isdigit() else None,
+        state=re.sub(r"\s*\|\s*", "|", row.get("state", "")).strip(),
+        why=row.get("why", "").strip(),
+        exit_code=exit_code,
+        signal=signal,
+        submitted=_epoch(row.get("submitted")),
+        started=_epoch(row.get("started")),
+        ended=_epoch(row.get("ended")),
+        usage=_usage(row),
+        token=_part(output.token, row.get("token")),
+        member=row.get("cluster"),
+        step=bool(row.get("step")),
+    )
+
+
+def _usage(row: Mapping[str, str]) -> dict[str, float]:
+    values = {
+        "elapsed": units.seconds_of(row.get("elapsed", "")),
+        "cpu": units.seconds_of(row.get("cpu", "")),
+        "max_rss": units.megabytes_of(row.get("max_rss", "")),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _part(pattern: re.Pattern[str] | None, text: str | None) -> str | None:
+    """Return what a pattern finds in a field: its first group, if it has one.
+
+    The whole field without a pattern; None for nothing.
+    """
+    if not text or pattern is None:
+        return text or None
+    match = pattern.search(text)
+    return match[pattern.groups and 1] if match else None
+
+
+def parse_exit(row: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Return the exit code and the signal that a command's words hold, each None where it does not.
+
+    A raw wait status is taken apart (wait(2)); PBS writes a signal as 256 + n, a shell as 128 + n.
+    """
+    raw = row.get("wait_status", "")
+    if raw.isdigit():
+        killed_by = int(raw) & 127
+        return (None, killed_by) if killed_by else (int(raw) >> 8, None)
+    number = re.match(r"-?\d+\b", row.get("exit", ""))  # Grid Engine adds words: "137   (Killed)"
+    code = int(number[0]) if number else None
+    signal = int(row["signal"]) if row.get("signal", "").isdigit() else 0
+    if signal:
+        return code, signal
+    if code is None or code < 0:
+        return None, None
+    if code >= 256:
+        return None, code - 256
+    return code, code - 128 if 128 < code <= 192 else None
+
+
+def _epoch(text: str | None) -> float | None:
+    """Read a time of the scheduler's.
+
+    Seconds since the epoch, or a date in the scheduler's time zone, which is taken for ours.
+    """
+    if not text:
+        return None
+    if re.fullmatch(r"\d{9,}(\.\d+)?", text):
+        return float(text)
+    for form in _TIME_FORMATS:
+        try:
+            return time.mktime(time.strptime(text, form))
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,166 @@
+"""From a backend, resources and a body to the script that is submitted.
+
+Pure: the dry run, the tests and the submission call the same function.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clusterjob.backend.directives import DirectiveWriter
+from clusterjob.backend.model import Backend
+from clusterjob.backend.resources import ResourceValue
+from clusterjob.backend.templates import compile_template
+from clusterjob.errors import RenderError
+
+if TYPE_CHECKING:
+    import jinja2
+
+_WRAPPER = Path(__file__).parent / "job.sh.j2"
+_MOST_FRAMES = 1000
+# what stands in the gaps of a frame; nobody writes such words
+_TOKEN, _NAME, _DIRECTIVE, _BODY = (
+    f"cj{word}jc9f3a" for word in ("TOKEN", "NAME", "DIRECTIVE", "BODY")
+)
+
+
+@dataclass(frozen=True)
+class Script:
+    """What one submission needs besides its directives."""
+
+    token: str
+    runs: str  # absolute folder of the batch on the scheduler's host
+    workdir: str
+    body: str  # rendered
+    shell: str = "/bin/bash"
+    guards: Sequence[str] = ()  # exit records that must say exit=0
+    inputs: Sequence[tuple[str, str]] = ()  # path in the workdir, sha256
+    after: Sequence[str] = ()  # job ids
+    attributes: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A rendered script with gaps: jobs that differ in name, directives and body share it."""
+
+    top: str
+    line: str  # of one directive
+    middle: str
+    bottom: str
+
+
+class Renderer:
+    """Renders scripts for one backend. It keeps what jobs have in common, not the jobs."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._directives = DirectiveWriter(backend)
+        self._frames: dict[tuple[object, ...], _Frame] = {}
+
+    def render(self, resources: Mapping[str, ResourceValue | None], script: Script) -> str:
+        """Return the script that is handed to the scheduler.
+
+        Raises :class:`ResourcesNotSupportedError` for a common resource the backend has no
+        directive for, :class:`SettingsError` for values that cannot stand in a directive,
+        :class:`RenderError` for templates that cannot be rendered.
+        """
+        body, interpreter = split_shebang(script.body, script.shell)
+        hidden = self._hides_from_scheduler(body)
+        if hidden:
+            body = "|" + body.replace("\n", "\n|")
+        name = resources.get("jobname")
+        frame = self._frame(script, resources.get("time"), name is not None, hidden, interpreter)
+        directives = self._directives.write(resources, script.after, script.attributes)
+        lines = [frame.line.replace(_DIRECTIVE, directive) for directive in directives]
+        top = frame.top + "".join(lines) + frame.middle.replace(_NAME, shlex.quote(str(name)))
+        bottom = frame.bottom.replace(_TOKEN, script.token)
+        return top.replace(_TOKEN, script.token) + body.removesuffix("\n") + bottom
+
+    def _hides_from_scheduler(self, body: str) -> bool:
+        """Whether the scheduler would take lines of the body for directives."""
+        scan = self.backend.general.scan
+        return scan is not None and re.search(scan.pattern, body, re.MULTILINE) is not None
+
+    def _frame(
+        self,
+        script: Script,
+        time: ResourceValue | None,
+        named: bool,
+        hidden: bool,
+        interpreter: tuple[str, ...],
+    ) -> _Frame:
+        guards, inputs = tuple(script.guards), tuple(script.inputs)
+        key = (script.runs, script.workdir, time, named, hidden, interpreter, guards, inputs)
+        frame = self._frames.get(key)
+        if frame is None:
+            text = self._template.render(
+                directives=[_DIRECTIVE],
+                token=_TOKEN,
+                runs=script.runs,
+                workdir=script.workdir,
+                time=time,
+                jobname=_NAME if named else None,
+                variables=self._variables,
+                guards=guards,
+                inputs=inputs,
+                forward=self.backend.general.forward,
+                hidden=hidden,
+                body=_BODY,
+                interpreter=interpreter,
+            )
+            frame = self._cut(text)
+            if len(self._frames) >= _MOST_FRAMES:
+                self._frames.clear()
+            self._frames[key] = frame
+        return frame
+
+    def _cut(self, text: str) -> _Frame:
+        """Cut a rendered script at its gaps."""
+        head, _, bottom = text.partition(_BODY)
+        match = re.search(rf"^.*{_DIRECTIVE}.*\n", head, re.MULTILINE)
+        if match is None or not bottom or head.count(_DIRECTIVE) != 1:
+            raise RenderError(
+                f"the template {self.backend.general.template} needs one line for a directive, "
+                "in a loop over 'directives', and 'wrapper'"
+            )
+        return _Frame(head[: match.start()], match[0], head[match.end() :], bottom)
+
+    @functools.cached_property
+    def _template(self) -> jinja2.Template:
+        """The backend's template, with all but the directives in the place of ``{{ wrapper }}``."""
+        wrapper = _WRAPPER.read_text(encoding="utf-8")
+        text = self.backend.template.replace("{{ wrapper }}", wrapper)
+        where = f"the template {self.backend.general.template}"
+        return compile_template(text, where, comments=True)
+
+    @functools.cached_property
+    def _variables(self) -> list[tuple[str, str]]:
+        """The variables that a body sees, as the shell words that give them their values."""
+        return [(name, _shell_value(value)) for name, value in self.backend.variables.items()]
+
+
+def _shell_value(value: str) -> str:
+    if re.fullmatch(r"\w+", value):  # the name of a variable, which may be unset
+        return f"${{{value}-}}"
+    return f'"{value}"' if value.startswith("${") else value
+
+
+def split_shebang(body: str, shell: str) -> tuple[str, tuple[str, ...]]:
+    """Return the body with a shebang, and the interpreter's words as the kernel would take them.
+
+    That is one argument at most (execve(2)). Raises :class:`RenderError`.
+    """
+    if "\0" in body:
+        raise RenderError("the body contains a NUL character, which no shell can read")
+    if not body.startswith("#!"):
+        body = f"#!{shell}\n{body}"
+    line = body[2:].split("\n", 1)[0].strip()
+    if not line:
+        raise RenderError("line 1 of the body: '#!' names no interpreter")
+    return body, tuple(line.split(None, 1))

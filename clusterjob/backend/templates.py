@@ -1,0 +1,170 @@
+"""Jinja, as bodies and backends use it: a closed vocabulary, errors with the line, and quoting.
+
+jinja2 is loaded where the first template is met.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+import traceback
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from clusterjob import units
+from clusterjob.backend.model import Quoting
+from clusterjob.errors import RenderError, SettingsError, suggest
+
+if TYPE_CHECKING:
+    import jinja2
+
+_BLOCKS = """
+    if elif else endif for endfor set endset macro endmacro call endcall filter endfilter
+    block endblock raw endraw with endwith include import from extends do break continue
+    autoescape endautoescape
+"""
+_SYNTAX = re.compile(r"\{\{|\{%|\{=#")
+_NO_BLOCK = re.compile(r"\{%(?![-+]?\s*(?:" + "|".join(_BLOCKS.split()) + r")\b)")
+_SAFE = re.compile(r"[\w@%+=:,./^*~-]*", re.ASCII)
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+@functools.cache
+def _environment(comments: bool = False) -> jinja2.Environment:
+    """Return the environment of bodies, or with ``comments`` that of backends' templates."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+        cache_size=0,
+        # bash's ${#array[@]} would open a comment: in bodies the delimiters are {=# and #=}
+        comment_start_string="{#" if comments else "{=#",
+        comment_end_string="#}" if comments else "#=}",
+    )
+    environment.filters["sh"] = shlex.quote
+    for converter in (units.clock, units.day_clock, units.minutes, units.hour_minutes):
+        environment.filters[converter.__name__] = converter
+    return environment
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(text: str, comments: bool) -> jinja2.Template:
+    if comments or "{% raw" in text:
+        source = text
+    else:
+        source = _NO_BLOCK.sub("{{ '{%' }}", text)  # printf's {%s} opens no block
+    return _environment(comments).from_string(source)
+
+
+def compile_template(text: str, where: str, comments: bool = False) -> jinja2.Template:
+    """Compile a template; ``where`` names it in errors. Raises :class:`RenderError`."""
+    import jinja2
+
+    try:
+        return _compiled(text, comments)
+    except jinja2.TemplateSyntaxError as error:
+        raise RenderError(
+            f"{where}, line {error.lineno}: {error.message}. "
+            "Bodies are Jinja templates; pass verbatim=True for one that is not"
+        ) from None
+
+
+def render_text(text: str, variables: Mapping[str, object], where: str) -> str:
+    """Render a template that a user wrote; ``where`` names it in errors.
+
+    Raises :class:`RenderError` for bad syntax, and for a name that is not in ``variables``, with
+    its line and the known names.
+    """
+    if not _SYNTAX.search(text):
+        return text
+    return render_template(compile_template(text, where), variables, where)
+
+
+def render_template(template: jinja2.Template, variables: Mapping[str, object], where: str) -> str:
+    """Fill in a template. Raises :class:`RenderError`."""
+    import jinja2
+
+    try:
+        return template.render(variables)
+    except SettingsError:
+        raise
+    except jinja2.UndefinedError as error:
+        raise _undefined_error(error, variables, where) from None
+    except Exception as error:  # whatever a filter or an expression of the user's raises
+        raise RenderError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _undefined_error(
+    error: jinja2.UndefinedError, variables: Mapping[str, object], where: str
+) -> RenderError:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == "<template>"]
+    line = lines[-1] if lines else "?"
+    names = re.findall(r"'([^']+)' is undefined", str(error))
+    name = names[0] if names else ""
+    hint = ""
+    if where.startswith("[Directives]"):
+        hint = f" Give it a value in [Attributes] of the profile: {name} = ..."
+    elif name:
+        hint = suggest(name, (key for key in variables if not key.startswith("_")))
+    return RenderError(f"{where}, line {line}: {error}.{hint}")
+
+
+# -- quoting in directives -------------------------------------------------------------------------
+
+
+class Quoted(str):
+    """A user's word on its way into a directive; ``finalize`` quotes it when it is written out."""
+
+    quote: Callable[[str], str]
+
+    def __new__(cls, value: str, quote: Callable[[str], str]) -> Quoted:
+        word = super().__new__(cls, value)
+        word.quote = quote
+        return word
+
+
+@functools.lru_cache(maxsize=512)
+def compile_directive(text: str, where: str) -> jinja2.Template:
+    """Compile the template of a directive, which quotes what is :class:`Quoted`."""
+    import jinja2
+
+    environment = _environment().overlay()
+    environment.finalize = _quote_when_written
+    try:
+        return environment.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise RenderError(f"{where}: {error.message}") from None
+
+
+def _quote_when_written(value: object) -> object:
+    return value.quote(value) if isinstance(value, Quoted) else value
+
+
+@functools.cache
+def quoter(style: Quoting) -> Callable[[str], str]:
+    """Return the function that quotes a word for a directive; it raises :class:`SettingsError`."""
+
+    def quote(text: str) -> str:
+        if _SAFE.fullmatch(text):
+            return text
+        if CONTROL_CHARACTERS.search(text):
+            raise SettingsError(
+                f"{text!r} cannot stand in a directive: "
+                "it has a line break or another control character"
+            )
+        if style is Quoting.REFUSE:
+            raise SettingsError(
+                f"{text!r} cannot stand in a directive of this scheduler: "
+                "use letters, digits and _ @ % + = : , . / ^ * ~ -"
+            )
+        if style is Quoting.POSIX:
+            return shlex.quote(text)
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    return quote

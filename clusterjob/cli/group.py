@@ -1,0 +1,80 @@
+"""The group of commands, and how errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+import clusterjob
+from clusterjob.cli.files import fetch, files
+from clusterjob.cli.hosts import connect, hosts
+from clusterjob.cli.inspect import backends, check, list_jobs, logs, show, status
+from clusterjob.cli.jobs import cancel, plan, render, resubmit, submit, wait
+from clusterjob.cli.store import doctor, prune, store
+from clusterjob.errors import ClusterJobError, JobNotFoundError
+from clusterjob.script import JobScript
+
+NOT_FOUND = 4
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(clusterjob.__version__, prog_name="clusterjob")
+@click.option(
+    "--store",
+    "where",
+    metavar="STORE",
+    help="A folder or a URL; by default .clusterjob here or above, or $CLUSTERJOB_STORE.",
+)
+def cli(where: str | None) -> None:
+    """Batch jobs, written once and run under any scheduler.
+
+    A job is named by its job id, its name, or the start of its key.
+
+    Exit codes: 0 all is well (asked about jobs: all completed); 1 an error, or a job failed or was
+    cancelled; 2 wrong usage; 3 jobs have not ended; 4 there is no such job.
+    """
+    if where is not None:
+        JobScript.cache_folder = where
+
+
+for command in (
+    submit,
+    render,
+    plan,
+    list_jobs,
+    status,
+    show,
+    logs,
+    cancel,
+    wait,
+    resubmit,
+    files,
+    fetch,
+    backends,
+    check,
+    connect,
+    hosts,
+    doctor,
+    prune,
+    store,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; errors are one message, never a traceback."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.exceptions.Abort:
+        click.echo("interrupted; jobs that were submitted go on", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ClusterJobError as error:
+        click.echo(f"clusterjob: {error}", err=True)
+        sys.exit(NOT_FOUND if isinstance(error, JobNotFoundError) else 1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

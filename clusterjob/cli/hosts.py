@@ -1,0 +1,82 @@
+"""Commands about other hosts: hosts, connect."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from clusterjob.admin import HostReport, survey, transport_of
+from clusterjob.admin import connect as log_in
+from clusterjob.cli.output import as_json, format_time, print_columns, print_json
+from clusterjob.script import default_session
+from clusterjob.transport import RemoteTransport
+
+
+@click.command()
+@click.option("--offline", is_flag=True, help="Do not try to reach them.")
+@as_json
+def hosts(offline: bool, as_json: bool) -> None:
+    """List the hosts that were used: which can be reached, by which route.
+
+    Exit code 1 where one cannot.
+    """
+    found = survey(default_session(), offline)
+    if as_json:
+        print_json([vars(item) for item in found])
+    elif not found:
+        click.echo("no host was used yet")
+    else:
+        _print_hosts(found)
+    all_well = all(item.state == "reachable" for item in found)
+    sys.exit(0 if offline or all_well else 1)
+
+
+def _print_hosts(found: Sequence[HostReport]) -> None:
+    rows = [("HOST", "STATE", "TRANSPORT", "LAST LOGIN", "UNFINISHED JOBS", "ROUTE")]
+    for item in found:
+        when = format_time(item.connected or None, seconds=False) or "-"
+        rows.append((item.host, item.state, item.transport, when, str(item.jobs), item.route))
+    print_columns(rows)
+    for item in found:
+        if item.detail:
+            click.echo(f"\n{item.detail}", err=True)
+
+
+@click.command()
+@click.argument("target", metavar="PROFILE|HOST")
+@click.option(
+    "--keep",
+    default="12h",
+    metavar="TIME",
+    help="With transport = openssh: how long a login that is not used stays.",
+    show_default=True,
+)
+@click.option("--close", is_flag=True, help="End the login that an earlier 'connect' made.")
+def connect(target: str, keep: str, close: bool) -> None:
+    """Log in to the host of PROFILE (or to HOST), and answer its questions once.
+
+    With 'transport = openssh' the login stays, and all programs of this machine use it. With
+    'transport = ssh' this only tries whether the login works.
+    """
+    transport = transport_of(default_session(), target)
+    if not isinstance(transport, RemoteTransport):
+        what = "no login is kept" if close else "there is nothing to log in to"
+        click.echo(f"this machine: {what}")
+        return
+    if close:
+        transport.disconnect()
+        click.echo(f"{transport.host}: no login is kept")
+        return
+    click.echo(f"logged in: {log_in(target, keep)}")
+    if transport.outlives_process:
+        click.echo(
+            f"The login stays for {keep} after its last use; "
+            f"'clusterjob connect --close {target}' ends it."
+        )
+    else:
+        click.echo(
+            "It ends with this command. For a login that stays: 'transport = openssh' in "
+            "[Attributes] of the profile."
+        )

@@ -1,0 +1,120 @@
+"""The options that make a job of a script file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import click
+
+from clusterjob.script import JobScript
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class ScriptOptions(TypedDict):
+    """The values of :func:`script_options`."""
+
+    script: str
+    profile: str | None
+    resources: Sequence[str]
+    params: Sequence[str]
+    backend: str | None
+    name: str | None
+    workdir: str | None
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    verbatim: bool
+
+
+_OPTIONS = [
+    click.argument("script", type=click.Path(exists=True, dir_okay=False)),
+    click.option(
+        "-p",
+        "--profile",
+        metavar="INI",
+        help="The profile: which backend, where, with which resources.",
+    ),
+    click.option(
+        "-r",
+        "--resource",
+        "resources",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A resource, for example time=5m; may be repeated.",
+    ),
+    click.option(
+        "-d",
+        "--define",
+        "params",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A variable of the body; may be repeated.",
+    ),
+    click.option("-b", "--backend", help="The backend, in place of the profile's."),
+    click.option("-n", "--name", help="The job's name; by default the script's file name."),
+    click.option("-w", "--workdir", help="The working directory, in place of the profile's."),
+    click.option(
+        "-i",
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="FILE",
+        help="A file or folder the job reads; may be repeated.",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        "outputs",
+        multiple=True,
+        metavar="PATTERN",
+        help="What to fetch when the job has ended; may be repeated.",
+    ),
+    click.option(
+        "--verbatim",
+        is_flag=True,
+        help="Take the script as it stands: it is no Jinja template.",
+    ),
+]
+
+
+def script_options(command: Command) -> Command:
+    """Add the argument and the options that make a job of a script file."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def make_job(options: ScriptOptions) -> JobScript:
+    """Make the job that the options describe."""
+    path = Path(options["script"])
+    try:
+        body = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path} cannot be read as text: {error}") from None
+    job = JobScript(
+        body,
+        inputs=options["inputs"],
+        outputs=options["outputs"],
+        params=dict(map(_split_pair, options["params"])),
+        verbatim=options["verbatim"],
+    )
+    if options["profile"] is not None:
+        job.read_settings(options["profile"])
+    for key, value in map(_split_pair, options["resources"]):
+        job.set_resource(key, value)
+    if options["backend"] is not None:
+        job.backend = options["backend"]
+    if options["workdir"] is not None:
+        job.workdir = options["workdir"]
+    if options["name"] is not None or not job.jobname:
+        job.jobname = options["name"] or path.stem
+    return job
+
+
+def _split_pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip("-"):
+        raise click.UsageError(f"{text!r} is not NAME=VALUE")
+    return name.strip(), value

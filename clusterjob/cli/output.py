@@ -1,0 +1,91 @@
+"""How jobs are found and printed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+import click
+
+from clusterjob.result import AsyncResult, Results
+from clusterjob.script import default_session
+from clusterjob.status import Status
+
+UNFINISHED = 3  # exit code
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def find_jobs(words: Sequence[str]) -> Results:
+    """Return handles of all jobs that the words name, in the order of the words.
+
+    Submissions that were left open are finished first. Raises :class:`JobNotFoundError`.
+    """
+    session = default_session()
+    session.recover()
+    return session.results(*words) if words else Results()
+
+
+def describe(result: AsyncResult) -> dict[str, object]:
+    """Return what is known of a job as plain values."""
+    row = dict(result.row())
+    for name in ("elapsed", "cpu", "max_rss"):
+        del row[name]
+    usage = result.record.task.usage
+    return {**row, "usage": usage, "stale_since": result.stale_since}
+
+
+def print_table(results: Sequence[AsyncResult]) -> None:
+    """Print one line a job."""
+    rows = [("JOB ID", "NAME", "STATUS", "REASON", "BACKEND", "SUBMITTED", "KEY")]
+    for result in results:
+        record, task = result.record, result.record.task
+        rows.append(
+            (
+                result.job_id or "-",
+                record.name,
+                task.status.name + (" (stale)" if result.stale_since else ""),
+                _reason(result),
+                f"{record.backend}@{record.host}" if record.host else record.backend,
+                format_time(record.created, seconds=False),
+                record.key[:10],
+            )
+        )
+    print_columns(rows)
+
+
+def _reason(result: AsyncResult) -> str:
+    task = result.record.task
+    if task.reason is None:
+        return ""
+    return f"{task.reason.value} {task.exit_code}" if task.exit_code else task.reason.value
+
+
+def format_time(when: float | None, seconds: bool = True) -> str:
+    """Write a time (s since the epoch) for a person; empty for none."""
+    if when is None:
+        return ""
+    form = "%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M"
+    return time.strftime(form, time.localtime(when))
+
+
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows, the first of them the headings."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def print_json(value: object) -> None:
+    """Print plain values."""
+    click.echo(json.dumps(value, indent=1))
+
+
+def exit_code(results: Sequence[AsyncResult]) -> int:
+    """Return 0 where all jobs completed, 1 where one did not, 3 where one has not ended."""
+    states = [result.record.status for result in results]
+    if any(state > Status.COMPLETED for state in states):
+        return 1
+    return UNFINISHED if any(state < Status.COMPLETED for state in states) else 0

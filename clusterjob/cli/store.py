@@ -1,0 +1,142 @@
+"""Commands that look after the store: doctor, prune, store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from clusterjob.admin import Finding, copy_records, examine
+from clusterjob.admin import prune as prune_jobs
+from clusterjob.cli.output import as_json, format_time, print_json
+from clusterjob.errors import StoreError
+from clusterjob.script import default_session
+from clusterjob.status import Status
+from clusterjob.store import Store, open_store
+from clusterjob.units import parse_time
+
+
+@click.command()
+@click.option("-p", "--profile", metavar="INI", help="A profile to look at too.")
+@click.option("--fix", is_flag=True, help="Mend what can be mended.")
+@as_json
+def doctor(profile: str | None, fix: bool, as_json: bool) -> None:
+    """Look at the store, open submissions and the clusters of unfinished jobs.
+
+    Say what is wrong and would be mended. Exit code 0: all is well, or mended; 1: something is not.
+    """
+    findings = []
+    for finding in examine(default_session(), profile, fix):
+        findings.append(finding)
+        if not as_json:
+            _print_finding(finding, fix)
+    if as_json:
+        print_json([vars(finding) for finding in findings])
+    sys.exit(0 if all(finding.ok or finding.mended for finding in findings) else 1)
+
+
+def _print_finding(finding: Finding, fix: bool) -> None:
+    state = "ok  " if finding.ok else "done" if finding.mended else "BAD "
+    click.echo(f"{state} {finding.what:11} {finding.detail}")
+    if finding.ok:
+        return
+    what_next = f"to do: {finding.advice or finding.mend}"
+    if finding.mend and not fix:
+        what_next = f"would be mended (--fix): {finding.mend}"
+    click.echo(f"{'':17}{finding.mended or what_next}")
+
+
+@click.command()
+@click.option(
+    "--older-than",
+    required=True,
+    metavar="TIME",
+    help="Only jobs that ended longer ago than this: 30d, 12h.",
+)
+@click.option(
+    "-s",
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(["completed", "cancelled", "failed"]),
+    help="By default completed.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@as_json
+def prune(older_than: str, states: Sequence[str], dry_run: bool, as_json: bool) -> None:
+    """Remove old jobs: their records, and their scripts, logs and exit records on the cluster.
+
+    Jobs that have not ended are never touched.
+    """
+    if older_than.strip().replace(".", "").isdigit():
+        raise click.BadParameter(
+            f"{older_than!r} has no unit; expected something like 30d or 12h",
+            param_hint="--older-than",
+        )
+    wanted = [Status[state.upper()] for state in states or ["completed"]]
+    pruned = prune_jobs(default_session(), parse_time(older_than), wanted, dry_run)
+    if as_json:
+        removed = [
+            {
+                "name": record.name,
+                "job_id": record.job_id,
+                "key": record.key,
+                "status": record.status.name,
+            }
+            for record in pruned.removed
+        ]
+        print_json({"removed": removed, "dry_run": dry_run, "problems": pruned.problems})
+    else:
+        for record in pruned.removed:
+            job, status = record.job_id or "-", record.status.name
+            when = format_time(record.created, seconds=False)
+            click.echo(f"{job:10} {record.name:20} {status:10} {when}  {record.key[:10]}")
+        done = "would be" if dry_run else "were"
+        click.echo(f"{len(pruned.removed)} submissions {done} removed")
+    for problem in pruned.problems:
+        click.echo(f"clusterjob: {problem}", err=True)
+    sys.exit(1 if pruned.problems else 0)
+
+
+@click.group()
+def store() -> None:
+    """Stores of records: copy one into another, also of another kind."""
+
+
+@store.command("copy")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+def copy_store(source: str, target: str) -> None:
+    """Copy the records of one store into another.
+
+    FROM and TO are folders, sqlite:///PATH, file:///FOLDER or postgresql://... What the target has
+    already stays as it is there.
+    """
+    origin, destination = _open_existing(source), open_store(target)
+    if origin.url == destination.url:
+        raise click.UsageError("FROM and TO are the same store")
+    done = copy_records(origin, destination)
+    click.echo(
+        f"{done.records} records in {origin.url}, {done.new} of them new to {destination.url}"
+    )
+    live = len(destination.select(statuses=[Status.PENDING, Status.RUNNING]))
+    if live:
+        click.echo(
+            f"{live} jobs have not ended: from now on use one of the two stores only", err=True
+        )
+    for token in done.damaged:
+        click.echo(
+            f"clusterjob: the record {token} is damaged and was not copied; "
+            "see 'clusterjob doctor'",
+            err=True,
+        )
+    sys.exit(1 if done.damaged else 0)
+
+
+def _open_existing(where: str) -> Store:
+    """Open a store that must be there. Raises :class:`StoreError`."""
+    found = open_store(where)
+    if not found.exists():
+        raise StoreError(f"there is no store at {found.url}")
+    return found

@@ -1,0 +1,23 @@
+"""How a batch gets to its scheduler, and what became of it."""
+
+from clusterjob.engine.cluster import Cluster
+from clusterjob.engine.defaults import default_engines
+from clusterjob.engine.engine import Batch, Engine
+from clusterjob.engine.job_files import RUNS, render_record
+from clusterjob.engine.lease import LEASE, heartbeats, is_abandoned
+from clusterjob.engine.replies import Receipt
+from clusterjob.engine.scheduler import Scheduler
+
+__all__ = [
+    "LEASE",
+    "RUNS",
+    "Batch",
+    "Cluster",
+    "Engine",
+    "Receipt",
+    "Scheduler",
+    "default_engines",
+    "heartbeats",
+    "is_abandoned",
+    "render_record",
+]

@@ -1,0 +1,169 @@
+"""From a list of active jobs to new states: what is not listed is asked about, then judged."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from clusterjob.backend import Answer, ExitRecord
+from clusterjob.engine.arrays import aggregate
+from clusterjob.engine.jobs import by_member
+from clusterjob.engine.judge import Evidence, judge
+from clusterjob.engine.pace import BatchSize
+from clusterjob.engine.replies import EndReport, Listing
+from clusterjob.engine.scheduler import Scheduler
+from clusterjob.status import Status
+from clusterjob.store import Record, Task
+
+_CLOCK_SLACK = 120.0  # s by which the clocks of the scheduler and its login node may differ
+_WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
+
+
+@dataclass
+class Assessment:
+    """The records that changed, and what the scheduler complained about."""
+
+    changed: list[Record] = field(default_factory=list)
+    error: str = ""
+
+    def note(self, record: Record) -> None:
+        """Add a record; those of one job come one after the other."""
+        if not self.changed or self.changed[-1] is not record:
+            self.changed.append(record)
+
+
+@dataclass(frozen=True)
+class _OpenTask:
+    """A task that is not active any more, and has no end yet."""
+
+    record: Record
+    index: int | None
+    task: Task
+    listed: Answer | None
+
+
+class Assessor:
+    """Judges the jobs of one cluster. ``clock`` gives s since the epoch."""
+
+    def __init__(
+        self, scheduler: Scheduler, batch_size: BatchSize, clock: Callable[[], float]
+    ) -> None:
+        self.scheduler, self.batch_size, self.clock = scheduler, batch_size, clock
+
+    def assess(self, records: Iterable[Record], listing: Listing) -> Assessment:
+        """Judge every task of the records by a list of active jobs."""
+        found = Assessment()
+        open_tasks: list[_OpenTask] = []
+        for record in records:
+            for index, task in record.all_tasks().items():
+                if task.status.finished:
+                    continue
+                answer = own_answer(record, listing.answers.get(_listing_key(record, index)))
+                if answer is not None and not self._has_ended(answer):
+                    evidence = Evidence(self.clock(), answer, listing.complete)
+                    self._judge(record, index, task, evidence, found)
+                elif answer is not None or listing.complete:
+                    open_tasks.append(_OpenTask(record, index, task, answer))
+        if open_tasks:
+            self._settle(open_tasks, listing, found)
+        for record in found.changed:
+            aggregate(record)
+        return found
+
+    def _has_ended(self, answer: Answer) -> bool:
+        """Whether the list shows a job that has ended; an unknown word says nothing."""
+        meaning = self.scheduler.backend.classify(answer.state)
+        return meaning is not None and meaning.status not in (Status.PENDING, Status.RUNNING)
+
+    def _judge(
+        self, record: Record, index: int | None, task: Task, evidence: Evidence, found: Assessment
+    ) -> None:
+        new = judge(self.scheduler.backend, record, task, evidence)
+        if new is task:
+            return
+        if index is None or record.tasks is None:
+            record.task = new
+        else:
+            record.tasks[index] = new
+        found.note(record)
+
+    def _settle(self, open_tasks: Sequence[_OpenTask], listing: Listing, found: Assessment) -> None:
+        """Ask what became of tasks that are not active, as many at once as the line bears."""
+        most = self.batch_size.most
+        if len(open_tasks) > most:  # any of them: some may stay open for long
+            chosen = random.sample(range(len(open_tasks)), most)
+            open_tasks = [open_tasks[number] for number in sorted(chosen)]
+        report = self.ask_ended([(item.record, item.index) for item in open_tasks])
+        folders = {item.record.runs for item in open_tasks}
+        self.batch_size.adapt(len(open_tasks), not report.unreadable.issuperset(folders))
+        found.error = report.history.error
+        for item in open_tasks:
+            own = report.records.get(item.record.exit_name(item.index))
+            if own is not None and _adopt_id(item.record, own):
+                found.note(item.record)
+                continue
+            evidence = Evidence(
+                self.clock(),
+                item.listed,
+                listing.complete,
+                exit_record=own,
+                records_read=item.record.runs not in report.unreadable,
+                history=history_of(report, item.record, item.index),
+                history_asked=report.history.complete,
+                history_exists=self.scheduler.accounting,
+            )
+            self._judge(item.record, item.index, item.task, evidence, found)
+
+    def ask_ended(self, tasks: Sequence[tuple[Record, int | None]]) -> EndReport:
+        """Read the exit records of tasks, and ask accounting about their jobs; one round trip."""
+        runs: dict[str, list[str]] = {}
+        for record, index in tasks:
+            runs.setdefault(record.runs, []).append(record.exit_name(index))
+        ids = by_member(record for record, _ in tasks)
+        oldest = min(record.created for record, _ in tasks)
+        return self.scheduler.ended(runs, ids, self.clock() - oldest + _WINDOW)
+
+
+def _listing_key(record: Record, index: int | None) -> tuple[str, int | None]:
+    """Return the key of a task in a listing; PBS writes the id of an array as ``12[]``."""
+    return (record.job_id or "").removesuffix("[]"), index
+
+
+def own_answer(record: Record, answer: Answer | None) -> Answer | None:
+    """Return the answer where it is about this submission.
+
+    Job ids come back after a scheduler was installed anew: the token decides, else the time.
+    """
+    if answer is None:
+        return None
+    if answer.token:
+        return answer if answer.token == record.token else None
+    if answer.submitted and record.submitted:
+        first, last = record.submitted
+        if not first - _CLOCK_SLACK <= answer.submitted <= last + _CLOCK_SLACK:
+            return None
+    return answer
+
+
+def history_of(report: EndReport, record: Record, index: int | None) -> Answer | None:
+    """Return what accounting says about a task of this submission."""
+    return own_answer(record, report.history.answers.get(_listing_key(record, index)))
+
+
+def _adopt_id(record: Record, own: ExitRecord) -> bool:
+    """Take the id of the job that ran where the record has another's; return whether it had.
+
+    Of two jobs with one token the fence lets the first run.
+    """
+    ran = re.match(r"\d+", own.job_id)
+    noted = re.match(r"\d+", record.job_id or "")
+    if ran is None or noted is None or ran[0] == noted[0]:
+        return False
+    words = f"{record.job_id} is a duplicate that ended; {ran[0]} ran"
+    record.task.note_event(time.time(), record.status.name, words)
+    is_whole = re.fullmatch(r"\d+(\[\])?", own.job_id)
+    record.job_id = own.job_id if is_whole else ran[0]
+    return True

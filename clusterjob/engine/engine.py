@@ -1,0 +1,184 @@
+"""What a session works with: a store, and the schedulers and clusters of this process on it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clusterjob.backend import load_backend
+from clusterjob.engine.cluster import Cluster
+from clusterjob.engine.scheduler import Scheduler
+from clusterjob.engine.submission import Refusal, refusal_error, submit_records
+from clusterjob.engine.watcher import Watcher
+from clusterjob.errors import ClusterJobError, CommandError, StoreError, SubmissionError
+from clusterjob.store import ClusterReference, Record, Store
+from clusterjob.transport import Connections
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Batch:
+    """What became of a submission: for each record the one that holds its key, None if refused.
+
+    ``refused`` are the refusals, each batch of them by the scheduler that said no.
+    """
+
+    winners: list[Record | None]
+    refused: list[tuple[Scheduler, list[Refusal]]] = field(default_factory=list)
+
+    def error(self, results: Iterable[object]) -> SubmissionError | None:
+        """Return the error to raise, with the handles of what was accepted; None where all was."""
+        if not self.refused:
+            return None
+        scheduler = self.refused[0][0]
+        refusals = [refusal for _, items in self.refused for refusal in items]
+        return refusal_error(scheduler, refusals, results)
+
+
+class Engine:
+    """A store, and the schedulers, clusters and connections that work on it.
+
+    It holds all that this process remembers of them besides the store; two engines share nothing
+    but the connections that they are given. Safe to use from several threads.
+    """
+
+    def __init__(self, store: Store, connections: Connections) -> None:
+        self.store, self.connections = store, connections
+        self.watcher = Watcher()
+        self._schedulers: dict[str, Scheduler] = {}
+        self._clusters: dict[str, Cluster] = {}
+        self._lock = threading.RLock()
+        self._has_recovered = False
+
+    # -- clusters ----------------------------------------------------------------------------------
+
+    def scheduler(self, reference: ClusterReference) -> Scheduler:
+        """Return the scheduler of a cluster; there is one for each way to it.
+
+        Raises :class:`SettingsError`.
+        """
+        with self._lock:
+            scheduler = self._schedulers.get(reference.identity)
+            if scheduler is None:
+                scheduler = self._make_scheduler(reference)
+                self._schedulers[reference.identity] = scheduler
+            return scheduler
+
+    def _make_scheduler(self, reference: ClusterReference) -> Scheduler:
+        backend = load_backend(
+            reference.name,
+            reference.overrides,
+            map(Path, reference.beside),
+            reference.source or None,
+        )
+        transport = self.connections.open(
+            reference.host,
+            reference.transport,
+            reference.ssh_config,
+            backend.limits.connections,
+        )
+        return Scheduler(backend, transport)
+
+    def cluster(self, reference: ClusterReference, latest: bool = False) -> Cluster:
+        """Return the cluster that a reference means.
+
+        With ``latest`` it goes the reference's way to its host from now on. Raises
+        :class:`SettingsError`.
+        """
+        scheduler = self.scheduler(reference)
+        with self._lock:
+            cluster = self._clusters.get(reference.cluster_id)
+            if cluster is None:
+                cluster = Cluster(self.store, scheduler, reference.cluster_id)
+                self._clusters[reference.cluster_id] = cluster
+            elif latest:
+                cluster.use(scheduler)
+            return cluster
+
+    def cluster_of(self, record: Record) -> Cluster:
+        """Return the cluster of a record; where it is known the spec, which is large, is not read.
+
+        Raises :class:`SettingsError` where its backend is gone.
+        """
+        known = self._clusters.get(record.cluster_id)
+        return known or self.cluster(record.spec.cluster)
+
+    # -- submitting --------------------------------------------------------------------------------
+
+    def submit(self, records: Sequence[Record], again: Callable[[Record], bool]) -> Batch:
+        """Submit records of any number of clusters; ``again`` says whether a holder makes room."""
+        groups: dict[str, list[int]] = {}
+        for position, record in enumerate(records):
+            groups.setdefault(record.spec.cluster.identity, []).append(position)
+        batch = Batch([None] * len(records))
+        for positions in groups.values():
+            members = [records[position] for position in positions]
+            cluster = self.cluster(members[0].spec.cluster, latest=True)
+            done = submit_records(self.store, cluster.scheduler, members, again)
+            gone = {refusal.record.token for refusal in done.refused}
+            for position, winner in zip(positions, done.winners, strict=True):
+                if winner.token in gone:
+                    continue
+                tracked = batch.winners[position] = cluster.track(winner)
+                if winner.token != records[position].token:
+                    cluster.want_outputs(tracked, records[position])
+            cluster.pace.reset_backoff()
+            if done.refused:
+                batch.refused.append((cluster.scheduler, done.refused))
+        return batch
+
+    def recover(self) -> None:
+        """Finish the submissions that processes which are gone left open, once a session.
+
+        What cannot be done now is logged. Raises :class:`StoreError`.
+        """
+        with self._lock:
+            if self._has_recovered:
+                return
+            self._has_recovered = True
+        self.finish_submissions()
+
+    def finish_submissions(self) -> None:
+        """Finish the submissions that are open and whose owner is gone, on any cluster.
+
+        What cannot be done now is logged. Raises :class:`StoreError`.
+        """
+        unsent = self.store.select(unsent=True)
+        references = {record.cluster_id: record.spec.cluster for record in unsent}
+        for reference in references.values():
+            try:
+                self.cluster(reference).poller.finish_submissions()
+            except StoreError:
+                raise
+            except ClusterJobError as error:
+                _log.warning("open submissions could not be finished: %s", error)
+
+    # -- cancelling --------------------------------------------------------------------------------
+
+    def cancel(self, records: Iterable[Record]) -> None:
+        """Cancel jobs: one command a cluster.
+
+        Raises :class:`CommandError` where a cluster could not be asked, after all the others were.
+        """
+        groups: dict[int, tuple[Cluster, list[Record]]] = {}
+        for record in records:
+            cluster = self.cluster_of(record)
+            groups.setdefault(id(cluster), (cluster, []))[1].append(record)
+        failed: CommandError | None = None
+        for cluster, members in groups.values():
+            cluster.refresh(force=True)  # one that ended unseen is no job to cancel
+            try:
+                cluster.cancel(members)
+            except CommandError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def close(self) -> None:
+        """Stop watching, and let go of the store's files and connections."""
+        self.watcher.stop()
+        self.store.close()

@@ -1,0 +1,94 @@
+"""The files of a job: its script, its auxiliary scripts, its inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from clusterjob.backend import AfterForm, Script
+from clusterjob.engine.scheduler import Scheduler
+from clusterjob.files import Upload
+from clusterjob.store import Record
+
+RUNS = ".clusterjob-runs"
+
+
+def script_path(scheduler: Scheduler, record: Record) -> str:
+    """Return the absolute path of a job's script.
+
+    It is the ``filename`` that the user set, or its place in the folder of the batch.
+    """
+    filename = record.spec.filename
+    if filename:
+        return os.path.join(record.workdir, filename)
+    return f"{record.runs}/{record.token}.{scheduler.backend.general.extension}"
+
+
+def relative_script_path(scheduler: Scheduler, record: Record) -> str:
+    """Name a script from its workdir where it is below it.
+
+    Such names hold no characters that a scheduler stumbles over.
+    """
+    prefix = record.workdir.rstrip("/") + "/"
+    return script_path(scheduler, record).removeprefix(prefix)
+
+
+def render_record(scheduler: Scheduler, record: Record) -> str:
+    """Render the script of a record, as it is or will be submitted."""
+    spec, general = record.spec, scheduler.backend.general
+    suffix = f".{general.array_task}" if record.tasks is not None and general.array_task else ""
+    log = f"{RUNS}/{os.path.basename(record.runs)}/{record.token}{suffix}"
+    resources = {"stdout": f"{log}.out", "stderr": f"{log}.err", **spec.resources}
+    given = {name: value for name, value in resources.items() if value != ""}
+    guards: list[str] = []
+    if general.after is AfterForm.GUARDED:
+        guards = [path for parent in spec.after for path in parent.records]
+    script = Script(
+        token=record.token,
+        runs=record.runs,
+        workdir=record.workdir,
+        body=spec.body,
+        shell=spec.shell,
+        guards=guards,
+        inputs=[(item.path, item.digest) for item in spec.inputs],
+        after=[parent.job_id for parent in spec.after],
+        attributes=spec.attributes,
+    )
+    return scheduler.renderer.render(given, script)
+
+
+def uploads_of(
+    scheduler: Scheduler, records: Iterable[Record], again: bool = False
+) -> list[Upload]:
+    """Return the files of jobs that are not in place already; a file that several share once.
+
+    ``again``: an earlier try may have written them.
+    """
+    files: dict[str, Upload] = {}
+    for record in records:
+        for file in _job_uploads(scheduler, record, again):
+            files[file.path] = file
+    return list(files.values())
+
+
+def _job_uploads(scheduler: Scheduler, record: Record, again: bool) -> Iterable[Upload]:
+    spec = record.spec
+    yield Upload(
+        script_path(scheduler, record),
+        render_record(scheduler, record),
+        executable=True,
+        replace=bool(spec.filename) or again,
+    )
+    for name, text in spec.aux.items():
+        path = os.path.join(record.workdir, name)
+        yield Upload(path, text, executable=True, replace=True)
+    for item in spec.inputs:
+        target = os.path.join(record.workdir, item.path)
+        is_there = not scheduler.transport.host and _same_file(item.source, target)
+        if not is_there:
+            yield Upload(target, Path(item.source), replace=True, digest=item.digest)
+
+
+def _same_file(first: str, second: str) -> bool:
+    return os.path.realpath(first) == os.path.realpath(second)

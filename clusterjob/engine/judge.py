@@ -1,0 +1,271 @@
+"""What became of a job, from what is known. Pure, so that every case is a test.
+
+Evidence counts in this order: the exit record that the job wrote, accounting, the queue. A word
+that nobody has seen is reported and decides nothing; neither does a source that could not be asked.
+Only a job that every source was asked about in vain is lost, and that not before ``lost_after``.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from clusterjob.backend import TIMEOUT_OR_MEMORY, Answer, Backend, ExitRecord
+from clusterjob.status import Reason, Status
+from clusterjob.store import Record, Task
+
+_NO_REASON = ("", "None", "(null)")  # what schedulers print where there is nothing to say
+
+
+@dataclass
+class Evidence:
+    """What one poll found out about one task."""
+
+    now: float  # s since the epoch
+    listed: Answer | None = None
+    # the list of active jobs was read whole: absence means something
+    listing_complete: bool = False
+    exit_record: ExitRecord | None = None
+    records_read: bool = False  # the folder of exit records could be read
+    history: Answer | None = None
+    history_asked: bool = False  # accounting answered, and all of it could be read
+    history_exists: bool = False  # there is accounting, as far as is known
+
+
+@dataclass(frozen=True)
+class _FinalWord:
+    """The scheduler says that a job has ended: the state, its cause, and where it says so."""
+
+    status: Status | str  # or EXITED
+    reason: Reason | None
+    answer: Answer
+
+
+def judge(backend: Backend, record: Record, task: Task, evidence: Evidence) -> Task:
+    """Return what the task is now; the same object where nothing changed.
+
+    A final state never changes.
+    """
+    if task.status.finished:
+        return task
+    found = copy.copy(task)
+    found.usage = dict(task.usage)
+    _Case(backend, record, found, evidence).decide()
+    return _with_history(task, found, evidence)
+
+
+class _Case:
+    """One task, and what is known about it. The task is changed in place."""
+
+    def __init__(self, backend: Backend, record: Record, task: Task, evidence: Evidence) -> None:
+        self.limits = backend.limits
+        self.backend, self.record, self.task, self.evidence = backend, record, task, evidence
+        self.own = evidence.exit_record
+
+    def decide(self) -> None:
+        active, word = self._listed()
+        if active is not None:
+            self.task.status = active
+            self.task.missing_since = None
+        elif word is None and not self.evidence.listing_complete:
+            return  # nothing is known
+        else:
+            if self.task.missing_since is None:
+                self.task.missing_since = self.evidence.now
+            self._decide_end(word)
+        self._note_usage()
+
+    # -- what the scheduler says -------------------------------------------------------------------
+
+    def _listed(self) -> tuple[Status | None, _FinalWord | None]:
+        """Return the state of a job that is still listed, or the final word about it.
+
+        That comes from the list or from accounting; the latter knows better.
+        """
+        final: _FinalWord | None = None
+        for answer in (self.evidence.listed, self.evidence.history):
+            if answer is None:
+                continue
+            is_listed = answer is self.evidence.listed
+            self.task.words = answer.state
+            if answer.why not in _NO_REASON:
+                self.task.words += f" ({answer.why})"
+            meaning = self.backend.classify(answer.state)
+            if meaning is None:
+                self.task.words += " (a word clusterjob does not know)"
+                return (self.task.status if is_listed else None), None
+            if isinstance(meaning.status, Status) and not meaning.status.finished:
+                if is_listed:
+                    return meaning.status, None
+                continue
+            final = _FinalWord(meaning.status, self._cause(meaning.reason, answer), answer)
+        return None, final
+
+    def _cause(self, reason: Reason | str | None, answer: Answer) -> Reason | None:
+        """Take apart a word that stands for two limits.
+
+        What was asked for and how long the job ran tell which it is.
+        """
+        if reason != TIMEOUT_OR_MEMORY:
+            return None if reason is None else Reason(reason)
+        resources = self.record.spec.resources
+        limit, elapsed = resources.get("time"), answer.usage.get("elapsed", 0.0)
+        is_in_time = limit is None or elapsed < limit - 1
+        if resources.get("mem") is not None and is_in_time:
+            return Reason.OUT_OF_MEMORY
+        return Reason.TIMEOUT
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _decide_end(self, word: _FinalWord | None) -> None:
+        """The job is no longer active: settle its end, or leave it until more is known."""
+        if self.own is not None and self.own.ended is not None:
+            self._from_record(self.own, word)
+        elif word is not None:
+            self._from_word(word)
+        else:
+            self._from_absence()
+
+    def _has_waited(self, seconds: float) -> bool:
+        since = self.task.missing_since
+        return since is not None and self.evidence.now - since >= seconds
+
+    def _finish(
+        self,
+        status: Status,
+        reason: Reason | None = None,
+        exit_code: int | None = None,
+        signal: int | None = None,
+    ) -> None:
+        self.task.status = status
+        self.task.reason = Reason.CANCELLED if status is Status.CANCELLED else reason
+        self.task.exit_code, self.task.signal = exit_code, signal
+
+    def _from_record(self, own: ExitRecord, word: _FinalWord | None) -> None:
+        """The job wrote its end: its exit code is known, and the scheduler may know the cause."""
+        code = own.exit_code or 0
+        signal = code - 128 if 128 < code <= 192 else None
+        exit_code = code if signal is None else None
+        if own.reason:
+            return self._finish(Status.FAILED, Reason(own.reason), code)
+        # the node failed when the job was over
+        was_over = code == 0 and not own.warned
+        was_over = was_over and word is not None and word.reason == Reason.NODE_FAILURE
+        if word is not None and word.status == Status.FAILED and not was_over:
+            return self._finish(Status.FAILED, word.reason or Reason.EXIT, exit_code, signal)
+        if word is not None and word.status == Status.CANCELLED and (code or own.warned):
+            return self._finish(Status.CANCELLED, exit_code=exit_code, signal=signal)
+        if code == 0:
+            return self._finish(Status.COMPLETED, exit_code=0)
+        is_cause_unknown = word is None and (signal is not None or bool(own.warned))
+        if is_cause_unknown and self._history_may_come():
+            return None
+        if self.record.cancel_requested and (signal or own.warned):
+            return self._finish(Status.CANCELLED, exit_code=exit_code, signal=signal)
+        if any(_is_at_limit(own, when) for _, when in own.warned):
+            return self._finish(Status.FAILED, Reason.TIMEOUT, exit_code, signal)
+        reason = Reason.SIGNAL if signal else Reason.EXIT
+        return self._finish(Status.FAILED, reason, exit_code, signal)
+
+    def _history_may_come(self) -> bool:
+        """Whether accounting lags behind, and may say why yet."""
+        return self.evidence.history_exists and not self._has_waited(self.limits.settle)
+
+    def _from_word(self, word: _FinalWord) -> None:
+        """The scheduler says it ended, and the job left no end: it was killed, or never ran."""
+        answer = word.answer
+        if word.status == Status.FAILED:
+            return self._finish(Status.FAILED, word.reason, answer.exit_code, answer.signal)
+        if word.status == Status.CANCELLED:
+            if self.own is None and self.record.spec.after and not self.record.cancel_requested:
+                return self._finish(Status.FAILED, Reason.DEPENDENCY)
+            return self._finish(Status.CANCELLED, signal=answer.signal)
+        # it began: nothing more will be written
+        was_killed = self.own is not None and bool(answer.signal or answer.exit_code)
+        has_settled = self.evidence.records_read and self._has_waited(self.limits.settle)
+        if not was_killed and not has_settled:
+            return None  # the exit record may show late on a shared file system
+        if self.record.cancel_requested:
+            return self._finish(Status.CANCELLED, signal=answer.signal)
+        if answer.signal:
+            return self._finish(Status.FAILED, Reason.SIGNAL, signal=answer.signal)
+        if answer.exit_code:
+            return self._finish(Status.FAILED, Reason.EXIT, answer.exit_code)
+        if self.own is not None:
+            # it ran, and could not write down its end (a full disk); the scheduler saw it end well
+            return self._finish(Status.COMPLETED, exit_code=0)
+        self.task.words = f"{answer.state}, but the job left no exit record: it did not run"
+        return self._finish(Status.FAILED, Reason.LOST)
+
+    def _from_absence(self) -> None:
+        """It is not listed, accounting says nothing, and the exit record has no end."""
+        evidence, own = self.evidence, self.own
+        accounting_asked = evidence.history_asked or not evidence.history_exists
+        if not evidence.records_read or not accounting_asked:
+            return None
+        has_settled = self._has_waited(self.limits.settle)
+        never_began = own is None and self.task.status == Status.PENDING
+        if self.record.cancel_requested and (has_settled or never_began):
+            # deleted in the queue: some schedulers keep no trace of it
+            return self._finish(Status.CANCELLED)
+        if own is not None and has_settled:
+            return self._gone_without_a_word(own)
+        if self._has_waited(self.limits.lost_after):
+            known = "not in accounting"
+            if evidence.history:
+                known = f"accounting still has it as {evidence.history.state}"
+            self.task.words = f"not in the queue, {known}, and it left no exit record"
+            return self._finish(Status.FAILED, Reason.LOST)
+        return None
+
+    def _gone_without_a_word(self, own: ExitRecord) -> None:
+        """It began, and nobody knows how it ended."""
+        if own.warned and _is_at_limit(own, own.warned[-1][1]):
+            return self._finish(Status.FAILED, Reason.TIMEOUT)
+        self.task.words = (
+            f"it began on {own.host} and was gone without a word: "
+            "killed by SIGKILL, or the node failed"
+        )
+        if self._has_waited(self.limits.lost_after) or not self.evidence.history_exists:
+            return self._finish(Status.FAILED, Reason.LOST)
+        return None
+
+    # -- what it used ------------------------------------------------------------------------------
+
+    def _note_usage(self) -> None:
+        task = self.task
+        for answer in (self.evidence.listed, self.evidence.history):
+            if answer is not None:
+                task.started = answer.started or task.started
+                task.ended = answer.ended or task.ended
+                task.usage.update(answer.usage)
+        own = self.own
+        if own is None:
+            return
+        if own.runs > task.runs:
+            task.runs = own.runs
+            when = own.started or self.evidence.now
+            task.note_event(when, Status.RUNNING.name, f"run {own.runs} on {own.host}")
+        task.host = own.host or task.host
+        task.started = own.started or task.started
+        task.ended = own.ended or task.ended
+        if own.cpu is not None:
+            task.usage.setdefault("cpu", own.cpu)
+        if own.started and own.ended:
+            task.usage.setdefault("elapsed", own.ended - own.started)
+
+
+def _is_at_limit(own: ExitRecord, when: float) -> bool:
+    """Whether a warning came when the time limit was reached."""
+    return bool(own.limit) and when - (own.started or 0) >= (own.limit or 0) - 1
+
+
+def _with_history(before: Task, found: Task, evidence: Evidence) -> Task:
+    if found == before:
+        return before
+    if found.status != before.status:
+        words = found.words
+        if found.status == Status.PENDING:
+            words = f"queued again: {words}"
+        found.note_event(round(evidence.now, 3), found.status.name, words)
+    return found

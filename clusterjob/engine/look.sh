@@ -1,0 +1,60 @@
+# shellcheck shell=sh
+# Reads what jobs left on the scheduler's host: receipts and exit records; and removes it.
+
+# cj_open_records NUMBER FOLDER WORKDIR: the part records-NUMBER begins. Its first line is a dot where
+# the folder could be entered. A folder that was deleted while its workdir is there holds nothing.
+cj_open_records() {
+    cj_part "records-$1"
+    if [ ! -e "$2" ] && [ -d "$3" ]; then
+        echo .
+        exit
+    fi
+    cd "$2" || exit
+    echo .
+}
+
+# cj_read FILE...: every line with the file's name before it.
+cj_read() {
+    grep '' /dev/null "$@" 2>/dev/null
+}
+
+# cj_read_receipts FOLDER...
+cj_read_receipts() {
+    for cj_folder in "$@"; do
+        cat "$cj_folder/receipts" 2>/dev/null
+    done
+}
+
+# cj_read_owners FOLDER PATTERN...: the first line of exit records, which names the job that ran.
+cj_read_owners() {
+    (
+        cd "$1" 2>/dev/null || exit
+        shift
+        # shellcheck disable=SC2068  # patterns
+        grep '^job=' /dev/null $@ 2>/dev/null
+    )
+}
+
+# cj_remove FOLDER PATTERN...: remove files of jobs; cj_tidy FOLDER: an empty folder goes too;
+# cj_end_removing: the exit code says whether something stayed.
+cj_failed=0
+cj_remove() {
+    [ -d "$1" ] || return 0
+    cd "$1" || exit 1
+    shift
+    # shellcheck disable=SC2068  # patterns
+    rm -f $@ || cj_failed=1
+}
+cj_tidy() {
+    [ -d "$1" ] || return 0
+    cd "$1" || exit 1
+    case $(ls -A) in
+        receipts | '')
+            rm -f receipts
+            cd / && rmdir "$1" || cj_failed=1
+            ;;
+    esac
+}
+cj_end_removing() {
+    exit $cj_failed
+}

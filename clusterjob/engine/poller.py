@@ -1,0 +1,125 @@
+"""Asking a cluster: one question for all jobs, not one a job.
+
+Processes that share a store share the answers too: whoever asks does so for all jobs of the store
+on that cluster, and the others read what was written down.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from clusterjob.engine.assess import Assessor
+from clusterjob.engine.jobs import TrackedJobs
+from clusterjob.engine.pace import Pace
+from clusterjob.engine.recovery import finish_submissions
+from clusterjob.engine.replies import Listing
+from clusterjob.engine.scheduler import Scheduler
+from clusterjob.store import Note, Phase, Record, Store
+
+_log = logging.getLogger(__name__)
+
+
+class Poller:
+    """Asks what became of the jobs of one store on one cluster, when that is due.
+
+    ``polls`` counts the questions. ``stale_since`` is when the last good answer was (s since the
+    epoch), None where that is the last answer of all.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, jobs: TrackedJobs, assessor: Assessor, pace: Pace
+    ) -> None:
+        self.scheduler = scheduler
+        self.jobs, self.assessor, self.pace = jobs, assessor, pace
+        self.store: Store = jobs.store
+        self.clock: Callable[[], float] = pace.clock
+        self.lock = threading.RLock()
+        self.polls = 0
+        self.stale_since: float | None = None
+        self._last_answer = 0.0
+        self._error = ""
+
+    @property
+    def error(self) -> str:
+        """What the scheduler's commands complained about last; empty where all is well."""
+        return self._error
+
+    def refresh(self, force: bool = False) -> None:
+        """Ask the cluster, if that is due (or with ``force``), and write down what changed.
+
+        A failed question changes nothing. Raises only :class:`StoreError`.
+        """
+        if not force and not self.pace.is_due():
+            return
+        with self.lock:
+            if not force and not self.pace.is_due():
+                return  # another thread has asked meanwhile
+            live = self.jobs.live()
+            if not live:
+                return
+            now = self.clock()
+            interval = self.pace.begin_poll()
+            asked = self.store.begin_poll(self.jobs.cluster_id, 0.0 if force else interval, now)
+            if asked is not None:
+                self._take_answer(asked, interval, live)
+                return
+            stale = self.stale_since
+            try:
+                self._poll(live)
+            finally:
+                self.pace.asked_here(interval)
+                if self.stale_since != stale:
+                    note = Note(now, self.stale_since)
+                    self.store.note(f"poll:{self.jobs.cluster_id}", note)
+
+    def _take_answer(self, asked: Note, interval: float, live: Sequence[Record]) -> None:
+        """Another process has asked: what it found is in the store."""
+        self.pace.asked_elsewhere(asked.at, interval)
+        self._last_answer, self.stale_since = asked.at, asked.value
+        self.jobs.reload(live)
+
+    def finish_submissions(self) -> None:
+        """Finish the open submissions of processes that are gone. Raises :class:`StoreError`."""
+        with self.lock:
+            self._finish_open(self.jobs.everyone([]))
+
+    def _finish_open(self, records: Sequence[Record]) -> None:
+        unsent = [record for record in records if record.unsent]
+        finish_submissions(self.store, self.scheduler, unsent)
+
+    def _poll(self, live: Sequence[Record]) -> None:
+        self.polls += 1
+        self.jobs.reload(live)
+        everyone = self.jobs.everyone(live)
+        self._finish_open(everyone)
+        submitted = [
+            record for record in everyone if record.phase is Phase.SUBMITTED and not record.finished
+        ]
+        if not submitted:
+            return
+        listing = self.scheduler.active(record.member for record in submitted)
+        self._note_answer(listing)
+        if not listing.asked:
+            return
+        found = self.assessor.assess(submitted, listing)
+        if found.error:
+            self._note_error(found.error)
+        self.store.write(found.changed)
+
+    def _note_answer(self, listing: Listing) -> None:
+        now = self.clock()
+        if listing.asked:
+            self._last_answer, self.stale_since = now, None
+        else:
+            self.stale_since = self.stale_since or self._last_answer or now
+        self._note_error(listing.error)
+
+    def _note_error(self, words: str) -> None:
+        """Keep what went wrong; in the log it stands once."""
+        first = words.partition("\n")[0]
+        is_new = first != self._error.partition("\n")[0]
+        if first and is_new and self.scheduler.accounting:
+            _log.warning("%s: %s", self.scheduler.backend.title, first)
+        self._error = words

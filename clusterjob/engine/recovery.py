@@ -1,0 +1,149 @@
+"""Submissions that are open are finished by whoever finds them: after a crash, or when the
+scheduler could not take a job before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from clusterjob.engine.job_files import uploads_of
+from clusterjob.engine.lease import Lease, heartbeats, is_abandoned, process_name
+from clusterjob.engine.local_scripts import WrongMachineError, run_prologue
+from clusterjob.engine.scheduler import Scheduler
+from clusterjob.engine.submission import Refusal, accept, offer
+from clusterjob.errors import ClusterJobError, StoreError, SubmissionError, TransportError
+from clusterjob.files import upload
+from clusterjob.status import Reason, Status
+from clusterjob.store import Phase, Record, Store
+
+
+def finish_submissions(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> None:
+    """Finish submissions that are open and whose owner is gone, whoever that was.
+
+    That is deferred ones that are due, and doubtful ones. Each is taken over first, so that of many
+    processes one does it. The scheduler is asked by token before a doubtful one is offered again.
+    What cannot be done now is left for later, with the reason in the record's words; only the
+    store's errors are raised.
+    """
+    now = time.time()
+    is_any_doubtful = any(record.phase is Phase.SUBMITTING for record in records)
+    beats = heartbeats(store) if is_any_doubtful else {}
+    deferred = {record.token for record in records if record.phase is Phase.DEFERRED}
+    free = [record for record in records if is_abandoned(record, beats, now)]
+    if not free:
+        return
+    taken = store.take_over(free, process_name(), now)
+    if not taken:
+        return
+    with Lease(store, taken):
+        try:
+            _Recovery(store, scheduler, deferred).finish(taken)
+        except StoreError:
+            raise
+        except ClusterJobError as error:
+            for record in taken:
+                if record.unsent:
+                    _leave_open(record, error)
+            store.write(taken)
+
+
+class _Recovery:
+    """The submissions that one process has taken over; ``deferred`` are the tokens of those that
+    the scheduler said "not now" to.
+    """
+
+    def __init__(self, store: Store, scheduler: Scheduler, deferred: set[str]) -> None:
+        self.store, self.scheduler, self.deferred = store, scheduler, deferred
+
+    def finish(self, taken: Sequence[Record]) -> None:
+        """Look for the doubtful ones, then submit what the scheduler does not have."""
+        self._look_for([record for record in taken if record.token not in self.deferred])
+        left = self._without_cancelled(taken)
+        ready = [record for record in left if record.token in self.deferred]
+        doubtful = [record for record in left if record.token not in self.deferred]
+        able, refused = self._run_prologues(doubtful)
+        ready += self._send_files(able)
+        if ready:
+            refused += offer(self.store, self.scheduler, ready)
+        for refusal in refused:
+            task = refusal.record.task
+            task.status, task.reason = Status.FAILED, Reason.SUBMISSION
+            task.words = refusal.words
+        self.store.write([record for record in left if record.phase is Phase.SUBMITTING])
+
+    def _look_for(self, doubtful: Sequence[Record]) -> None:
+        """Ask whether the scheduler has jobs whose answer was lost, and note their ids."""
+        if not doubtful:
+            return
+        tokens: dict[str, list[str]] = {}
+        for record in doubtful:
+            tokens.setdefault(record.runs, []).append(record.token)
+        found = self.scheduler.find(tokens)
+        for record in doubtful:
+            if record.token in found:
+                record.submitted = record.submitted or (record.created, time.time())
+                accept(record, found[record.token])
+        self.store.write(doubtful)
+
+    def _without_cancelled(self, records: Sequence[Record]) -> list[Record]:
+        """Return the records to submit.
+
+        What was cancelled meanwhile is cancelled now, or was never submitted.
+        """
+        ids: dict[str | None, list[str]] = {}
+        cancelled = [record for record in records if record.cancel_requested]
+        for record in cancelled:
+            if record.job_id:
+                ids.setdefault(record.member, []).append(record.job_id)
+            else:
+                record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
+        if ids:
+            self.scheduler.cancel(ids)
+        self.store.write(cancelled)
+        return [
+            record
+            for record in records
+            if record.phase is Phase.SUBMITTING and not record.cancel_requested
+        ]
+
+    def _run_prologues(self, records: Sequence[Record]) -> tuple[list[Record], list[Refusal]]:
+        """Run what is left of prologues.
+
+        Returns the jobs to go on with, and those whose prologue failed. One that belongs elsewhere
+        stays open.
+        """
+        able, refused = [], []
+        for record in records:
+            try:
+                run_prologue(self.store, record)
+                able.append(record)
+            except WrongMachineError as error:
+                _leave_open(record, error)
+            except SubmissionError as error:
+                refused.append(Refusal(record, str(error).rstrip()))
+        return able, refused
+
+    def _send_files(self, records: Sequence[Record]) -> list[Record]:
+        """Send files again; return the jobs that have theirs.
+
+        One whose files cannot be sent stays open. Raises :class:`TransportError`.
+        """
+        if not records:
+            return []
+        try:
+            upload(self.scheduler.transport, uploads_of(self.scheduler, records, again=True))
+            return list(records)
+        except TransportError:
+            raise
+        except ClusterJobError as error:
+            if len(records) > 1:  # find out which it is
+                return [record for one in records for record in self._send_files([one])]
+            _leave_open(records[0], error)
+            return []
+
+
+def _leave_open(record: Record, error: ClusterJobError) -> None:
+    """Leave a submission to nobody, with the reason: it is tried again at the next poll."""
+    record.owner = ""
+    record.task.words = str(error).splitlines()[0]

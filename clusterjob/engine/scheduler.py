@@ -1,0 +1,383 @@
+"""Backend and transport: the one place that submits, queries and cancels.
+
+Command lines are made and answers read here; the transport runs them. N jobs cost a constant number
+of round trips.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from clusterjob.backend import Backend, ErrorKind, Renderer, read_output
+from clusterjob.engine.replies import (
+    EndReport,
+    Listing,
+    Receipt,
+    Submission,
+    parse_exit_records,
+    parse_owners,
+    parse_receipts,
+)
+from clusterjob.engine.scripts import (
+    Ticket,
+    cancel_script,
+    clean_environment,
+    ended_script,
+    find_script,
+    listing_script,
+    removal_script,
+    submission_script,
+)
+from clusterjob.errors import CommandError, TransportError
+from clusterjob.files import Upload, upload
+from clusterjob.shell import ExitCode, in_portions, new_mark, quote, quote_all, split_reply
+from clusterjob.transport import Completed, Transport
+
+_IDS = 1000  # ids of one command line
+_SPOOL = Path(__file__).parent.parent / "spool.py"
+_PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
+
+# ids by the cluster of a multi-cluster scheduler; None: it has only one
+IdsByMember = Mapping[str | None, Sequence[str]]
+
+
+class Scheduler:
+    """The scheduler of one host.
+
+    ``commands`` counts the scheduler's commands that were given, ``trips`` the round trips.
+    """
+
+    def __init__(self, backend: Backend, transport: Transport) -> None:
+        self.backend, self.transport = backend, transport
+        self.renderer = Renderer(backend)
+        self.commands = 0
+        self.trips = 0
+        # until it says that there is none
+        self.accounting = bool(backend.commands.finished)
+        self._resolved: dict[tuple[str, str], str] = {}
+        uses_spool = any("{spool}" in command for command in vars(backend.commands).values())
+        self._remote_spool = _remote_spool() if transport.host and uses_spool else ""
+
+    def resolve(self, path: str, here: str) -> str:
+        """Return the absolute form of a path on the scheduler's host; ``here`` is our own folder.
+
+        Raises :class:`TransportError` where the host must be asked and cannot be.
+        """
+        key = (path, here)
+        if key not in self._resolved:
+            self._resolved[key] = self.transport.resolve(path)
+        return self._resolved[key]
+
+    # -- submitting --------------------------------------------------------------------------------
+
+    def submit(self, tickets: Sequence[Ticket]) -> Submission:
+        """Submit jobs whose scripts are in place, in one round trip.
+
+        A ticket with a receipt in its folder is not submitted again. Raises
+        :class:`TransportError` where it is not known what happened, another :class:`CommandError`
+        where nothing did.
+        """
+        self.commands += len(tickets)
+        mark = new_mark()
+        command = self._fill(self.backend.commands.submit, script='"$cj_script"')
+        script = submission_script(self.backend, command, tickets, mark)
+        timeout = self.backend.limits.command_timeout * (1 + len(tickets) / 4)
+        answer = self._run(script, timeout)
+        parts = split_reply(answer.stdout, mark)
+        _check_submission(answer, parts)
+        began, ended, failed = (parts["done"] + " ").split(" ", 2)
+        submission = Submission(began=float(began), ended=float(ended))
+        for token, receipt in parse_receipts(parts.get("receipts", "")).items():
+            submission.receipts[token] = self._identify(receipt)
+        if failed.strip():  # some folders could not be entered: their jobs were not submitted
+            for ticket in tickets:
+                words = f"{ticket.runs} cannot be used: {answer.stderr.strip()}"
+                refusal = Receipt(ticket.token, ExitCode.FOLDER_UNUSABLE, words)
+                submission.receipts.setdefault(ticket.token, refusal)
+        return submission
+
+    def _identify(self, receipt: Receipt) -> Receipt:
+        """Look for the job id in what the scheduler said; banners come before it."""
+        pattern = self.backend.outputs.submit.pattern
+        if receipt.exit_code != 0 or pattern is None:
+            return receipt
+        for line in reversed(receipt.said.splitlines()):
+            match = pattern.search(line)
+            if match:
+                words = match.groupdict()
+                return Receipt(receipt.token, 0, receipt.said, words["id"], words.get("cluster"))
+        return receipt
+
+    def find(
+        self, tokens: Mapping[str, Sequence[str]], strangers: bool = False
+    ) -> dict[str, Receipt]:
+        """Look for submissions whose answer was lost.
+
+        ``tokens`` are those of each batch, by its folder. Receipts count, then the
+        scheduler's own list by token, then exit records: of jobs that have come and gone
+        meanwhile. One round trip. With ``strangers`` also what else of clusterjob's the
+        scheduler has. Raises :class:`CommandError` where the scheduler could not be asked
+        about a job that neither receipt nor exit record tells of.
+        """
+        mark = new_mark()
+        asks = bool(self.backend.commands.find)
+        command = self._fill(self.backend.commands.find) if asks else "true"
+        self.commands += 1
+        answer = self._run(find_script(self.backend, command, tokens, mark))
+        parts = split_reply(answer.stdout, mark)
+        found: dict[str, Receipt] = {}
+        for token, receipt in parse_receipts(parts.get("receipts", "")).items():
+            known = self._identify(receipt)
+            if known.job_id:
+                found[token] = known
+        listed_all = True
+        if asks:
+            reading = read_output(self.backend.outputs.find, parts.get("find", ""))
+            listed_all = not reading.unread
+            for entry in reading.answers:
+                if entry.token:
+                    receipt = Receipt(entry.token, 0, "", entry.id, entry.member)
+                    found.setdefault(entry.token, receipt)
+        for token, job_id in parse_owners(parts.get("owners", "")).items():
+            found.setdefault(token, Receipt(token, 0, "", job_id))
+        wanted = {token for names in tokens.values() for token in names}
+        if not found.keys() >= wanted:
+            self._check_found(answer, parts, listed_all, command, mark)
+        if strangers:
+            return found
+        return {token: receipt for token, receipt in found.items() if token in wanted}
+
+    def _check_found(
+        self,
+        answer: Completed,
+        parts: Mapping[str, str],
+        listed_all: bool,
+        command: str,
+        mark: str,
+    ) -> None:
+        """Raise :class:`CommandError` unless the scheduler's list says what it does not have."""
+        worked = parts.get("find-codes", "").strip() == "0" and "done" in parts
+        knows_none = self.backend.matches(ErrorKind.UNKNOWN, answer.stderr)
+        if not listed_all or not (worked or knows_none):
+            raise CommandError(
+                "the scheduler's list could not be read",
+                command=command,
+                exit_code=answer.exit_code,
+                stderr=_without_marks(answer.stderr, mark),
+            )
+
+    # -- knowing -----------------------------------------------------------------------------------
+
+    def active(self, members: Iterable[str | None] = (None,)) -> Listing:
+        """List the user's jobs; one command for each cluster of a multi-cluster scheduler."""
+        text = self.backend.commands.active
+        commands = [self._fill(text, member=member) for member in dict.fromkeys(members)]
+        self.commands += len(commands)
+        mark = new_mark()
+        try:
+            answer = self._run(listing_script(self.backend, commands, mark))
+        except CommandError as error:
+            return Listing(error=str(error))
+        return self._listing("active", answer, mark, len(commands))
+
+    def ended(self, runs: Mapping[str, Sequence[str]], ids: IdsByMember, age: float) -> EndReport:
+        """Read the exit records of jobs, and ask accounting about them; one round trip.
+
+        ``runs`` are file names without ``.exit``, by folder; ``age`` is the number of seconds since
+        the oldest of the jobs was submitted.
+        """
+        commands = self._accounting_commands(ids, age) if self.accounting else []
+        self.commands += len(commands)
+        mark = new_mark()
+        try:
+            answer = self._run(ended_script(self.backend, runs, commands, mark))
+        except CommandError as error:
+            return EndReport(unreadable=set(runs), history=Listing(error=str(error)))
+        report = EndReport()
+        if commands:
+            report.history = self._listing("finished", answer, mark, len(commands))
+        parts = split_reply(answer.stdout, mark)
+        for number, folder in enumerate(runs):
+            text = parts.get(f"records-{number}", "")
+            if not text.startswith(".\n"):
+                report.unreadable.add(folder)
+            report.records |= parse_exit_records(text)
+        complaint = report.history.error
+        if complaint and self.backend.matches(ErrorKind.NO_ACCOUNTING, complaint):
+            self.accounting = False
+        return report
+
+    def _accounting_commands(self, ids: IdsByMember, age: float) -> list[str]:
+        text = self.backend.commands.finished
+        return [
+            self._fill(text, ids=portion, member=member, age=age)
+            for member, members in ids.items()
+            for portion in in_portions(members, _IDS)
+        ]
+
+    def _listing(self, kind: str, answer: Completed, mark: str, expected: int) -> Listing:
+        """Read the answers of ``expected`` commands whose output is the part ``kind``."""
+        parts = split_reply(answer.stdout, mark)
+        codes = parts.get(f"{kind}-codes", "").split()
+        errors = split_reply(answer.stderr, mark).get(kind, "").strip()
+        listing = Listing(asked=self._answered(codes, expected, errors))
+        if not listing.asked:
+            said = _without_marks(answer.stderr, mark)
+            code = " ".join(codes) or answer.exit_code
+            listing.error = errors or said or f"a command ended with exit code {code}"
+        reading = read_output(getattr(self.backend.outputs, kind), parts.get(kind, ""))
+        for entry in reading.answers:
+            listing.add(entry)
+        listing.complete = listing.asked and not reading.unread
+        if reading.unread and not listing.error:
+            count, first = len(reading.unread), reading.unread[0]
+            listing.error = f"{count} lines could not be read, the first: {first!r}"
+        return listing
+
+    def _answered(self, codes: Sequence[str], expected: int, errors: str) -> bool:
+        """Whether all commands ran, and what they say is an answer."""
+        if len(codes) != expected:
+            return False
+        if self.backend.matches(ErrorKind.NO_ACCOUNTING, errors):  # PBS: with exit code 0
+            return False
+        all_well = all(code == "0" for code in codes)
+        return all_well or self.backend.matches(ErrorKind.UNKNOWN, errors)
+
+    # -- cancelling --------------------------------------------------------------------------------
+
+    def cancel(self, ids: IdsByMember) -> None:
+        """Cancel jobs; ones that have ended meanwhile are no error.
+
+        Raises :class:`CommandError`.
+        """
+        mark = new_mark()
+        text = self.backend.commands.cancel
+        commands = [
+            self._fill(text, ids=portion, member=member, separator=" ")
+            for member, members in ids.items()
+            for portion in in_portions(members, _IDS)
+        ]
+        self.commands += len(commands)
+        answer = self._run(cancel_script(self.backend, commands, mark))
+        parts = split_reply(answer.stdout, mark)
+        codes = parts.get("cancel-codes", "").split()
+        errors = split_reply(answer.stderr, mark).get("cancel", "").strip()
+        said = errors or parts.get("cancel", "").strip()
+        all_well = len(codes) == len(commands) and all(code == "0" for code in codes)
+        if not all_well and not self.backend.matches(ErrorKind.ENDED, said):
+            raise CommandError(
+                "the jobs could not be cancelled",
+                command=commands[0],
+                exit_code=answer.exit_code,
+                stderr=said,
+            )
+
+    def remove(self, folders: Mapping[str, Sequence[str]]) -> None:
+        """Remove the files of jobs, given by token, from the folders of their batches.
+
+        An empty folder goes too. One round trip. Raises :class:`CommandError` where something
+        stays.
+        """
+        answer = self._run(removal_script(folders))
+        if answer.exit_code != 0:
+            raise CommandError(
+                "files of jobs could not be removed",
+                exit_code=answer.exit_code,
+                stderr=answer.stderr,
+            )
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def version(self) -> str:
+        """Return what the scheduler says of its version.
+
+        Raises :class:`CommandError` where it is not installed.
+        """
+        commands = self.backend.commands
+        command = self._fill(commands.version or commands.active)
+        self.commands += 1
+        answer = self._run(clean_environment(self.backend) + command)
+        if answer.exit_code != 0:
+            raise CommandError(
+                f"the commands of {self.backend.title} do not work here",
+                command=command,
+                exit_code=answer.exit_code,
+                stderr=answer.stderr,
+                hint="Is the scheduler installed on this host, and its commands on PATH? "
+                "Or choose another backend or remote in the profile.",
+            )
+        return (answer.stdout.strip() or answer.stderr.strip()).split("\n")[0]
+
+    def _run(self, script: str, timeout: float | None = None) -> Completed:
+        """Run a script; the embedded scheduler of another host is put there where it is missing."""
+        self.trips += 1
+        limit = timeout or self.backend.limits.command_timeout
+        if not self._remote_spool:
+            return self.transport.run(script, limit)
+        script = (
+            f"cj_spool=$HOME/{self._remote_spool}; "
+            f'[ -f "$cj_spool" ] || exit {ExitCode.NO_SPOOL:d}\n{script}'
+        )
+        done = self.transport.run(script, limit)
+        if done.exit_code == ExitCode.NO_SPOOL:
+            path = self.transport.resolve(f"~/{self._remote_spool}")
+            content = _SPOOL.read_text(encoding="utf-8")
+            upload(self.transport, [Upload(path, content, replace=True)])
+            done = self.transport.run(script, limit)
+        return done
+
+    def _fill(
+        self,
+        command: str,
+        *,
+        ids: Sequence[str] = (),
+        member: str | None = None,
+        script: str = "",
+        separator: str = ",",
+        age: float = 0.0,
+    ) -> str:
+        """Fill a command's placeholders; every value is quoted here and nowhere else."""
+        clusters = self.backend.general.clusters.replace("{cluster}", quote(member or ""))
+        values = {
+            "script": script,
+            "ids": quote(",".join(ids)) if separator == "," else quote_all(ids),
+            "user": '"$(id -un)"',
+            "clusters": clusters if member else "",
+            "age": str(int(age)),
+            "spool": self._spool_command(),
+        }
+        return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), command)
+
+    def _spool_command(self) -> str:
+        if self._remote_spool:
+            return 'python3 -I -S "$cj_spool"'
+        return f"{quote(sys.executable)} -I -S {quote(str(_SPOOL))}"
+
+
+def _remote_spool() -> str:
+    """Return the path of the embedded scheduler on other hosts, below the home folder."""
+    return f".local/share/clusterjob/spool-{zlib.crc32(_SPOOL.read_bytes()):08x}.py"
+
+
+def _check_submission(answer: Completed, parts: Mapping[str, str]) -> None:
+    """Raise what a submission's exit code means, and for one that did not get to its end."""
+    if answer.exit_code == ExitCode.NO_TEMPORARY_FOLDER:
+        raise CommandError(
+            "the batch could not be submitted: no temporary folder can be made",
+            exit_code=answer.exit_code,
+            stderr=answer.stderr,
+        )
+    if answer.exit_code == ExitCode.LOCKED:
+        raise TransportError(f"another process is submitting this batch: {answer.stderr.strip()}")
+    if "done" not in parts:
+        raise TransportError(
+            "the submission was cut off", exit_code=answer.exit_code, stderr=answer.stderr
+        )
+
+
+def _without_marks(text: str, mark: str) -> str:
+    return "\n".join(line for line in text.splitlines() if mark not in line).strip()

@@ -1,0 +1,143 @@
+"""The scripts that go to a scheduler's host: what is called is in the ``.sh`` files beside this."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clusterjob.backend import Backend, job_variable_patterns
+from clusterjob.shell import in_portions, load_shell, quote, quote_all, run_marked, start_replies
+
+_CLEAN, _SUBMIT, _LOOK = (
+    Path(__file__).parent / f"{name}.sh" for name in ("clean", "submit", "look")
+)
+_FILES = 500  # files of one command line
+_OWN_VARIABLES = (
+    "CLUSTERJOB_ID",
+    "CLUSTERJOB_NAME",
+    "CLUSTERJOB_WORKDIR",
+    "CLUSTERJOB_ARRAY_INDEX",
+)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One job of a batch on its way to the scheduler."""
+
+    token: str
+    workdir: str
+    runs: str  # the folder of the batch, absolute
+    script: str  # relative to the workdir, or absolute
+
+
+def clean_environment(backend: Backend) -> str:
+    """Return shell text that unsets what a surrounding job, of any scheduler, has set."""
+    patterns = dict.fromkeys([*backend.general.job_variables, *job_variable_patterns()])
+    keep = [word[1:] for word in patterns if word.startswith("!")]
+    unset = [word for word in patterns if not word.startswith("!")]
+    text = load_shell(_CLEAN)
+    text = text.replace("@KEEP@", "|".join(keep) or "''")
+    return text.replace("@UNSET@", "|".join([*unset, *_OWN_VARIABLES]))
+
+
+def submission_script(backend: Backend, command: str, tickets: Sequence[Ticket], mark: str) -> str:
+    """Return the script that submits a batch with ``command``, a few jobs at a time."""
+    workers = max(1, min(backend.limits.submit_parallel, len(tickets)))
+    folders = list(dict.fromkeys(ticket.runs for ticket in tickets))
+    unlock = "; ".join(f"cj_unlock {quote(folder)}" for folder in folders)
+    # a simple command is redirected without a process of its own; of others we are kept apart
+    is_simple = not re.search(r"[|&;<>()\n]", command)
+    lines = [
+        clean_environment(backend),
+        start_replies(mark),
+        f"cj_scheduler_submit() {{\n{command}\n}}"
+        if is_simple
+        else f"cj_scheduler_submit() {{\n( {command}\n)\n}}",
+        load_shell(_SUBMIT),
+        f"cj_unlock_all() {{ {unlock}; }}",
+        *(f"cj_lock {quote(folder)}" for folder in folders),
+    ]
+    for worker in range(workers):
+        lines += _worker_lines(worker, tickets[worker::workers])
+    lines.append(f"cj_report {quote_all(folders)}")
+    return "\n".join(lines)
+
+
+def _worker_lines(number: int, tickets: Sequence[Ticket]) -> Iterable[str]:
+    yield f"( cj_worker {number}"
+    here: tuple[str, str] | None = None
+    for ticket in tickets:
+        if (ticket.workdir, ticket.runs) != here:
+            here = (ticket.workdir, ticket.runs)
+            yield f"cj_enter {quote_all(here)}"
+        yield f"cj_submit {ticket.token} {quote(ticket.script)}"
+    yield ") &"
+    yield 'cj_workers="$cj_workers $!"'
+
+
+def find_script(
+    backend: Backend, command: str, tokens: Mapping[str, Sequence[str]], mark: str
+) -> str:
+    """Return the script that looks for submissions.
+
+    It reads receipts, the list of ``command``, and exit records. The list comes before the exit
+    records: a job that ends between the two is in one of them.
+    """
+    lines = [
+        clean_environment(backend),
+        start_replies(mark),
+        load_shell(_LOOK),
+        "cj_part receipts",
+        f"cj_read_receipts {quote_all(tokens)}",
+        run_marked(command, "find"),
+        "cj_part owners",
+    ]
+    for folder, names in tokens.items():
+        patterns = [f"{name}*.exit" for name in names]
+        lines.append(f"cj_read_owners {quote_all([folder, *patterns])}")
+    return "\n".join([*lines, "cj_part done"])
+
+
+def listing_script(backend: Backend, commands: Iterable[str], mark: str) -> str:
+    """Return the script that lists the user's jobs."""
+    lines = [clean_environment(backend), start_replies(mark)]
+    lines += [run_marked(command, "active") for command in commands]
+    return "\n".join(lines)
+
+
+def ended_script(
+    backend: Backend, runs: Mapping[str, Sequence[str]], commands: Iterable[str], mark: str
+) -> str:
+    """Return the script that reads exit records, and asks accounting with ``commands``.
+
+    ``runs`` are the names of the records, without ``.exit``, by their folders.
+    """
+    lines = [clean_environment(backend), start_replies(mark), load_shell(_LOOK)]
+    for number, (folder, names) in enumerate(runs.items()):
+        workdir = os.path.dirname(os.path.dirname(folder))
+        lines.append(f"( cj_open_records {number} {quote_all([folder, workdir])}")
+        for portion in in_portions([f"{name}.exit" for name in names], _FILES):
+            lines.append(f"cj_read {' '.join(portion)}")
+        lines.append(") 2>/dev/null")
+    lines += [run_marked(command, "finished") for command in commands]
+    return "\n".join(lines)
+
+
+def cancel_script(backend: Backend, commands: Iterable[str], mark: str) -> str:
+    """Return the script that cancels jobs."""
+    lines = [clean_environment(backend), start_replies(mark)]
+    lines += [run_marked(command, "cancel") for command in commands]
+    return "\n".join(lines)
+
+
+def removal_script(folders: Mapping[str, Sequence[str]]) -> str:
+    """Return the script that removes the files of jobs, given by token, from their folders."""
+    lines = [start_replies("-"), load_shell(_LOOK)]
+    for folder, tokens in folders.items():
+        for portion in in_portions([f"{token}.*" for token in tokens], _FILES):
+            lines.append(f"cj_remove {quote_all([folder, *portion])}")
+        lines.append(f"cj_tidy {quote(folder)}")
+    return "\n".join([*lines, "cj_end_removing"])

@@ -1,0 +1,104 @@
+"""Telling people that jobs have ended: one thread, while somebody wants to be told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clusterjob.engine.cluster import Cluster
+from clusterjob.errors import ClusterJobError
+from clusterjob.store import Record
+
+_log = logging.getLogger(__name__)
+_SHORTEST, _LONGEST = 0.02, 5.0  # s between two looks
+_OUTPUTS = 0.2  # s between two looks at jobs whose outputs are to come
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """Somebody wants to be told when a job has ended."""
+
+    record: Record
+    cluster: Cluster
+    callback: Callable[[], object]
+
+
+class Watcher:
+    """Watches jobs, and calls back once each has ended and its outputs have come.
+
+    The thread begins with the first wish, and ends with the last one or with :meth:`stop`.
+    """
+
+    def __init__(self) -> None:
+        self._wishes: list[_Wish] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def add(self, record: Record, cluster: Cluster, callback: Callable[[], object]) -> None:
+        """Call ``callback`` from the watching thread when the job has ended."""
+        with self._changed:
+            self._stopped = False
+            self._wishes.append(_Wish(record, cluster, callback))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, daemon=True, name="clusterjob-watcher"
+                )
+                self._thread.start()
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """End the thread; wishes that were not fulfilled are forgotten."""
+        with self._changed:
+            thread = self._thread
+            self._stopped = True
+            self._wishes.clear()
+            self._changed.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if self._stopped or not self._wishes:
+                    self._thread = None
+                    return
+                wishes = list(self._wishes)
+            self._look(wishes)
+            with self._changed:
+                if self._wishes and not self._stopped:
+                    self._changed.wait(self._pause())
+
+    def _look(self, wishes: list[_Wish]) -> None:
+        """Ask about all jobs, and call back for those that have ended."""
+        for cluster in {id(wish.cluster): wish.cluster for wish in wishes}.values():
+            _attempt(cluster.refresh)
+        for wish in wishes:
+            _attempt(lambda wish=wish: wish.cluster.finish(wish.record))  # type: ignore[misc]
+        ended = [wish for wish in wishes if wish.record.settled]
+        with self._changed:
+            if self._stopped:
+                return
+            self._wishes = [wish for wish in self._wishes if wish not in ended]
+        for wish in ended:
+            try:
+                wish.callback()
+            except Exception:
+                _log.exception("a callback of job %r failed", wish.record.name)
+
+    def _pause(self) -> float:
+        pauses = [
+            _OUTPUTS if wish.record.finished else wish.cluster.pace.wait_time()
+            for wish in self._wishes
+        ]
+        return min(_LONGEST, max(_SHORTEST, min(pauses)))
+
+
+def _attempt(step: Callable[[], object]) -> None:
+    """Take a step that is tried again with the next look."""
+    try:
+        step()
+    except ClusterJobError as error:
+        _log.warning("%s", str(error).partition("\n")[0])

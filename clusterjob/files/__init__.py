@@ -1,0 +1,32 @@
+"""Inputs, outputs and logs: what is meant, and how it goes there and comes back."""
+
+from clusterjob.files.download import download
+from clusterjob.files.listing import Order, RemoteFile, list_files
+from clusterjob.files.logs import LogFollower, Stream, explain, log_path, read_log
+from clusterjob.files.patterns import (
+    Files,
+    check_inside,
+    expand_inputs,
+    parse_files,
+    parse_outputs,
+)
+from clusterjob.files.upload import Upload, upload
+
+__all__ = [
+    "Files",
+    "LogFollower",
+    "Order",
+    "RemoteFile",
+    "Stream",
+    "Upload",
+    "check_inside",
+    "download",
+    "expand_inputs",
+    "explain",
+    "list_files",
+    "log_path",
+    "parse_files",
+    "parse_outputs",
+    "read_log",
+    "upload",
+]

@@ -1,0 +1,160 @@
+"""The logs of a job: where they are, what is in them, and following them while it runs."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from clusterjob.backend import Backend
+from clusterjob.errors import CommandError
+from clusterjob.shell import quote, quote_all
+from clusterjob.status import Status
+from clusterjob.store import OnceState, Record
+from clusterjob.transport import Transport
+
+Stream = Literal["stdout", "stderr"]
+_TAIL = 10  # lines of a log shown in an error
+_NOT_THERE, _MADE_ANEW = 3, 4  # exit codes of the follower's commands
+
+
+def log_path(
+    record: Record, stream: Stream, index: int | None = None, backend: Backend | None = None
+) -> str:
+    """Return the absolute path of a log on the job's host; ``index`` is an array's element.
+
+    The backend is needed where the user named the file: it knows what stands for the job's id.
+    """
+    path = record.spec.resources.get(stream)
+    if not path:
+        suffix = f".{index}" if index is not None else ""
+        extension = "out" if stream == "stdout" else "err"
+        return f"{record.runs}/{record.token}{suffix}.{extension}"
+    if backend is not None and re.search(r"[%$^{]", path):
+        values = {
+            "{id}": record.job_id or "",
+            "{task}": str(index if index is not None else ""),
+            "{name}": record.name,
+        }
+        for pattern, value in backend.general.patterns:
+            path = path.replace(pattern, values.get(value, value))
+    return os.path.join(record.workdir, path)
+
+
+def read_log(
+    transport: Transport,
+    backend: Backend,
+    record: Record,
+    stream: Stream,
+    index: int | None = None,
+    lines: int | None = None,
+) -> str:
+    """Return a log, or its last ``lines``; those of an array one after the other.
+
+    Raises :class:`CommandError`.
+    """
+    indices: Sequence[int | None] = [index]
+    if index is None and record.tasks is not None:
+        indices = list(record.tasks)
+    files = quote_all(log_path(record, stream, item, backend) for item in indices)
+    tool = "cat" if lines is None else f"tail -n {lines}"
+    done = transport.run(f'for f in {files}; do [ ! -e "$f" ] || {tool} "$f"; done')
+    if done.exit_code != 0:
+        raise CommandError(
+            f"the {stream} of {record.name!r} cannot be read",
+            exit_code=done.exit_code,
+            stderr=done.stderr,
+        )
+    return done.stdout
+
+
+def explain(transport: Transport, backend: Backend, record: Record, job_id: str | None) -> str:
+    """Say in a few lines what became of a job: cause, code, job id, and the end of its logs."""
+    lines = [_summary(record, job_id)]
+    if record.outputs.state is OnceState.FAILED:
+        lines.append(f"  its outputs did not come: {record.outputs.error}")
+    index = _most_telling_element(record)
+    streams: tuple[Stream, ...] = ("stdout", "stderr")
+    for stream in streams:
+        path = log_path(record, stream, index, backend)
+        try:
+            text = read_log(transport, backend, record, stream, index, _TAIL).rstrip()
+        except CommandError as error:
+            text = str(error).partition("\n")[0]
+        lines.append(f"  {stream}: {path}" + ("" if text else " (empty)"))
+        lines += [f"    {line}" for line in text.splitlines()]
+    return "\n".join(lines)
+
+
+def _summary(record: Record, job_id: str | None) -> str:
+    task = record.task
+    parts = [f"job {record.name!r} ({job_id or 'not submitted'}) is {task.status}"]
+    if task.reason:
+        parts.append(f"reason: {task.reason}")
+    if task.exit_code is not None:
+        parts.append(f"exit code {task.exit_code}")
+    if task.signal is not None:
+        parts.append(f"signal {task.signal}")
+    if task.words:
+        parts.append(f"the scheduler says {task.words!r}")
+    return ", ".join(parts)
+
+
+def _most_telling_element(record: Record) -> int | None:
+    """Return the first element of an array that did not complete, else the first; else None."""
+    if not record.tasks:
+        return None
+    for index, task in record.tasks.items():
+        if task.status > Status.COMPLETED:
+            return index
+    return next(iter(record.tasks))
+
+
+class LogFollower:
+    """Reads what was added to a log since the last time.
+
+    Each look is one command over the connection that there is. ``lines`` are the last ones that the
+    first look brings; None for all.
+    """
+
+    def __init__(self, transport: Transport, path: str, lines: int | None) -> None:
+        self._transport = transport
+        self._path = quote(path)
+        self._lines = lines
+        self._offset: int | None = None  # bytes that were read
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def look(self) -> Iterator[str]:
+        """Yield what is new, if anything is.
+
+        A log that was made anew begins again. Raises :class:`TransportError`.
+        """
+        if self._offset is None:
+            self._offset = self._find_start()
+        if self._offset is None:
+            return
+        data: list[bytes] = []
+        done = self._transport.stream(
+            f"[ $(wc -c <{self._path}) -ge {self._offset} ] || exit {_MADE_ANEW}; "
+            f"tail -c +{self._offset + 1} {self._path}",
+            data.append,
+        )
+        if done.exit_code == _MADE_ANEW:
+            self._offset = 0
+            return
+        came = b"".join(data)
+        self._offset += len(came)
+        text = self._decoder.decode(came)
+        if text:
+            yield text
+
+    def _find_start(self) -> int | None:
+        """Return where the last lines begin; None for a log that is not there yet."""
+        start = "echo 0"
+        if self._lines is not None:
+            last = f"$(tail -n {self._lines} {self._path} | wc -c)"
+            start = f"echo $(($(wc -c <{self._path}) - {last}))"
+        answer = self._transport.run(f"[ -e {self._path} ] || exit {_NOT_THERE}; {start}")
+        return int(answer.stdout) if answer.exit_code == 0 else None

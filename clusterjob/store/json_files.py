@@ -1,0 +1,413 @@
+"""Records in a folder, one JSON file each: for people who want to read, copy and keep them with the
+tools of the shell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clusterjob.errors import StoreError
+from clusterjob.store.base import (
+    VERSION,
+    Begun,
+    Damaged,
+    Note,
+    Report,
+    Store,
+    decide_claims,
+    newer_version_error,
+    take_over_one,
+)
+from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
+
+
+class FileStore(Store):
+    """The store of one folder: ``records/TOKEN.json``, ``notes.json``, and a lock.
+
+    Files are written whole and renamed. Of several submissions of one key the newest is the current
+    one. Whoever writes holds a lock on the file ``lock`` (flock(2), which Linux carries over NFS);
+    who only reads needs none, because every file is whole at any moment.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.url = f"file://{folder}"
+        self._thread_lock = threading.RLock()
+        self._files: dict[str, tuple[tuple[int, int, int], Record | Damaged]] = {}
+        self._seen: dict[str, tuple[int, int, int]] | None = None
+        self._ready = False
+
+    # -- submitting --------------------------------------------------------------------------------
+
+    def claim(
+        self, records: Sequence[Record], again: Callable[[Record], bool]
+    ) -> list[Record | None]:
+        with self._locked():
+            claims = decide_claims(records, self._current(), again)
+            self._save(claims.fresh)
+        mine = {id(record) for record in claims.fresh}
+
+        def own(winner: Record | None) -> Record | None:
+            return winner if winner is None or id(winner) in mine else _copy(winner)
+
+        return [own(winner) for winner in claims.winners]
+
+    def write(self, records: Iterable[Record]) -> None:
+        wanted = list(records)
+        if not wanted:
+            return
+        with self._locked():
+            stored = self._read_all()
+            self._save(record for record in wanted if _may_write(record, stored.get(record.token)))
+
+    def discard(self, records: Iterable[Record]) -> None:
+        gone = [record.token for record in records]
+        if gone:
+            with self._locked():
+                for token in gone:
+                    self._path(token).unlink(missing_ok=True)
+
+    def take_over(self, records: Sequence[Record], owner: str, now: float) -> list[Record]:
+        taken = []
+        with self._locked():
+            stored = self._read_all()
+            for record in records:
+                found = stored.get(record.token)
+                if isinstance(found, Record) and take_over_one(_copy(found), record, owner, now):
+                    taken.append(record)
+            self._save(taken)
+        return taken
+
+    def begin(self, record: Record, what: Begun) -> bool:
+        with self._locked():
+            found = self._read_all().get(record.token)
+            if not isinstance(found, Record) or getattr(found, what) is not ONCE_DUE:
+                return False
+            stored = _copy(found)
+            setattr(stored, what, ONCE_STARTED)
+            setattr(record, what, ONCE_STARTED)
+            self._save([stored])
+            return True
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def by_keys(self, keys: Sequence[str]) -> dict[str, Record]:
+        current = self._current()
+        return self._copies({key: current[key] for key in keys if key in current})
+
+    def by_tokens(self, tokens: Iterable[str]) -> dict[str, Record]:
+        return self._copies(self._read_all(list(tokens)))
+
+    def select(
+        self,
+        *,
+        statuses: Iterable[int] | None = None,
+        name: str | None = None,
+        earlier: bool = False,
+        unsent: bool = False,
+    ) -> list[Record]:
+        allowed = None if statuses is None else set(statuses)
+
+        def is_meant(record: Record) -> bool:
+            return (
+                (allowed is None or record.status in allowed)
+                and (name is None or record.name == name)
+                and (not unsent or record.unsent)
+            )
+
+        readings = self._read_all() if earlier else self._current()
+        found = filter(is_meant, self._good(readings).values())
+        return [_copy(record) for record in sorted(found, key=_age)]
+
+    def live(self, cluster_id: str) -> list[str]:
+        return [
+            reading.token
+            for reading in self._current().values()
+            if isinstance(reading, Record)
+            and reading.cluster_id == cluster_id
+            and not reading.finished
+        ]
+
+    def named(self, word: str) -> list[Record]:
+        bare = word.partition(";")[0]
+        records = self.select() if word else []
+        kinds = (
+            [record for record in records if record.job_id == bare],
+            [record for record in records if record.name == word],
+            [record for record in records if record.key.startswith(word)],
+        )
+        return next((found for found in kinds if found), [])
+
+    def changed_elsewhere(self) -> bool:
+        with self._thread_lock:
+            now = self._scan()
+            changed = self._seen is not None and now != self._seen
+            self._seen = now
+            return changed
+
+    # -- notes -------------------------------------------------------------------------------------
+
+    def notes(self, prefix: str) -> dict[str, Note]:
+        return {
+            name: Note(*values) for name, values in self._notes().items() if name.startswith(prefix)
+        }
+
+    def note(self, name: str, note: Note | None) -> None:
+        with self._locked():
+            notes = self._notes()
+            notes.pop(name, None)
+            if note is not None:
+                notes[name] = [note.at, note.value]
+            self._write(self.folder / "notes.json", json.dumps(notes))
+
+    def begin_poll(self, cluster_id: str, interval: float, now: float) -> Note | None:
+        name = f"poll:{cluster_id}"
+        with self._locked():
+            notes = self._notes()
+            at, value = notes.get(name, (None, None))
+            if at is not None and at <= now < at + interval:
+                return Note(at, value)
+            notes[name] = [now, value]
+            self._write(self.folder / "notes.json", json.dumps(notes))
+            return None
+
+    # -- care --------------------------------------------------------------------------------------
+
+    def examine(self) -> Report:
+        report = Report(facts={"store": self.url})
+        try:
+            stored = self._read_all()
+            report.facts |= {"version": str(VERSION), "records": str(len(stored))}
+            report.damaged = [
+                reading for reading in stored.values() if isinstance(reading, Damaged)
+            ]
+        except StoreError as error:
+            report.broken = str(error)
+        return report
+
+    def quarantine(self, damaged: Damaged) -> str:
+        target = self.folder / "damaged" / f"{damaged.token}.json"
+        with self._locked():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            self._path(damaged.token).rename(target)
+        return str(target)
+
+    def rebuild(self) -> str:
+        raise StoreError(
+            f"{self.url}: there is nothing to rebuild; every record is a file of its own"
+        )
+
+    def import_records(self, records: Sequence[Record]) -> int:
+        with self._locked():
+            known = self._read_all()
+            new = [record for record in records if record.token not in known]
+            self._save(new)
+        return len(new)
+
+    def exists(self) -> bool:
+        return (self.folder / "records").is_dir()
+
+    def close(self) -> None:
+        with self._thread_lock:
+            self._files.clear()
+            self._ready = False
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def _path(self, token: str) -> Path:
+        return self.folder / "records" / f"{token}.json"
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other writers out; a lock of a process that dies is gone with it."""
+        with self._thread_lock:
+            self._prepare()
+            try:
+                descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+                with os.fdopen(descriptor, "r+") as lock:
+                    _wait_for(lock.fileno(), self.url)
+                    yield
+            except OSError as error:
+                raise self._explain(error) from error
+
+    def _prepare(self) -> None:
+        """Make the folder where it is not there, and see that this version can read it."""
+        if self._ready:
+            return
+        try:
+            (self.folder / "records").mkdir(parents=True, mode=0o700, exist_ok=True)
+            self.folder.chmod(0o700)
+            stamp = self.folder / "version.json"
+            if not stamp.exists():
+                self._write(stamp, json.dumps({"clusterjob": VERSION}))
+            version = json.loads(stamp.read_text(encoding="utf-8"))["clusterjob"]
+        except OSError as error:
+            raise self._explain(error) from error
+        except (ValueError, KeyError, TypeError) as error:
+            expected = json.dumps({"clusterjob": VERSION})
+            raise StoreError(
+                f"{self.folder / 'version.json'} is damaged ({error}); expected {expected}"
+            ) from error
+        if version > VERSION:
+            raise newer_version_error(self.url, version)
+        self._ready = True
+
+    def _explain(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"the store {self.url} cannot be used: {error.strerror or error}. Make room or mend "
+            "the permissions, and run again"
+        )
+
+    def _save(self, records: Iterable[Record]) -> None:
+        for record in records:
+            contents = {
+                "key": record.key,
+                "name": record.name,
+                "state": json.loads(record.to_json()),
+                "spec": json.loads(record.spec_json),
+            }
+            self._write(self._path(record.token), json.dumps(contents))
+
+    def _write(self, path: Path, text: str) -> None:
+        """Write a file whole or not at all, and on disk before it gets its name."""
+        part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _scan(self) -> dict[str, tuple[int, int, int]]:
+        self._prepare()
+        found = {}
+        try:
+            with os.scandir(self.folder / "records") as entries:
+                for entry in entries:
+                    if entry.name.endswith(".json") and not entry.name.startswith("."):
+                        with contextlib.suppress(FileNotFoundError):
+                            stat = entry.stat()
+                            found[entry.name[:-5]] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        except OSError as error:
+            raise self._explain(error) from error
+        return found
+
+    def _read_all(self, tokens: Sequence[str] | None = None) -> dict[str, Record | Damaged]:
+        """Read the records, or some of them; a file that has not changed is not read again."""
+        with self._thread_lock:
+            if tokens is None:
+                stats = self._scan()
+                for token in self._files.keys() - stats.keys():
+                    del self._files[token]
+            else:
+                self._prepare()
+                stats = {}
+                for token in tokens:
+                    with contextlib.suppress(OSError):
+                        stat = self._path(token).stat()
+                        stats[token] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            found: dict[str, Record | Damaged] = {}
+            for token, stamp in stats.items():
+                known = self._files.get(token)
+                if known is None or known[0] != stamp:
+                    reading = _read(self._path(token))
+                    if reading is None:
+                        continue
+                    known = self._files[token] = (stamp, reading)
+                found[token] = known[1]
+            return found
+
+    def _current(self) -> dict[str, Record | Damaged]:
+        """Return the newest record of each key; a damaged one whose key is known holds it."""
+        found: dict[str, Record | Damaged] = {}
+        for reading in sorted(self._read_all().values(), key=_age):
+            found[reading.key or reading.token] = reading
+        return found
+
+    def _good(self, readings: Mapping[str, Record | Damaged]) -> dict[str, Record]:
+        """Return the readings that are records; the others are named in the log."""
+        found = {}
+        for name, reading in readings.items():
+            if isinstance(reading, Damaged):
+                self.warn_of(reading)
+            else:
+                found[name] = reading
+        return found
+
+    def _copies(self, readings: Mapping[str, Record | Damaged]) -> dict[str, Record]:
+        return {name: _copy(record) for name, record in self._good(readings).items()}
+
+    def _notes(self) -> dict[str, list[Any]]:
+        self._prepare()
+        try:
+            notes: dict[str, list[Any]] = json.loads(
+                (self.folder / "notes.json").read_text(encoding="utf-8")
+            )
+        except (FileNotFoundError, ValueError):
+            return {}
+        return notes
+
+
+def _read(path: Path) -> Record | Damaged | None:
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogatepass")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Damaged(path.stem, str(error))
+    key = name = ""
+    try:
+        data = json.loads(text)
+        key, name = data["key"], data["name"]
+        record = Record.from_json(json.dumps(data["state"]), json.dumps(data["spec"]))
+        if record.token != path.stem or record.key != key:
+            raise ValueError("it is the record of another job")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Damaged(
+            path.stem, f"{type(error).__name__}: {error}", str(key), str(name), None, text
+        )
+    return record
+
+
+def _may_write(record: Record, stored: Record | Damaged | None) -> bool:
+    """Whether a state may be written over the stored one: one that is finished stays."""
+    if not isinstance(stored, Record):
+        return False
+    return not stored.finished or stored.status == record.status
+
+
+def _age(reading: Record | Damaged) -> tuple[float, str]:
+    return (reading.created if isinstance(reading, Record) else 0.0, reading.token)
+
+
+def _copy(record: Record) -> Record:
+    """Return a record of its own, so that nobody changes what is kept here."""
+    return Record.from_json(record.to_json(), record.spec_json)
+
+
+def _wait_for(descriptor: int, url: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"the store {url} was locked by another process for a minute; try again when "
+                    "that one is done"
+                ) from None
+            time.sleep(0.005)

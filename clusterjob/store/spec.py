@@ -1,0 +1,169 @@
+"""What was asked for in a submission: enough to show, compare and submit it again.
+
+It never changes. In a store it is JSON text of plain values, and only what was given is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+class InputFile(NamedTuple):
+    """One input: its path in the workdir, its sha256, and where it is on this machine."""
+
+    path: str
+    digest: str
+    source: str
+
+
+class OutputPattern(NamedTuple):
+    """What is fetched when the job has ended, and the name it gets here (empty: the same)."""
+
+    pattern: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A job that must complete first, and its exit records on the scheduler's host."""
+
+    name: str
+    job_id: str
+    records: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Parent:
+        return cls(data["name"], data["job_id"], tuple(data["records"]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "job_id": self.job_id, "records": list(self.records)}
+
+
+@dataclass(frozen=True)
+class ClusterReference:
+    """The cluster that a job goes to: a backend, what a profile changes in it, and a host.
+
+    ``beside`` are folders of backends that are looked in first, ``source`` is the profile that the
+    overrides came from. ``transport`` and ``ssh_config`` say how the host is reached.
+    """
+
+    name: str = "local"
+    host: str = ""  # as the user wrote it; "" is this machine
+    transport: str = ""
+    ssh_config: str = ""
+    beside: tuple[str, ...] = ()
+    overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
+    source: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ClusterReference:
+        return cls(**{**data, "beside": tuple(data.get("beside", ()))})
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"name": self.name, "host": self.host}
+        for key in ("transport", "ssh_config", "overrides", "source"):
+            if value := getattr(self, key):
+                data[key] = value
+        if self.beside:
+            data["beside"] = list(self.beside)
+        return data
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A text that is equal for equal references."""
+        return json.dumps(self.to_json(), sort_keys=True)
+
+    @functools.cached_property
+    def cluster_id(self) -> str:
+        """The name of the cluster, the same whatever the way to it and the profile's name."""
+        data = self.to_json()
+        for key in ("transport", "ssh_config", "source"):
+            data.pop(key, None)
+        text = json.dumps(data, sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One job as it was asked for.
+
+    Texts are rendered, resources are in the form they have inside.
+    """
+
+    body: str = ""
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    shell: str = "/bin/bash"
+    cluster: ClusterReference = ClusterReference()
+    cwd: str = ""  # here, where the job was submitted from
+    aux: Mapping[str, str] = field(default_factory=dict)  # auxiliary scripts, by path
+    inputs: tuple[InputFile, ...] = ()
+    outputs: tuple[OutputPattern, ...] = ()
+    into: str = ""  # the folder here that outputs go into
+    after: tuple[Parent, ...] = ()
+    prologue: str = ""
+    epilogue: str = ""
+    filename: str = ""  # of the script, where the user named it
+    attributes: Mapping[str, str] = field(default_factory=dict)  # that directives use
+    cache_id: str | None = None
+
+    @property
+    def outputs_folder(self) -> str:
+        """The folder here that outputs go into; older records know only the one before last."""
+        return self.into or self.cwd
+
+    @classmethod
+    def from_json(cls, text: str) -> JobSpec:
+        """Read a spec. Raises ValueError, KeyError or TypeError for text that is none."""
+        data = json.loads(text)
+        backend = data.pop("backend", None)
+        if backend is not None:
+            data["cluster"] = ClusterReference.from_json(backend)
+        for key, kind in (("inputs", InputFile), ("outputs", OutputPattern)):
+            if key in data:
+                data[key] = tuple(kind(*item) for item in data[key])
+        if "after" in data:
+            data["after"] = tuple(map(Parent.from_json, data["after"]))
+        return cls(**data)
+
+    def to_json(self) -> str:
+        """Return the JSON text that a record keeps."""
+        data: dict[str, Any] = {
+            "body": self.body,
+            "resources": self.resources,
+            "shell": self.shell,
+            "backend": self.cluster.to_json(),
+            "cwd": self.cwd,
+        }
+        for key in _OPTIONAL:
+            if value := getattr(self, key):
+                data[key] = value
+        if self.after:
+            data["after"] = [parent.to_json() for parent in self.after]
+        return _encode(data)
+
+    def target_paths(self, workdir: str) -> dict[str, str]:
+        """Return the files that this job puts into its workdir, and what tells their contents."""
+        files = {name: f"text:{text}" for name, text in self.aux.items()}
+        files |= {item.path: item.digest for item in self.inputs}
+        return {os.path.join(workdir, path): content for path, content in files.items()}
+
+
+_OPTIONAL = (
+    "aux",
+    "inputs",
+    "outputs",
+    "prologue",
+    "epilogue",
+    "filename",
+    "attributes",
+    "cache_id",
+    "into",
+)

@@ -1,0 +1,150 @@
+"""What is rendered, for every backend."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from clusterjob import JobScript
+from clusterjob.backend import list_backends, load_backend, parse_array, render_text
+from clusterjob.backend.render import split_shebang
+from clusterjob.errors import RenderError
+
+JOB = {
+    "queue": "q",
+    "account": "a",
+    "time": "1:30:00",
+    "nodes": 2,
+    "ppn": 4,
+    "threads": 2,
+    "mem": "4G",
+}
+EXPECTED = {
+    "slurm": "--nodes=2|--ntasks-per-node=4|--cpus-per-task=2|--time=01:30:00|--mem=4096M|"
+    "--partition=q",
+    "pbspro": "-l select=2:ncpus=8:mpiprocs=4:ompthreads=2:mem=4096mb|-l walltime=01:30:00",
+    "torque": "-l nodes=2:ppn=8|-l mem=8192mb|-l walltime=01:30:00",
+    "lpbs": "-l nodes=2:ppn=8",
+    "lsf": '-n 16 -R "span[ptile=8]"|-W 01:30',
+    "sge": "-pe mpi 16|-l h_rt=01:30:00|-l h_vmem=512M",
+    "local": "--cores=16|--time=5400|--mem=4096",
+    "flux": "--nodes=2|--nslots=8|--cores-per-slot=2|--time-limit=5400s",
+    "htcondor": "request_cpus = 8|request_memory = 4096",
+}
+LEFT_OUT = {"flux": {"mem"}, "htcondor": {"queue", "nodes"}}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_common_model_in_every_scheduler_s_words(name: str) -> None:
+    resources = {key: value for key, value in JOB.items() if key not in LEFT_OUT.get(name, set())}
+    text = str(
+        JobScript("true", "oct", backend=name, params={"parallel_environment": "mpi"}, **resources)
+    )
+    for piece in EXPECTED[name].split("|"):
+        assert piece in text
+
+
+@pytest.mark.parametrize("name", list_backends())
+def test_every_rendered_script_is_valid_shell(name: str) -> None:
+    text = str(JobScript("echo 'a' \"b\" ${#a[@]} `x`\n", "oct", backend=name))
+    done = subprocess.run(["/bin/sh", "-n"], input=text, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_bodies_that_are_no_templates_survive() -> None:
+    body = (
+        "a=(1 2); echo ${#a[@]} ${a[0]%%x*}; awk '{print $1}' f; printf '{%s}' x; echo 100% ü "
+        "{# no comment #}\n"
+    )
+    assert render_text(body, {}, "here") == body
+    assert render_text(body + "{{ x }}", {"x": 1}, "here") == body + "1"
+    assert body in str(JobScript(body, "x"))
+    assert "{{ raw }} {% if" in str(JobScript("{{ raw }} {% if", "x", verbatim=True))
+
+
+def test_templates_do_what_jinja_does() -> None:
+    text = render_text(
+        "{% for n in range(2) %}\nrun {{ n }}\n{% endfor %}\n{=# gone #=}{% raw %}{{ kept }}{% "
+        "endraw %}",
+        {},
+        "here",
+    )
+    assert text == "run 0\nrun 1\n{{ kept }}"
+
+
+def test_lines_that_a_scheduler_would_read_are_hidden_from_it() -> None:
+    text = str(JobScript("#$ -l evil=1\necho '#BSUB -n 99'\n#BSUB -n 99\n", "x", backend="sge"))
+    assert "\n#$ -l evil" not in text
+    assert "\n|#$ -l evil=1\n" in text
+    assert "\n#BSUB -n 99\n" not in str(JobScript("#BSUB -n 99\n", "x", backend="lsf"))
+
+
+def test_shebangs() -> None:
+    assert split_shebang("#!/usr/bin/env python3 -u\nx", "/bin/sh")[1] == (
+        "/usr/bin/env",
+        "python3 -u",
+    )
+    assert split_shebang("x", "/bin/zsh") == ("#!/bin/zsh\nx", ("/bin/zsh",))
+    with pytest.raises(RenderError, match="names no interpreter"):
+        split_shebang("#!\nx", "/bin/sh")
+    with pytest.raises(RenderError, match="NUL"):
+        split_shebang("a\0b", "/bin/sh")
+
+
+def test_arrays() -> None:
+    assert parse_array("1-4%2") == [1, 2, 3, 4]
+    assert parse_array("0-9:3,20") == [0, 3, 6, 9, 20]
+    assert "--array=1-4%2" in str(JobScript("true", backend="slurm", array="1-4%2"))
+    assert "-t 1-4 -tc 2" in str(JobScript("true", backend="sge", array="1-4%2"))
+    assert '-J "job[1-4]%2"' in str(JobScript("true", backend="lsf", array="1-4%2"))
+
+
+def test_variables_of_a_body() -> None:
+    job = JobScript(
+        "{{ T }} {{ mem }} {{ time }} {{ queue }} {{ jobname }} {{ remote }}|",
+        "n",
+        params={"T": 20},
+        mem="1G",
+        time=90,
+    )
+    assert "20 1024 01:30:00 None n |" in str(job)
+    job.T = 21
+    assert "21 1024" in str(job)
+    assert job.T == 21
+    with pytest.raises(AttributeError):
+        _ = job.nothing
+
+
+def test_the_dry_run_is_the_script() -> None:
+    job = JobScript("true", "x")
+    assert str(job) == str(job) == job.render_script()
+    assert load_backend("local").title in "Embedded scheduler"
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_body_that_cannot_be_written_does_not_run(shell: str, tmp_path: Path) -> None:
+    """A full disk on the node must not make an empty body, which would end well."""
+    script = JobScript("echo ran").render_script()
+    runs = Path(".clusterjob-runs/dry-run")
+    runs.mkdir(parents=True)
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    (bin_folder / "cat").write_text(
+        "#!/bin/sh\nhead -c 3\necho 'cat: write error: No space left on device' >&2\nexit 1\n"
+    )
+    (bin_folder / "cat").chmod(0o755)
+    for path, code, output in (
+        (f"{bin_folder}:{os.environ['PATH']}", 1, ""),
+        (os.environ["PATH"], 0, "ran\n"),
+    ):
+        (runs / "TOKEN.exit").unlink(missing_ok=True)
+        environment = {"PATH": path, "SPOOL_ID": "1", "TMPDIR": "/not/there"}
+        done = subprocess.run(
+            [shell], input=script, text=True, capture_output=True, env=environment
+        )
+        assert (done.returncode, done.stdout) == (code, output)
+        assert ("is there room" in done.stderr) == bool(code)
+        assert f"exit={code}\n" in (runs / "TOKEN.exit").read_text()
