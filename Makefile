@@ -28,6 +28,8 @@ lint: $(VENV)/all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck -x --severity=style clusterjob/*/*.sh tests/lab/*.sh
+	$(BIN)/python tests/style.py clusterjob
 
 unit: $(VENV)/all
 	$(BIN)/python -m pytest -q -n 2 tests/unit tests/test_architecture.py

@@ -60,5 +60,7 @@ with workplace("/dev/shm" if os.path.isdir("/dev/shm") else None):
         f"{COUNT} jobs, best of three: {ours:.2f} s, of which a bare loop of the same commands "
         f"takes {commands:.2f} s"
     )
-    report("own cost of a submission", (ours - commands) / COUNT * 1000, "ms/job", "< 0.2")
+    report(
+        "own cost of a submission", (ours - commands) / COUNT * 1000, "ms/job", "< 0.2"
+    )
     report("ratio to the bare loop", ours / commands, "x", "-")

@@ -20,13 +20,16 @@ from clusterjob import JobScript, submit
 
 COUNT, ROUNDS = 500, 7
 LAB = Path(
-    os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
+    os.environ.get("CLUSTERJOB_LAB")
+    or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
 )
 LOOP = r"""
 for w in 0 1 2 3; do
     (
         i=$w
-        while [ $i -lt COUNT ]; do sbatch --parsable plain/$i.slurm; i=$((i + 4)); done >plain/ids.$w
+        while [ $i -lt COUNT ]; do
+            sbatch --parsable plain/$i.slurm; i=$((i + 4))
+        done >plain/ids.$w
     ) &
 done
 wait
@@ -36,7 +39,13 @@ cat plain/ids.*
 
 def jobs(label: str) -> list[JobScript]:
     return [
-        JobScript(f"true {label} {number}", f"bench{number}", backend="slurm", mem=10, hold=True)
+        JobScript(
+            f"true {label} {number}",
+            f"bench{number}",
+            backend="slurm",
+            mem=10,
+            hold=True,
+        )
         for number in range(COUNT)
     ]
 

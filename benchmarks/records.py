@@ -33,7 +33,10 @@ with workplace():
     Path("p.ini").write_text(PROFILE)
     JobScript.read_defaults("p.ini")
     results = submit(
-        [JobScript("./run --T {{ T }}", f"job{n}", params={"T": n}) for n in range(COUNT)]
+        [
+            JobScript("./run --T {{ T }}", f"job{n}", params={"T": n})
+            for n in range(COUNT)
+        ]
     )
     half = results[: COUNT // 2]
     Path("listing").write_text(
@@ -55,5 +58,10 @@ with workplace():
         done = subprocess.run(
             [sys.executable, "-c", AGAIN], check=True, capture_output=True, text=True
         )
-    report(f"{COUNT} finished jobs submitted again by a fresh process", watch[0], "s", "< 2")
+    report(
+        f"{COUNT} finished jobs submitted again by a fresh process",
+        watch[0],
+        "s",
+        "< 2",
+    )
     report("... with scheduler commands", float(done.stdout.split()[0]), "", "0")

@@ -28,7 +28,10 @@ with workplace():
         for job in jobs:
             str(job)
     report(
-        "scripts rendered (template body, distinct parameters)", COUNT / watch[0], "/s", ">= 3000"
+        "scripts rendered (template body, distinct parameters)",
+        COUNT / watch[0],
+        "/s",
+        ">= 3000",
     )
     plain = [
         JobScript(f"./run --T {number}\n", f"job{number}", backend="slurm", time="5m")
@@ -37,4 +40,6 @@ with workplace():
     with stopwatch() as watch:
         for job in plain:
             str(job)
-    report("scripts rendered (distinct plain bodies)", COUNT / watch[0], "/s", ">= 3000")
+    report(
+        "scripts rendered (distinct plain bodies)", COUNT / watch[0], "/s", ">= 3000"
+    )

@@ -15,13 +15,16 @@ from clusterjob import JobScript, submit
 
 COUNT = 500
 LAB = Path(
-    os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
+    os.environ.get("CLUSTERJOB_LAB")
+    or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
 )
 
 
 def bare() -> float:
     """Return the seconds of the serial loop."""
-    Path("bare.sh").write_text("#!/bin/sh\n#SBATCH --output=/dev/null --mem=10M --hold\ntrue\n")
+    Path("bare.sh").write_text(
+        "#!/bin/sh\n#SBATCH --output=/dev/null --mem=10M --hold\ntrue\n"
+    )
     with stopwatch() as watch:
         subprocess.run(
             [
@@ -38,7 +41,13 @@ def bare() -> float:
 def batch(label: str) -> float:
     """Return the seconds of a batch of ours."""
     jobs = [
-        JobScript(f"true {label} {number}", f"bench{number}", backend="slurm", mem=10, hold=True)
+        JobScript(
+            f"true {label} {number}",
+            f"bench{number}",
+            backend="slurm",
+            mem=10,
+            hold=True,
+        )
         for number in range(COUNT)
     ]
     with stopwatch() as watch:

@@ -25,11 +25,14 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from clusterjob import JobScript, submit  # noqa: E402
-from clusterjob.transport import Upload, close_all, open_transport  # noqa: E402
+from clusterjob.files import Upload, upload  # noqa: E402
+from clusterjob.script import default_session  # noqa: E402
+from clusterjob.session import close_default_sessions  # noqa: E402
 from tests.lines import far_line  # noqa: E402
 
 LAB = Path(
-    os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
+    os.environ.get("CLUSTERJOB_LAB")
+    or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
 )
 PEER = ROOT / ".venv/peers/bin/python"
 DELAY = 0.025  # s each way
@@ -68,7 +71,9 @@ def jobs(count: int, label: str, config: Path, host: str, kind: str) -> list[Job
         "rootdir": os.getcwd(),
     }
     return [
-        JobScript(f"true {label} {number}", f"bench{number}", mem=10, hold=True, **settings)
+        JobScript(
+            f"true {label} {number}", f"bench{number}", mem=10, hold=True, **settings
+        )
         for number in range(count)
     ]
 
@@ -84,14 +89,12 @@ def submitted(count: int, config: Path, host: str, kind: str) -> tuple[float, An
     with stopwatch() as watch:
         results = submit(batch)
     assert all(result.job_id for result in results)
-    results[0].monitor.trips_of_batch = way.trips - before
+    results[0].cluster.trips_of_batch = way.trips - before
     return watch[0], results[0]
 
 
 def submit_transport(job: JobScript) -> Any:
-    from clusterjob.monitor import scheduler_for
-
-    scheduler = scheduler_for(job.cluster_reference)
+    scheduler = default_session().engine.scheduler(job.cluster_reference)
     scheduler.transport.state.limit = 10_000  # type: ignore[attr-defined]
     return scheduler.transport
 
@@ -105,7 +108,7 @@ def latency(kind: str, far: Path) -> None:
         clear()
         seconds, last = submitted(COUNT, far, "far", kind)
         far_times.append(seconds)
-        trips = last.monitor.trips_of_batch
+        trips = last.cluster.trips_of_batch
         clear()
     _, few = submitted(5, far, "far", kind)
     near, slow = statistics.median(near_times), statistics.median(far_times)
@@ -120,7 +123,7 @@ def latency(kind: str, far: Path) -> None:
         f"{kind}: round trips of {COUNT} jobs",
         trips,
         "",
-        f"= {few.monitor.trips_of_batch}, those of 5 jobs",
+        f"= {few.cluster.trips_of_batch}, those of 5 jobs",
     )
     clear()
 
@@ -128,20 +131,20 @@ def latency(kind: str, far: Path) -> None:
 def poll(kind: str, far: Path) -> None:
     """One poll of 1,000 jobs."""
     _, last = submitted(1000, far, "far", kind)
-    monitor = last.cluster
-    monitor.refresh(force=True)
-    trips, commands = monitor.scheduler.transport.trips, monitor.scheduler.commands
+    cluster = last.cluster
+    cluster.refresh(force=True)
+    trips, commands = cluster.scheduler.transport.trips, cluster.scheduler.commands
     with stopwatch() as watch:
-        monitor.refresh(force=True)
+        cluster.refresh(force=True)
     report(
         f"{kind}: one poll of 1,000 jobs at 50 ms: commands",
-        monitor.scheduler.commands - commands,
+        cluster.scheduler.commands - commands,
         "",
         "<= 2",
     )
     report(
         f"{kind}: one poll of 1,000 jobs at 50 ms: round trips",
-        monitor.scheduler.transport.trips - trips,
+        cluster.scheduler.transport.trips - trips,
         "",
         "<= 2",
     )
@@ -174,22 +177,31 @@ def files(kind: str, folder: Path) -> None:
                 file.write(os.urandom(1_000_000))
     # known: the job's key is made of them
     digests = {
-        path: hashlib.sha256(path.read_bytes()).hexdigest() for path in [*many.iterdir(), big]
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in [*many.iterdir(), big]
     }
     ssh = ["ssh", "-F", config, "-l", "quiet", "lab-plain"]
 
-    way: Any = open_transport("quiet@lab-plain", kind, config, 10_000)
+    way: Any = default_session().connections.open(
+        "quiet@lab-plain", kind, config, 10_000
+    )
 
     def ours(paths: list[Path], login: bool = False) -> None:
         if login:
             way.close()
             if kind == "openssh":
                 way.disconnect()
-        way.put(
+        upload(
+            way,
             [
-                Upload(str(there / "ours" / path.name), path, replace=True, digest=digests[path])
+                Upload(
+                    str(there / "ours" / path.name),
+                    path,
+                    replace=True,
+                    digest=digests[path],
+                )
                 for path in paths
-            ]
+            ],
         )
 
     def tar() -> None:
@@ -202,11 +214,18 @@ def files(kind: str, folder: Path) -> None:
     def scp() -> None:
         (there / "scp").mkdir(parents=True, exist_ok=True)
         subprocess.run(
-            ["scp", "-q", "-F", config, str(big), f"quiet@lab-plain:{there}/scp/"], check=True
+            ["scp", "-q", "-F", config, str(big), f"quiet@lab-plain:{there}/scp/"],
+            check=True,
         )
 
     small = list(many.iterdir())
-    times: dict[str, list[float]] = {"tar": [], "login": [], "small": [], "scp": [], "big": []}
+    times: dict[str, list[float]] = {
+        "tar": [],
+        "login": [],
+        "small": [],
+        "scp": [],
+        "big": [],
+    }
     for _ in range(ROUNDS):
         for name, action in {
             "tar": tar,
@@ -264,7 +283,14 @@ def peer(far: Path, folder: Path) -> None:
         "--chdir={{working_directory}}\n#SBATCH --hold\n#SBATCH --mem=10\n{{command}}\n"
     )
     (folder / "remote/main.sh").write_text(script)
-    command = [str(PEER), "-c", PYSQA, "50", str(folder / "local"), str(folder / "work")]
+    command = [
+        str(PEER),
+        "-c",
+        PYSQA,
+        "50",
+        str(folder / "local"),
+        str(folder / "work"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode != 0:
         print(f"pysqa failed:\n{done.stderr[-2000:]}")
@@ -283,9 +309,12 @@ def place() -> Iterator[Path]:
     os.environ["SLURM_CONF"] = str(LAB / "noacct" / "slurm.conf")
     # what the disk does is no business of ours
     with workplace("/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
-        os.environ["XDG_STATE_HOME"], os.environ["XDG_RUNTIME_DIR"] = f"{name}/state", name
+        os.environ["XDG_STATE_HOME"], os.environ["XDG_RUNTIME_DIR"] = (
+            f"{name}/state",
+            name,
+        )
         yield Path(name)
-        close_all()
+        close_default_sessions()
 
 
 with place() as where, far_line(LAB, "noacct", where, "--delay", DELAY) as slow_line:

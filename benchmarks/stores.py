@@ -11,8 +11,9 @@ import time
 from common import report, stopwatch, workplace
 
 from clusterjob import JobScript
+from clusterjob.script import default_session
 from clusterjob.status import Reason, Status
-from clusterjob.store import Phase, Record, Task, open_store
+from clusterjob.store import Event, Phase, Record, Task, open_store
 
 COUNT, HANDLES = 100_000, 10_000
 LIST = """
@@ -41,14 +42,20 @@ def fill(url: str, count: int) -> None:
     """Put in the records of a person who has submitted much: one in a hundred failed, and ten
     thousand jobs run.
     """
-    spec = JobScript("./simulate --T {{ T }} > out.dat\n" * 5, "job", params={"T": 1}).prepare(
-        None, ()
-    )
+    spec = JobScript(
+        "./simulate --T {{ T }} > out.dat\n" * 5, "job", params={"T": 1}
+    ).prepare(default_session().engine)
     store = open_store(url)
     records = []
     for number in range(count):
         live = number < HANDLES
-        state = Status.RUNNING if live else Status.FAILED if number % 100 == 0 else Status.COMPLETED
+        state = (
+            Status.RUNNING
+            if live
+            else Status.FAILED
+            if number % 100 == 0
+            else Status.COMPLETED
+        )
         task = Task(
             state,
             Reason.EXIT if state == Status.FAILED else None,
@@ -56,8 +63,8 @@ def fill(url: str, count: int) -> None:
             usage={"elapsed": 10.0, "cpu": 9.5},
         )
         task.history = [
-            [1.7e9 + number, "PENDING", "submitted"],
-            [1.7e9 + number + 1, state.name, "COMPLETED"],
+            Event(1.7e9 + number, "PENDING", "submitted"),
+            Event(1.7e9 + number + 1, state.name, "COMPLETED"),
         ]
         name = "held" if live else f"job{number}"
         records.append(
@@ -72,12 +79,12 @@ def fill(url: str, count: int) -> None:
                 job_id=str(number),
                 spec_json=spec.spec_json,
                 created=1.7e9 + number,
-                place=spec.place,
+                cluster_id=spec.cluster_id,
                 task=task,
             )
         )
     for start in range(0, count, 20_000):
-        store.put_in(records[start : start + 20_000])
+        store.import_records(records[start : start + 20_000])
     store.close()
 
 
@@ -91,7 +98,10 @@ with workplace() as folder:
         kind = url.partition(":")[0]
         report(f"{kind}: {count} records put in", watch[0], "s", "-")
         listed = subprocess.run(
-            [sys.executable, "-c", LIST, url], check=True, capture_output=True, text=True
+            [sys.executable, "-c", LIST, url],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout.split()
         report(
             f"{kind}: a fresh process lists the {listed[0]} failed of {count}",
@@ -110,12 +120,24 @@ with workplace() as folder:
         "--state",
         "failed",
     ]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.count("\n")
-    report(f"the command line lists them ({lines} lines)", time.perf_counter() - began, "s", "-")
+    lines = subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.count("\n")
+    report(
+        f"the command line lists them ({lines} lines)",
+        time.perf_counter() - began,
+        "s",
+        "-",
+    )
     held = subprocess.run(
         [sys.executable, "-c", HOLD, f"sqlite:///{folder}/store.sqlite"],
         check=True,
         capture_output=True,
         text=True,
     ).stdout.split()
-    report(f"memory of a process that holds {held[0]} handles", float(held[1]), "MB", "< 150")
+    report(
+        f"memory of a process that holds {held[0]} handles",
+        float(held[1]),
+        "MB",
+        "< 150",
+    )

@@ -34,7 +34,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clusterjob.status import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, Reason, Status
+from clusterjob.status import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    PENDING,
+    RUNNING,
+    Reason,
+    Status,
+)
 
 if TYPE_CHECKING:
     from clusterjob.admin import connect

@@ -89,7 +89,12 @@ class CommandError(ClusterJobError):
         stderr: str = "",
         hint: str = "",
     ) -> None:
-        self.command, self.exit_code, self.stdout, self.stderr = command, exit_code, stdout, stderr
+        self.command, self.exit_code, self.stdout, self.stderr = (
+            command,
+            exit_code,
+            stdout,
+            stderr,
+        )
         lines = [what]
         if command:
             lines.append(f"  command: {command.strip()}")

@@ -95,7 +95,9 @@ class Plan(Sequence[PlannedJob]):
         return "\n".join(str(step) for step in self.steps)
 
 
-def make_plan(store: Store, records: Sequence[Record], *, force: bool, retry: bool) -> Plan:
+def make_plan(
+    store: Store, records: Sequence[Record], *, force: bool, retry: bool
+) -> Plan:
     """Say for each record what submitting it would do.
 
     Nothing is asked of the scheduler; states are those in the store.
@@ -107,10 +109,14 @@ def make_plan(store: Store, records: Sequence[Record], *, force: bool, retry: bo
         if holder is None:
             earlier = store.select(name=record.name)
             why = find_differences(earlier[-1], record) if earlier else ()
-            steps.append(PlannedJob(record.name, record.key, Action.SUBMIT, differences=why))
+            steps.append(
+                PlannedJob(record.name, record.key, Action.SUBMIT, differences=why)
+            )
             continue
         action = _action_for(holder, force, retry)
-        steps.append(PlannedJob(record.name, record.key, action, holder.status, holder.job_id))
+        steps.append(
+            PlannedJob(record.name, record.key, action, holder.status, holder.job_id)
+        )
     return Plan(tuple(steps))
 
 
@@ -136,9 +142,13 @@ def find_differences(old: Record, new: Record) -> tuple[str, ...]:
         ("cache_id", before.cache_id, after.cache_id),
         ("array", before.resources.get("array"), after.resources.get("array")),
     ]
-    found = [f"earlier job of that name: {old.job_id or '-'} ({old.status}), key {old.key[:12]}"]
+    found = [
+        f"earlier job of that name: {old.job_id or '-'} ({old.status}), key {old.key[:12]}"
+    ]
     found += [
-        f"{what}: {first!r} is now {second!r}" for what, first, second in pairs if first != second
+        f"{what}: {first!r} is now {second!r}"
+        for what, first, second in pairs
+        if first != second
     ]
     found += _text_differences("body", before.body, after.body)
     found += _script_differences(before.aux, after.aux)
@@ -191,4 +201,6 @@ def _text_differences(what: str, old: str, new: str) -> list[str]:
     if not found:
         return [f"{what}: the end of the last line differs"]
     rest = len(found) - _MOST_LINES
-    return found[:_MOST_LINES] + ([f"{what}: and {rest} more lines"] if rest > 0 else [])
+    return found[:_MOST_LINES] + (
+        [f"{what}: and {rest} more lines"] if rest > 0 else []
+    )

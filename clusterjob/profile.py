@@ -71,7 +71,9 @@ def read_profile(path: str | Path) -> Profile:
         try:
             resources[key] = check_resource(key, value)
         except SettingsError as error:
-            raise SettingsError(str(error), file=file, section="Resources", key=key) from None
+            raise SettingsError(
+                str(error), file=file, section="Resources", key=key
+            ) from None
     return Profile(file, attributes, resources, sections)
 
 
@@ -81,5 +83,7 @@ def _check_section_names(sections: Sections, file: Path) -> None:
         for wrong in (right.lower(), right.removesuffix("s"), right.upper()):
             if wrong in sections:
                 raise SettingsError(
-                    f"unknown section. Did you mean [{right}]?", file=file, section=wrong
+                    f"unknown section. Did you mean [{right}]?",
+                    file=file,
+                    section=wrong,
                 )

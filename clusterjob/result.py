@@ -346,7 +346,9 @@ class AsyncResult:
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-            record = Record.from_json(json.dumps(data["record"]), json.dumps(data["spec"]))
+            record = Record.from_json(
+                json.dumps(data["record"]), json.dumps(data["spec"])
+            )
             engine = default_engines.get(data["store"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
@@ -363,7 +365,8 @@ class AsyncResult:
         ``index`` is that of an array's element.
         """
         if not self.record.spec.resources.get(stream):
-            return log_path(self.record, stream, index)  # no backend is needed to say where it is
+            # no backend is needed to say where it is
+            return log_path(self.record, stream, index)
         return log_path(self.record, stream, index, self.cluster.scheduler.backend)
 
     def stdout(self, index: int | None = None) -> str:
@@ -381,17 +384,27 @@ class AsyncResult:
         return self._read_log("stderr", index)
 
     def tail(
-        self, lines: int | None = 10, stream: Stream = "stdout", index: int | None = None
+        self,
+        lines: int | None = 10,
+        stream: Stream = "stdout",
+        index: int | None = None,
     ) -> str:
         """Return the last lines of a log (None: all). Raises :class:`CommandError`."""
         return self._read_log(stream, index, lines)
 
-    def _read_log(self, stream: Stream, index: int | None, lines: int | None = None) -> str:
+    def _read_log(
+        self, stream: Stream, index: int | None, lines: int | None = None
+    ) -> str:
         scheduler = self.cluster.scheduler
-        return read_log(scheduler.transport, scheduler.backend, self.record, stream, index, lines)
+        return read_log(
+            scheduler.transport, scheduler.backend, self.record, stream, index, lines
+        )
 
     def follow(
-        self, lines: int | None = 10, stream: Stream = "stdout", index: int | None = None
+        self,
+        lines: int | None = 10,
+        stream: Stream = "stdout",
+        index: int | None = None,
     ) -> Iterator[str]:
         """Yield the last lines of a log, and what is added until the job has ended.
 
@@ -434,7 +447,9 @@ class AsyncResult:
         found = list_files(self.cluster.scheduler.transport, [order])[0]
         return list({file.path: file for files in found for file in files}.values())
 
-    def fetch(self, outputs: Files = (), into: str | os.PathLike[str] | None = None) -> list[Path]:
+    def fetch(
+        self, outputs: Files = (), into: str | os.PathLike[str] | None = None
+    ) -> list[Path]:
         """Fetch files now, whatever state the job is in, and return their local paths.
 
         That is its ``outputs``, unless others are named. They go where the outputs go when the job
@@ -495,7 +510,9 @@ class Results(list[AsyncResult]):
         return Results([*self, *other])
 
     def __repr__(self) -> str:
-        counted = ", ".join(f"{count} {status}" for status, count in self._count().items())
+        counted = ", ".join(
+            f"{count} {status}" for status, count in self._count().items()
+        )
         return f"<Results of {len(self)} jobs{': ' if counted else ''}{counted}>"
 
     @property
@@ -551,7 +568,9 @@ class Results(list[AsyncResult]):
         for members in positions.values():
             engine = everyone[members[0]].engine
             records = [everyone[position].record for position in members]
-            for position, result in zip(members, _resubmit(engine, records), strict=True):
+            for position, result in zip(
+                members, _resubmit(engine, records), strict=True
+            ):
                 everyone[position] = result
         return Results(everyone)
 
@@ -565,7 +584,9 @@ def submit_records(
     where jobs were refused, with the handles of the others in its ``results``.
     """
     batch: Batch = engine.submit(records, again)
-    results = [AsyncResult(winner, engine) for winner in batch.winners if winner is not None]
+    results = [
+        AsyncResult(winner, engine) for winner in batch.winners if winner is not None
+    ]
     error = batch.error(results)
     if error is not None:
         raise error
@@ -585,7 +606,9 @@ def cancel(results: Iterable[AsyncResult]) -> None:
     groups: dict[int, tuple[Engine, list[Record]]] = {}
     for result in results:
         _ = result.cluster  # its record is the one that is watched
-        groups.setdefault(id(result.engine), (result.engine, []))[1].append(result.record)
+        groups.setdefault(id(result.engine), (result.engine, []))[1].append(
+            result.record
+        )
     for engine, records in groups.values():
         engine.cancel(records)
 
@@ -625,7 +648,9 @@ def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _rounds(results: Sequence[AsyncResult], deadline: float | None) -> Iterator[list[AsyncResult]]:
+def _rounds(
+    results: Sequence[AsyncResult], deadline: float | None
+) -> Iterator[list[AsyncResult]]:
     """Yield the results that have ended since the last round.
 
     Until none is left or the deadline is past.

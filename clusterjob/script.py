@@ -31,7 +31,13 @@ from clusterjob.errors import (
     SubmissionError,
     TransportError,
 )
-from clusterjob.files import Files, check_inside, expand_inputs, parse_files, parse_outputs
+from clusterjob.files import (
+    Files,
+    check_inside,
+    expand_inputs,
+    parse_files,
+    parse_outputs,
+)
 from clusterjob.planning import Plan
 from clusterjob.profile import ATTRIBUTES, Profile, read_profile
 from clusterjob.result import AsyncResult, Results
@@ -368,7 +374,9 @@ class JobScript:
         With ``block`` its final :class:`Status`. The other arguments, and what is raised, are those
         of :meth:`Session.submit`.
         """
-        results = submit([self], cache_ids=[cache_id], force=force, retry=retry, after=after)
+        results = submit(
+            [self], cache_ids=[cache_id], force=force, retry=retry, after=after
+        )
         if not block:
             return results[0]
         results.wait()
@@ -445,7 +453,9 @@ class JobScript:
     ) -> JobSpec:
         """Render all that is submitted, and check it against the backend."""
         settings, here = self.attributes, os.getcwd()
-        resources = {name: value for name, value in self.resources.items() if value is not None}
+        resources = {
+            name: value for name, value in self.resources.items() if value is not None
+        }
         name = str(resources.setdefault("jobname", "job"))
         _check_name(backend, "jobname", backend.general.jobname, name)
         _check_name(backend, "workdir", backend.general.workdir, workdir)
@@ -479,8 +489,12 @@ class JobScript:
                 for parent in parents
                 if parent.status != Status.COMPLETED
             ),
-            prologue=self._render(settings.get("prologue") or "", "the prologue", variables),
-            epilogue=self._render(settings.get("epilogue") or "", "the epilogue", variables),
+            prologue=self._render(
+                settings.get("prologue") or "", "the prologue", variables
+            ),
+            epilogue=self._render(
+                settings.get("epilogue") or "", "the epilogue", variables
+            ),
             filename=check_inside(filename, "filename") if filename else "",
             attributes={key: named[key] for key in named if key in backend.attributes},  # type: ignore[misc]
             cache_id=cache_id,
@@ -525,7 +539,9 @@ def plan(
     after: Iterable[AsyncResult] = (),
 ) -> Plan:
     """Say what :func:`submit` would do with the same arguments, and why; nothing is submitted."""
-    return default_session().plan(jobs, cache_ids=cache_ids, force=force, retry=retry, after=after)
+    return default_session().plan(
+        jobs, cache_ids=cache_ids, force=force, retry=retry, after=after
+    )
 
 
 def job_key(spec: JobSpec, backend: str, workdir: str) -> str:
@@ -549,10 +565,14 @@ def job_key(spec: JobSpec, backend: str, workdir: str) -> str:
             [(item.path, item.digest) for item in spec.inputs],
             spec.resources.get("array"),
         ]
-    return hashlib.sha256(_canonical(content).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(
+        _canonical(content).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
-def _check_name(backend: Backend, what: str, allowed: re.Pattern[str], name: str) -> None:
+def _check_name(
+    backend: Backend, what: str, allowed: re.Pattern[str], name: str
+) -> None:
     """Refuse names that the scheduler cannot take; its backend says which it can."""
     if not allowed.fullmatch(name):
         raise SettingsError(
@@ -591,7 +611,11 @@ def _parent(record: Record, reference: ClusterReference) -> Parent:
             f"job {record.name!r} has no job id yet ({why}); submit its successors later"
         )
     names = [record.exit_name(index) for index in record.all_tasks()]
-    return Parent(record.name, record.job_id, tuple(f"{record.runs}/{name}.exit" for name in names))
+    return Parent(
+        record.name,
+        record.job_id,
+        tuple(f"{record.runs}/{name}.exit" for name in names),
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -617,7 +641,9 @@ def _reference(
         name=name,
         host=host,
         transport=transport,
-        ssh_config=os.path.abspath(os.path.expanduser(ssh_config)) if ssh_config else "",
+        ssh_config=os.path.abspath(os.path.expanduser(ssh_config))
+        if ssh_config
+        else "",
         beside=(*dict.fromkeys(beside), *folders),
         overrides=overrides,
         source=str(profiles[-1].path) if overrides else "",

@@ -106,7 +106,9 @@ class Session:
         """
         self.recover()
         records = self._prepare(jobs, cache_ids, after, _new_batch())
-        return submit_records(self.engine, records, functools.partial(_makes_room, force, retry))
+        return submit_records(
+            self.engine, records, functools.partial(_makes_room, force, retry)
+        )
 
     def plan(
         self,
@@ -168,7 +170,9 @@ class Session:
         else:
             records = self.store.select(statuses=states, earlier=earlier)
         wanted = None if states is None else set(states)
-        chosen = [record for record in records if wanted is None or record.status in wanted]
+        chosen = [
+            record for record in records if wanted is None or record.status in wanted
+        ]
         return Results(AsyncResult(record, self.engine) for record in chosen)
 
     def _find(self, words: Iterable[str]) -> list[Record]:

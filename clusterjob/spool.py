@@ -35,7 +35,8 @@ from typing import Any, Iterable
 
 GRACE = 2.0  # s between TERM and KILL
 RECENT = 600.0  # s for which 'active' lists jobs that ended
-PATIENCE = 3600  # s for which the end of a job is tried to be written down, on a disk that is full
+# s for which the end of a job is tried to be written down, on a disk that is full
+PATIENCE = 3600
 KEEP = 30 * 86400.0  # s after which ended jobs are forgotten
 # s after which a job that was taken for a start, and has no shepherd, is queued again
 _UNSTARTED = 30.0
@@ -103,7 +104,11 @@ def cores() -> int:
     named = os.environ.get("CLUSTERJOB_SPOOL_CORES", "")
     if named.isdigit() and int(named):
         return int(named)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
 def memory() -> int:
@@ -126,7 +131,8 @@ def read_options(text: str) -> dict[str, str]:
                 name, _, value = word.lstrip("-").partition("=")
                 if name not in _OPTIONS or not word.startswith("--"):
                     raise SpoolError(
-                        "unknown option %r; there are --%s" % (word, ", --".join(_OPTIONS))
+                        "unknown option %r; there are --%s"
+                        % (word, ", --".join(_OPTIONS))
                     )
                 options[name] = value
         elif line.strip() and not line.startswith("#"):
@@ -155,25 +161,45 @@ def submit(script: str) -> int:
             options = read_options(file.read())
     except OSError as error:
         raise SpoolError("%s: %s" % (script, error.strerror))
-    wanted = {
-        name: int(options.get(name) or default)
-        for name, default in (("cores", 1), ("mem", 0), ("time", 0), ("throttle", 0))
-    }
-    for name, unit, most in (("cores", "cores", cores()), ("mem", "MB", memory())):
-        if wanted[name] > most:
-            raise SpoolError(
-                "the job asks for %d %s, and this machine has %d" % (wanted[name], unit, most)
-            )
-    after = [int(word) for word in re.findall(r"\d+", options.get("after", ""))]
+    values = job_values(script, options)
     database = connect()
     database.execute("BEGIN IMMEDIATE")
-    token = options.get("token") or None
-    known = database.execute("SELECT id FROM jobs WHERE token = ?", (token,)).fetchone()
+    known = database.execute(
+        "SELECT id FROM jobs WHERE token = ?", (values["token"],)
+    ).fetchone()
     if known:
         database.execute("COMMIT")
         return int(known["id"])
-    values = {
-        "token": token,
+    names, places = ", ".join(values), ", ".join(":" + name for name in values)
+    cursor = database.execute(
+        "INSERT INTO jobs (%s) VALUES (%s)" % (names, places), values
+    )
+    job = int(cursor.lastrowid or 0)
+    database.executemany(
+        "INSERT INTO tasks (job, idx) VALUES (?, ?)",
+        [(job, index) for index in indices(options.get("array"))],
+    )
+    if not job % 100:
+        forget_old(database)
+    database.execute("COMMIT")
+    run_next(database)
+    return job
+
+
+def job_values(script: str, options: dict[str, str]) -> dict[str, Any]:
+    """Return a row of the table of jobs. Raises SpoolError for one that cannot run here."""
+    wanted = {}
+    for name, default in (("cores", 1), ("mem", 0), ("time", 0), ("throttle", 0)):
+        wanted[name] = int(options.get(name) or default)
+    for name, unit, most in (("cores", "cores", cores()), ("mem", "MB", memory())):
+        if wanted[name] > most:
+            raise SpoolError(
+                "the job asks for %d %s, and this machine has %d"
+                % (wanted[name], unit, most)
+            )
+    after = [int(word) for word in re.findall(r"\d+", options.get("after", ""))]
+    return {
+        "token": options.get("token") or None,
         "name": options.get("job-name", ""),
         "script": os.path.abspath(script),
         "workdir": os.getcwd(),
@@ -187,18 +213,6 @@ def submit(script: str) -> int:
         "submitted": time.time(),
         "environment": json.dumps(dict(os.environ)),
     }
-    names, places = ", ".join(values), ", ".join(":" + name for name in values)
-    cursor = database.execute("INSERT INTO jobs (%s) VALUES (%s)" % (names, places), values)
-    job = int(cursor.lastrowid or 0)
-    database.executemany(
-        "INSERT INTO tasks (job, idx) VALUES (?, ?)",
-        [(job, index) for index in indices(options.get("array"))],
-    )
-    if not job % 100:
-        forget_old(database)
-    database.execute("COMMIT")
-    run_next(database)
-    return job
 
 
 def forget_old(database: sqlite3.Connection) -> None:
@@ -206,7 +220,8 @@ def forget_old(database: sqlite3.Connection) -> None:
     before = time.time() - KEEP
     database.execute("DELETE FROM tasks WHERE ended < ?", (before,))
     database.execute(
-        "DELETE FROM jobs WHERE submitted < ? AND id NOT IN (SELECT job FROM tasks)", (before,)
+        "DELETE FROM jobs WHERE submitted < ? AND id NOT IN (SELECT job FROM tasks)",
+        (before,),
     )
 
 
@@ -272,7 +287,11 @@ def choose(database: sqlite3.Connection) -> list[tuple[int, int]]:
         waits, active = seen[row["job"]]
         if waits == "never":
             mark(
-                database, row, state="CANCELLED", why="DependencyNeverSatisfied", ended=time.time()
+                database,
+                row,
+                state="CANCELLED",
+                why="DependencyNeverSatisfied",
+                ended=time.time(),
             )
         elif waits:
             mark(database, row, why="Dependency")
@@ -303,7 +322,9 @@ def parents(database: sqlite3.Connection, after: list[int]) -> str:
     """Return '' where all these jobs completed, 'never' where they cannot any more, else 'wait'."""
     states: set[str] = set()
     for job in after:
-        rows = database.execute("SELECT DISTINCT state FROM tasks WHERE job = ?", (job,)).fetchall()
+        rows = database.execute(
+            "SELECT DISTINCT state FROM tasks WHERE job = ?", (job,)
+        ).fetchall()
         states |= {row["state"] for row in rows} or {"UNKNOWN"}
     if states <= {"COMPLETED"}:
         return ""
@@ -320,7 +341,9 @@ def running(database: sqlite3.Connection, job: int) -> int:
 
 def reap(database: sqlite3.Connection) -> None:
     """Settle the jobs whose shepherd is gone: the machine was restarted, or somebody killed it."""
-    for row in database.execute("SELECT * FROM tasks WHERE state = 'RUNNING'").fetchall():
+    for row in database.execute(
+        "SELECT * FROM tasks WHERE state = 'RUNNING'"
+    ).fetchall():
         if row["shepherd"] is None:
             if time.time() - row["started"] > _UNSTARTED:
                 mark(database, row, state="PENDING", started=None)
@@ -389,7 +412,8 @@ class Shepherd:
 
     def __init__(self, job: int, index: int) -> None:
         self.job, self.index = job, index
-        self.ending: str | None = None  # the state that is being brought about by killing
+        # the state that is being brought about by killing
+        self.ending: str | None = None
         self.kill_at: float | None = None
         self.peak = 0.0
         self.astray = False  # whether a process of the job can have left our sight
@@ -400,7 +424,9 @@ class Shepherd:
         signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
         self.adopt(True)
         database = connect()
-        self.row = database.execute("SELECT * FROM jobs WHERE id = ?", (self.job,)).fetchone()
+        self.row = database.execute(
+            "SELECT * FROM jobs WHERE id = ?", (self.job,)
+        ).fetchone()
         # not where the machine slept so long that the job was queued, or started, again
         claimed = database.execute(
             "UPDATE tasks SET shepherd = ? WHERE job = ? AND idx = ? AND state = 'RUNNING' AND "
@@ -410,7 +436,8 @@ class Shepherd:
         if claimed.rowcount != 1:
             return
         cancelled = database.execute(
-            "SELECT cancelled FROM tasks WHERE job = ? AND idx = ?", (self.job, self.index)
+            "SELECT cancelled FROM tasks WHERE job = ? AND idx = ?",
+            (self.job, self.index),
         ).fetchone()[0]
         database.close()
         if cancelled:
@@ -423,10 +450,14 @@ class Shepherd:
         status = self.watch()
         self.kill_all(time.monotonic() + GRACE)
         code, number = (
-            (os.WEXITSTATUS(status), None) if os.WIFEXITED(status) else (None, os.WTERMSIG(status))
+            (os.WEXITSTATUS(status), None)
+            if os.WIFEXITED(status)
+            else (None, os.WTERMSIG(status))
         )
         self.finish(
-            self.ending or ("COMPLETED" if code == 0 else "FAILED"), code=code, signal=number
+            self.ending or ("COMPLETED" if code == 0 else "FAILED"),
+            code=code,
+            signal=number,
         )
 
     def adopt(self, wanted: bool) -> None:
@@ -499,7 +530,11 @@ class Shepherd:
                 self.end("TIMEOUT")
             if self.kill_at is not None and time.monotonic() >= self.kill_at:
                 self.signal_all(signal.SIGKILL)
-            pause = 0.1 if self.kill_at is not None or memory_limit else min(0.5, pause * 1.5)
+            pause = (
+                0.1
+                if self.kill_at is not None or memory_limit
+                else min(0.5, pause * 1.5)
+            )
             if limit:
                 pause = (
                     max(0.01, min(pause, limit - (time.monotonic() - self.started)))
@@ -584,7 +619,9 @@ def descendants(root: int) -> list[int] | None:
         return None
     for name in names:
         if name.isdigit():
-            with contextlib.suppress(OSError, IndexError), open("/proc/%s/stat" % name) as file:
+            with contextlib.suppress(OSError, IndexError), open(
+                "/proc/%s/stat" % name
+            ) as file:
                 fields = file.read().rpartition(")")[2].split()
                 if fields[0] != "Z":
                     children.setdefault(int(fields[1]), []).append(int(name))
@@ -608,7 +645,9 @@ def kill_leftovers(job: int, index: int) -> None:
     wanted = b"\0SPOOL_MARK=" + os.fsencode(mark_of(job, index)) + b"\0"
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc"):
-            with contextlib.suppress(OSError), open("/proc/%s/environ" % name, "rb") as file:
+            with contextlib.suppress(OSError), open(
+                "/proc/%s/environ" % name, "rb"
+            ) as file:
                 if name.isdigit() and wanted in b"\0" + file.read() + b"\0":
                     os.kill(int(name), signal.SIGKILL)
 
@@ -643,7 +682,8 @@ def finished(words: list[str]) -> None:
     for job in re.findall(r"\d+", " ".join(words)):
         show(
             database.execute(
-                "SELECT * FROM tasks JOIN jobs ON job = id WHERE job = ? ORDER BY idx", (int(job),)
+                "SELECT * FROM tasks JOIN jobs ON job = id WHERE job = ? ORDER BY idx",
+                (int(job),),
             )
         )
 
@@ -653,7 +693,9 @@ def show(rows: Iterable[sqlite3.Row]) -> None:
     rss|token|why.
     """
     for row in rows:
-        name = "%d" % row["job"] if row["idx"] < 0 else "%d_%d" % (row["job"], row["idx"])
+        name = (
+            "%d" % row["job"] if row["idx"] < 0 else "%d_%d" % (row["job"], row["idx"])
+        )
         values = [row["code"], row["signal"]] + [
             None if row[key] is None else round(row[key], 3)
             for key in ("submitted", "started", "ended", "cpu")

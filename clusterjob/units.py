@@ -25,7 +25,9 @@ _TIME_HELP = (
     "expected minutes (90), a number with a unit ('5m', '1h30m', '2d'), '[D-]HH:MM:SS', "
     "'MM:SS' or 'D-HH[:MM]'"
 )
-_MEMORY_HELP = "expected a number of MB (100) or a number with a unit ('4G', '500 MB', '1.5T')"
+_MEMORY_HELP = (
+    "expected a number of MB (100) or a number with a unit ('4G', '500 MB', '1.5T')"
+)
 
 
 def parse_time(value: int | float | str) -> int:
@@ -58,7 +60,9 @@ def _parse_time(value: int | float | str) -> float | None:
             hours, minutes, seconds = (*numbers, 0, 0)[:3]
             return int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
         # [HH:]MM:SS
-        return float(sum(number * 60**power for power, number in enumerate(reversed(numbers))))
+        return float(
+            sum(number * 60**power for power, number in enumerate(reversed(numbers)))
+        )
     pieces = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
     if (
         pieces
@@ -79,7 +83,9 @@ def parse_memory(value: int | float | str) -> int:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         megabytes = value
     elif isinstance(value, str) and (
-        match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper())
+        match := re.fullmatch(
+            r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper()
+        )
     ):
         megabytes = float(match[1]) * _MEGABYTES[match[2]]
     if megabytes is None or not math.isfinite(megabytes) or megabytes <= 0:
@@ -113,7 +119,8 @@ def seconds_of(text: str) -> float | None:
     ``[D-]HH:MM:SS``. None if it is none.
     """
     match = re.fullmatch(
-        r"(?:(\d+)-)?(?:(\d+):)?(?:(\d+):)?(\d+(?:\.\d+)?)\s*(?:s|second\(s\))?", text.strip()
+        r"(?:(\d+)-)?(?:(\d+):)?(?:(\d+):)?(\d+(?:\.\d+)?)\s*(?:s|second\(s\))?",
+        text.strip(),
     )
     if not match:
         return None
@@ -129,7 +136,9 @@ def megabytes_of(text: str, default_unit: str = "B") -> float | None:
     """Read an amount of memory that a scheduler printed: ``1234K``, ``4.777M``, ``512kb``, ``5.2
     Gbytes``, ``0.000B``. None if it is none.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGTB]?)(?:I?B(?:YTE)?)?S?", text.strip().upper())
+    match = re.fullmatch(
+        r"(\d+(?:\.\d+)?)\s*([KMGTB]?)(?:I?B(?:YTE)?)?S?", text.strip().upper()
+    )
     if not match:
         return None
     unit = match[2] or default_unit.upper()

@@ -49,7 +49,10 @@ def sweep(folder: str) -> list[JobScript]:
     degrees = [5, 30, 60, 90, 120, 150, 170, 179]
     return [
         JobScript(
-            BODY, f"pendulum-{d}", params={"amplitude": math.radians(d), "step": 1e-5}, **settings
+            BODY,
+            f"pendulum-{d}",
+            params={"amplitude": math.radians(d), "step": 1e-5},
+            **settings,
         )
         for d in degrees
     ]
@@ -65,7 +68,9 @@ def main() -> None:
         f"{', '.join(str(result.job_id) for result in results)}"
     )
     for result in as_completed(results, timeout=300):
-        print(f"  {result.name:13} {result.status}, cpu {result.usage.get('cpu', 0):.2f} s")
+        print(
+            f"  {result.name:13} {result.status}, cpu {result.usage.get('cpu', 0):.2f} s"
+        )
     print("\namplitude   period / (2 pi)   exact")
     for result in results:
         result.get()

@@ -21,7 +21,8 @@ import pytest
 
 LAB_SCRIPT = Path(__file__).parent / "lab" / "lab.sh"
 LAB = Path(
-    os.environ.get("CLUSTERJOB_LAB") or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
+    os.environ.get("CLUSTERJOB_LAB")
+    or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
 )
 NETNS = Path("/run/netns/clusterjob-lab")
 STARTED = LAB / "started-by-the-tests"
@@ -48,13 +49,18 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 @pytest.fixture(scope="session", autouse=True)
 def masters() -> Iterator[None]:
     """Keep the sockets of ssh's masters in a folder of this process, and end them at the end."""
-    with tempfile.TemporaryDirectory(prefix="cj-") as folder, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="cj-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("XDG_RUNTIME_DIR", folder)
         patch.delenv("SSH_AUTH_SOCK", raising=False)
         yield
         for path in Path(folder).glob("clusterjob/*"):
             subprocess.run(
-                ["ssh", "-S", str(path), "-O", "exit", "none"], capture_output=True, timeout=10
+                ["ssh", "-S", str(path), "-O", "exit", "none"],
+                capture_output=True,
+                timeout=10,
             )
 
 
@@ -83,15 +89,20 @@ def lab() -> Path:
             pytest.fail(f"the real schedulers are required here: {reason}")
         pytest.skip(f"no real schedulers: {reason}")
     LAB.mkdir(parents=True, exist_ok=True)
-    with locked(LAB / "lock"):  # several processes run the tests; the first one starts it
+    # several processes run the tests; the first one starts it
+    with locked(LAB / "lock"):
         if not NETNS.exists():
             STARTED.write_text(
-                str(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
+                str(
+                    os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+                )
             )
         started = subprocess.run(
             [str(LAB_SCRIPT), "up"], timeout=180, capture_output=True, text=True
         )
-    assert started.returncode == 0, f"the lab does not start:\n{started.stdout}{started.stderr}"
+    assert started.returncode == 0, (
+        f"the lab does not start:\n{started.stdout}{started.stderr}"
+    )
     return LAB
 
 
@@ -124,7 +135,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         and STARTED.exists()
         and STARTED.read_text() == str(os.getpid())
     ):
-        subprocess.run([str(LAB_SCRIPT), "down"], check=False, timeout=120, capture_output=True)
+        subprocess.run(
+            [str(LAB_SCRIPT), "down"], check=False, timeout=120, capture_output=True
+        )
         STARTED.unlink()
 
 
@@ -148,7 +161,9 @@ def _lab_missing() -> str:
         if not shutil.which(name)
     ]
     if missing:
-        return f"{', '.join(missing)} not installed (tests/lab/lab.sh install, on Debian)"
+        return (
+            f"{', '.join(missing)} not installed (tests/lab/lab.sh install, on Debian)"
+        )
     return ""
 
 
@@ -191,7 +206,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if os.environ.get("CLUSTERJOB_REQUIRE_LAB"):
             pytest.fail("PostgreSQL is required here, and not installed")
         pytest.skip("PostgreSQL is not installed (tests/lab/lab.sh install, on Debian)")
-    with tempfile.TemporaryDirectory(prefix="cj-pg-") as name:  # the path of a socket is short
+    # the path of a socket is short
+    with tempfile.TemporaryDirectory(prefix="cj-pg-") as name:
         folder = Path(name)
         as_user: dict[str, str] = {}
         if os.geteuid() == 0:  # PostgreSQL refuses root

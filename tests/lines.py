@@ -20,7 +20,9 @@ def far_line(lab: Path, name: str, folder: Path, *options: object) -> Iterator[P
     through it.
     """
     command = [sys.executable, str(_PROXY), str(PORTS[name]), *map(str, options)]
-    proxy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    proxy = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     try:
         assert proxy.stdout is not None
         port = int(proxy.stdout.readline())

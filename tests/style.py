@@ -70,7 +70,9 @@ class Measure:
         tree = ast.parse(text)
         documented = set(_docstring_lines(tree))
         not_blank = [number for number, line in enumerate(lines, 1) if line.strip()]
-        comments = [number for number in not_blank if lines[number - 1].lstrip().startswith("#")]
+        comments = [
+            number for number in not_blank if lines[number - 1].lstrip().startswith("#")
+        ]
         self.lines += len(not_blank)
         self.long += sum(len(line) > LONG_LINE for line in lines)
         self.comments += len(comments)
@@ -82,7 +84,9 @@ class Measure:
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 own = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-                size = sum(number in own and number not in documented for number in numbers)
+                size = sum(
+                    number in own and number not in documented for number in numbers
+                )
                 self.functions[f"{path}:{node.lineno} {node.name}"] = size
 
     def __str__(self) -> str:

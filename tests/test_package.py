@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "backends").glob("*/*"))
+FILES = sorted(
+    path.relative_to(ROOT).as_posix() for path in (ROOT / "backends").glob("*/*")
+)
 CODE = (
     "import clusterjob.backend as b; print(sorted(b.list_backends())); "
     "print(b.load_backend('slurm').template[:9]); print(b.__file__)"
@@ -30,13 +32,23 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
     if listed.returncode != 0:
-        pytest.skip("not a git checkout: which files belong to the project is not known")
+        pytest.skip(
+            "not a git checkout: which files belong to the project is not known"
+        )
     for name in filter(None, listed.stdout.decode().split("\0")):
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
     done = subprocess.run(
-        [sys.executable, "-m", "build", "-q", "--outdir", str(folder / "dist"), str(source)],
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "-q",
+            "--outdir",
+            str(folder / "dist"),
+            str(source),
+        ],
         capture_output=True,
         text=True,
     )
@@ -69,7 +81,9 @@ def test_the_wheel_and_the_sdist_hold_the_backends(built: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist", "editable"])
-def test_every_way_of_installing_finds_the_backends(built: Path, tmp_path: Path, kind: str) -> None:
+def test_every_way_of_installing_finds_the_backends(
+    built: Path, tmp_path: Path, kind: str
+) -> None:
     venv.create(tmp_path / "venv", with_pip=False, system_site_packages=False)
     python = tmp_path / "venv" / "bin" / "python"
     what = {
@@ -94,15 +108,23 @@ def test_every_way_of_installing_finds_the_backends(built: Path, tmp_path: Path,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    }
     done = subprocess.run(
-        [str(python), "-c", CODE], capture_output=True, text=True, cwd=tmp_path, env=environment
+        [str(python), "-c", CODE],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     found, template, where = done.stdout.splitlines()
     assert found == str(sorted({Path(name).parent.name for name in FILES}))
     assert template == "#!/bin/sh"
-    assert where.startswith(str(built / "source") if kind == "editable" else str(tmp_path))
+    assert where.startswith(
+        str(built / "source") if kind == "editable" else str(tmp_path)
+    )
     command = tmp_path / "venv" / "bin" / "clusterjob"
     assert command.is_file()
 

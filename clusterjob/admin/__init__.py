@@ -3,7 +3,7 @@
 from clusterjob.admin.check import Check, run_checks
 from clusterjob.admin.doctor import Finding, examine
 from clusterjob.admin.hosts import HostReport, connect, survey, transport_of
-from clusterjob.admin.prune import prune
+from clusterjob.admin.pruning import prune
 from clusterjob.admin.transfer import copy_records
 
 __all__ = [

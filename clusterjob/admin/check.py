@@ -87,7 +87,9 @@ class _Checker:
             made.time = limit
         return made
 
-    def _submit(self, what: str, job: JobScript) -> Generator[Check, None, AsyncResult | None]:
+    def _submit(
+        self, what: str, job: JobScript
+    ) -> Generator[Check, None, AsyncResult | None]:
         return (yield from _try(what, lambda: self.session.submit([job])[0]))
 
     def _check_short_job(self) -> Iterator[Check]:
@@ -114,12 +116,16 @@ class _Checker:
         while status == Status.PENDING and time.monotonic() < deadline:
             time.sleep(max(_SHORTEST_PAUSE, result.cluster.pace.wait_time()))
             status = result.status
-        yield Check("running seen", status == Status.RUNNING, f"{status}, {result.words}")
+        yield Check(
+            "running seen", status == Status.RUNNING, f"{status}, {result.words}"
+        )
         asked = yield from _try("cancel", lambda: _ask_to_cancel(result))
         if asked is not None:
             result.wait(_PATIENCE)
             is_cancelled = result.status == Status.CANCELLED
-            yield Check("cancelled seen", is_cancelled, f"{result.status}, {result.words}")
+            yield Check(
+                "cancelled seen", is_cancelled, f"{result.status}, {result.words}"
+            )
 
     def _check_limit(self) -> Iterator[Check]:
         job = self.job("sleep 3600", f"{self.name}-limit", "1m")
@@ -177,11 +183,15 @@ def _check_end(result: AsyncResult) -> Iterator[Check]:
 
 def _check_files(result: AsyncResult) -> Iterator[Check]:
     with tempfile.TemporaryDirectory(prefix="clusterjob-check-") as folder:
-        paths = yield from _try("file fetched", lambda: result.fetch(["check-output"], folder))
+        paths = yield from _try(
+            "file fetched", lambda: result.fetch(["check-output"], folder)
+        )
         if paths is not None:
             text = paths[0].read_text(encoding="utf-8")
             same = text == result.name + "\n"
-            yield Check("file as it was sent", same, f"{result.record.workdir}/check-output")
+            yield Check(
+                "file as it was sent", same, f"{result.record.workdir}/check-output"
+            )
 
 
 def _ask_to_cancel(result: AsyncResult) -> str:

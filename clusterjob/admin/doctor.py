@@ -30,7 +30,9 @@ class Finding:
     advice: str = ""
 
 
-def examine(session: Session, profile: str | None = None, fix: bool = False) -> Iterator[Finding]:
+def examine(
+    session: Session, profile: str | None = None, fix: bool = False
+) -> Iterator[Finding]:
     """Look at the store, open submissions, the clusters of unfinished jobs and a profile.
 
     With ``fix`` what can be mended is mended. Nothing that a person may still need is deleted: a
@@ -80,7 +82,9 @@ class _Doctor:
                 report.broken,
                 "put it aside, and make a new one of all records that can be read",
             )
-            yield self._mend(finding, lambda: f"the broken one is {self.store.rebuild()}")
+            yield self._mend(
+                finding, lambda: f"the broken one is {self.store.rebuild()}"
+            )
             report = self.store.examine()
         if not report.broken:
             yield Finding("store", True, f"{self.store.url}: {_facts(report)}")
@@ -134,10 +138,14 @@ class _Doctor:
                 tokens.setdefault(record.runs, []).append(record.token)
             found = scheduler.find(tokens, strangers=True)
         except ClusterJobError as error:
-            advice = "see to it that its backend is found, and that its commands work here"
+            advice = (
+                "see to it that its backend is found, and that its commands work here"
+            )
             yield Finding("scheduler", False, f"{name}: {error}", advice=advice)
             return
-        yield Finding("scheduler", True, f"{name}: {version}, {len(live)} jobs have not ended")
+        yield Finding(
+            "scheduler", True, f"{name}: {version}, {len(live)} jobs have not ended"
+        )
         for record in live:
             receipt = found.pop(record.token, None)
             if receipt is not None and _is_other_job(record, receipt):
@@ -145,9 +153,8 @@ class _Doctor:
         yield from self._examine_strangers(found)
 
     def _examine_receipt(self, record: Record, receipt: Receipt) -> Finding:
-        detail = (
-            f"{record.name!r}: the record says job {record.job_id}, the receipt {receipt.job_id}"
-        )
+        noted, given = record.job_id, receipt.job_id
+        detail = f"{record.name!r}: the record says job {noted}, the receipt {given}"
         record.job_id = receipt.job_id
         finding = Finding("receipt", False, detail, "believe the receipt")
         return self._mend(finding, lambda: self.store.write([record]))
@@ -182,7 +189,9 @@ class _Doctor:
             version = self.engine.scheduler(job.cluster_reference).version()
             str(job)
         except ClusterJobError as error:
-            return Finding("profile", False, f"{profile}: {error}", advice="mend the profile")
+            return Finding(
+                "profile", False, f"{profile}: {error}", advice="mend the profile"
+            )
         detail = f"{profile}: {version}; 'clusterjob check {profile}' tries it with real jobs"
         return Finding("profile", True, detail)
 
@@ -192,7 +201,9 @@ def _title(record: Record) -> str:
 
 
 def _facts(report: Report) -> str:
-    return ", ".join(f"{name} {value}" for name, value in report.facts.items() if name != "store")
+    return ", ".join(
+        f"{name} {value}" for name, value in report.facts.items() if name != "store"
+    )
 
 
 def _is_other_job(record: Record, receipt: Receipt) -> bool:

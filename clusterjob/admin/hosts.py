@@ -10,7 +10,7 @@ from clusterjob.errors import ClusterJobError, LoginError, TransportError
 from clusterjob.script import JobScript, default_session
 from clusterjob.session import Session
 from clusterjob.store import ClusterReference
-from clusterjob.transport import KnownHost, RemoteTransport, Transport, known_hosts
+from clusterjob.transport import KnownHost, RemoteTransport, Transport, list_hosts
 
 _AT_ONCE = 8
 _PATIENCE = 20.0  # s for a host to answer
@@ -74,7 +74,8 @@ def survey(session: Session, offline: bool = False) -> list[HostReport]:
             references.setdefault(record.host, record.spec.cluster)
     # of several ways to a host the one that was used last counts
     logins = {
-        item.host: item for item in sorted(known_hosts(), key=lambda item: item.connected or 0)
+        item.host: item
+        for item in sorted(list_hosts(), key=lambda item: item.connected or 0)
     }
 
     def look(host: str) -> HostReport:

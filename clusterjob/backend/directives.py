@@ -6,7 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from clusterjob.backend.model import Backend
-from clusterjob.backend.resources import COMMON_RESOURCES, ResourceValue, derive_resources
+from clusterjob.backend.resources import (
+    COMMON_RESOURCES,
+    ResourceValue,
+    derive_resources,
+)
 from clusterjob.backend.templates import (
     CONTROL_CHARACTERS,
     Quoted,
@@ -28,7 +32,9 @@ class DirectiveWriter:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._quote = quoter(backend.general.quoting)
-        self._expressed = {name for item in backend.directives for name in item.resources}
+        self._expressed = {
+            name for item in backend.directives for name in item.resources
+        }
         self._known: dict[tuple[object, ...], str] = {}
 
     def write(
@@ -54,7 +60,11 @@ class DirectiveWriter:
         for directive in self._backend.directives:
             if directive.template and not given.keys().isdisjoint(directive.resources):
                 wanted = {name: given.get(name) for name in directive.resources}
-                lines.append(self._directive(directive.template, wanted, derived, attributes or {}))
+                lines.append(
+                    self._directive(
+                        directive.template, wanted, derived, attributes or {}
+                    )
+                )
         for name, value in given.items():
             if name not in self._expressed:
                 lines.append(self._own_option(name, value))
@@ -71,7 +81,11 @@ class DirectiveWriter:
                 )
 
     def _directive(
-        self, template: str, wanted: Values, derived: Mapping[str, int | None], attributes: Values
+        self,
+        template: str,
+        wanted: Values,
+        derived: Mapping[str, int | None],
+        attributes: Values,
     ) -> str:
         """Render one directive; everything filled in is quoted for the place it stands in."""
         plain = _PLAIN.fullmatch(template)
@@ -90,7 +104,11 @@ class DirectiveWriter:
         return known
 
     def _render(
-        self, template: str, wanted: Values, derived: Mapping[str, int | None], attributes: Values
+        self,
+        template: str,
+        wanted: Values,
+        derived: Mapping[str, int | None],
+        attributes: Values,
     ) -> str:
         context: dict[str, object] = {
             **dict.fromkeys(COMMON_RESOURCES),
@@ -99,7 +117,9 @@ class DirectiveWriter:
             **derived,
         }
         for name, value in wanted.items():
-            context[name] = Quoted(value, self._quote) if isinstance(value, str) else value
+            context[name] = (
+                Quoted(value, self._quote) if isinstance(value, str) else value
+            )
         array = wanted.get("array")
         if isinstance(array, str):
             context["array"], context["array_max"] = self._split_array(array)

@@ -48,7 +48,15 @@ def _names(model: type) -> list[str]:
 
 
 _OUTPUTS = _names(Outputs)
-_OUTPUT_PATTERNS = ("pattern", "ignore", "start", "entry", "continuation", "token", "task")
+_OUTPUT_PATTERNS = (
+    "pattern",
+    "ignore",
+    "start",
+    "entry",
+    "continuation",
+    "token",
+    "task",
+)
 _OUTPUT_KEYS = [
     "format",
     "jobs",
@@ -91,11 +99,15 @@ def load_backend(
         _check_sections(given, source, ["Attributes", "Resources"])
         sections = _merge(sections, given)
     return _build(
-        path, sections, lambda section, key: source if key in given.get(section, {}) else file
+        path,
+        sections,
+        lambda section, key: source if key in given.get(section, {}) else file,
     )
 
 
-def _with_template_path(overrides: Mapping[str, Mapping[str, str]], source: object) -> Sections:
+def _with_template_path(
+    overrides: Mapping[str, Mapping[str, str]], source: object
+) -> Sections:
     """Make the path of a profile's template absolute: it is relative to the profile."""
     sections = {section: dict(entries) for section, entries in overrides.items()}
     template = sections.get("Backend", {}).get("template")
@@ -151,7 +163,9 @@ def _merge_states(base: Mapping[str, str], over: Mapping[str, str]) -> dict[str,
     return first | rest
 
 
-def _merge_directives(base: Mapping[str, str], over: Mapping[str, str]) -> dict[str, str]:
+def _merge_directives(
+    base: Mapping[str, str], over: Mapping[str, str]
+) -> dict[str, str]:
     """Take the overridden resources out of the base's directives.
 
     A directive that expressed nothing else goes.
@@ -180,7 +194,9 @@ def _check_sections(
         for key in entries:
             if known is not None and key not in known:
                 hint = suggest(key, known)
-                raise SettingsError(f"unknown key.{hint}", file=file, section=section, key=key)
+                raise SettingsError(
+                    f"unknown key.{hint}", file=file, section=section, key=key
+                )
         if section == "Directives":
             _check_directive_names(entries, file)
 
@@ -212,7 +228,8 @@ def _build(path: Path, sections: Sections, origin: _Origin) -> Backend:
         outputs=Outputs(**{name: reader.output(name) for name in _OUTPUTS}),
         states=reader.states(),
         directives=tuple(
-            Directive(tuple(split_words(key)), value) for key, value in directives.items()
+            Directive(tuple(split_words(key)), value)
+            for key, value in directives.items()
         ),
         variables=sections.get("Variables", {}),
         limits=reader.limits(),
@@ -228,7 +245,9 @@ class _Reader:
         self.sections, self.origin = sections, origin
 
     def error(self, message: str, section: str, key: str) -> SettingsError:
-        return SettingsError(message, file=self.origin(section, key), section=section, key=key)
+        return SettingsError(
+            message, file=self.origin(section, key), section=section, key=key
+        )
 
     def pattern(self, section: str, key: str) -> re.Pattern[str] | None:
         """Return the regular expression of a key; None where it is empty or not there."""
@@ -238,16 +257,22 @@ class _Reader:
         try:
             return re.compile(text)
         except re.error as error:
-            raise self.error(f"not a regular expression: {error}", section, key) from None
+            raise self.error(
+                f"not a regular expression: {error}", section, key
+            ) from None
 
-    def choice(self, kind: type[_Choice], section: str, key: str, default: _Choice) -> _Choice:
+    def choice(
+        self, kind: type[_Choice], section: str, key: str, default: _Choice
+    ) -> _Choice:
         text = self.sections.get(section, {}).get(key)
         if text is None:
             return default
         known = {str(item.value): item for item in kind}
         if text not in known:
             expected = ", ".join(known)
-            raise self.error(f"{text!r} is not known; expected one of {expected}", section, key)
+            raise self.error(
+                f"{text!r} is not known; expected one of {expected}", section, key
+            )
         return known[text]
 
     def general(self) -> General:
@@ -256,7 +281,8 @@ class _Reader:
         texts = {
             name: given.get(name, getattr(plain, name))
             for name in _names(General)
-            if isinstance(getattr(plain, name), str) and not isinstance(getattr(plain, name), Enum)
+            if isinstance(getattr(plain, name), str)
+            and not isinstance(getattr(plain, name), Enum)
         }
         lists = parse_boolean(given.get("array_lists", "yes"))
         if lists is None:
@@ -270,7 +296,9 @@ class _Reader:
             jobname=self.pattern("Backend", "jobname") or plain.jobname,
             workdir=self.pattern("Backend", "workdir") or plain.workdir,
             scan=self.pattern("Backend", "scan"),
-            patterns=tuple(map(self._file_name_pattern, given.get("patterns", "").split())),
+            patterns=tuple(
+                map(self._file_name_pattern, given.get("patterns", "").split())
+            ),
         )
 
     def _file_name_pattern(self, text: str) -> tuple[str, str]:
@@ -300,18 +328,26 @@ class _Reader:
         form = output.format
         if form not in ("lines", "blocks", "json"):
             raise self.error(
-                f"{form!r} is not a format; expected lines, blocks or json", section, "format"
+                f"{form!r} is not a format; expected lines, blocks or json",
+                section,
+                "format",
             )
         if form == "lines":
             self._check_line_pattern(section, output.pattern)
         elif "id" not in output.fields:
             raise self.error(
-                f"a format of {form} needs to know which key holds the job id", section, "field.id"
+                f"a format of {form} needs to know which key holds the job id",
+                section,
+                "field.id",
             )
         if form == "blocks" and (output.start is None or output.entry is None):
-            raise self.error("a format of blocks needs 'start' and 'entry'", section, "start")
+            raise self.error(
+                "a format of blocks needs 'start' and 'entry'", section, "start"
+            )
 
-    def _check_line_pattern(self, section: str, pattern: re.Pattern[str] | None) -> None:
+    def _check_line_pattern(
+        self, section: str, pattern: re.Pattern[str] | None
+    ) -> None:
         if pattern is None:
             raise self.error(
                 "a format of lines needs a regular expression with the group (?P<id>...)",
@@ -337,12 +373,19 @@ class _Reader:
         name, _, reason = key.partition(":")
         states = [*Status.__members__, EXITED]
         if name not in states:
-            raise self.error(f"unknown state {name!r}.{suggest(name, states)}", "States", key)
-        reasons = {**{item.value: item for item in Reason}, TIMEOUT_OR_MEMORY: TIMEOUT_OR_MEMORY}
+            raise self.error(
+                f"unknown state {name!r}.{suggest(name, states)}", "States", key
+            )
+        reasons = {
+            **{item.value: item for item in Reason},
+            TIMEOUT_OR_MEMORY: TIMEOUT_OR_MEMORY,
+        }
         if reason and reason not in reasons:
             hint = suggest(reason, reasons)
             raise self.error(f"unknown reason {reason!r}.{hint}", "States", key)
-        return StateMeaning(name if name == EXITED else Status[name], reasons.get(reason))
+        return StateMeaning(
+            name if name == EXITED else Status[name], reasons.get(reason)
+        )
 
     def commands(self) -> Commands:
         commands = self.sections.get("Commands", {})
@@ -358,7 +401,9 @@ class _Reader:
         for name in _PLACEHOLDER.findall(unquoted):
             if name not in PLACEHOLDERS:
                 hint = suggest(name, PLACEHOLDERS)
-                raise self.error(f"unknown placeholder {{{name}}}.{hint}", "Commands", key)
+                raise self.error(
+                    f"unknown placeholder {{{name}}}.{hint}", "Commands", key
+                )
         quoted = "".join(_QUOTED.findall(text))
         if any(f"{{{name}}}" in quoted for name in PLACEHOLDERS):
             raise self.error(
@@ -385,4 +430,6 @@ class _Reader:
 
     def errors(self) -> dict[ErrorKind, re.Pattern[str]]:
         patterns = {kind: self.pattern("Errors", kind.value) for kind in ErrorKind}
-        return {kind: pattern for kind, pattern in patterns.items() if pattern is not None}
+        return {
+            kind: pattern for kind, pattern in patterns.items() if pattern is not None
+        }

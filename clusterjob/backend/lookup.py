@@ -68,7 +68,9 @@ def find_backend(name: str, beside: Iterable[Path] = ()) -> Path:
             return folder / name
     hint = suggest(name, list_backends(beside))
     looked = ", ".join(str(folder) for folder in folders)
-    raise BackendNotFoundError(f"there is no backend {name!r}.{hint} Looked in: {looked}")
+    raise BackendNotFoundError(
+        f"there is no backend {name!r}.{hint} Looked in: {looked}"
+    )
 
 
 @functools.cache

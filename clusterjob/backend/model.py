@@ -69,7 +69,8 @@ class AfterForm(str, Enum):
     """Who sees to it that a job starts only when its predecessors completed."""
 
     NATIVE = "native"  # the scheduler
-    GUARDED = "guarded"  # the job itself: the scheduler starts it whatever became of them
+    # the job itself: the scheduler starts it whatever became of them
+    GUARDED = "guarded"
 
 
 class ErrorKind(str, Enum):
@@ -99,7 +100,8 @@ class General:
     jobname: re.Pattern[str] = re.compile(r"[^\n]+")
     workdir: re.Pattern[str] = re.compile(r"[^\0]*")
     array_task: str = ""  # the index of an array's element in file names
-    patterns: tuple[tuple[str, str], ...] = ()  # in file names: pattern, what it stands for
+    # in file names: pattern, what it stands for
+    patterns: tuple[tuple[str, str], ...] = ()
     array_lists: bool = True
     clusters: str = ""  # the option that names one of several clusters
     after: AfterForm = AfterForm.NATIVE
@@ -129,8 +131,10 @@ class Limits:
     command_timeout: float = 120.0  # s for one of the scheduler's commands
     settle: float = 20.0  # s in which exit record and accounting may lag behind an end
     lost_after: float = 300.0  # s after which a job that no source knows is lost
-    connections: int = 10  # logins to a host in a minute, by all processes of this machine
-    retry_wait: float = 15.0  # s before jobs are offered again that were refused for now
+    # logins to a host in a minute, by all processes of this machine
+    connections: int = 10
+    # s before jobs are offered again that were refused for now
+    retry_wait: float = 15.0
 
 
 @dataclass(frozen=True)

@@ -78,16 +78,24 @@ def _is_ignored(output: Output, line: str) -> bool:
     return output.ignore is not None and output.ignore.search(line) is not None
 
 
-def _line_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping[str, str]]:
+def _line_rows(
+    output: Output, text: str, reading: Reading
+) -> Iterator[Mapping[str, str]]:
     assert output.pattern is not None  # the backend was checked when it was read
     for line in text.splitlines():
         if match := output.pattern.search(line):
-            yield {name: value for name, value in match.groupdict().items() if value is not None}
+            yield {
+                name: value
+                for name, value in match.groupdict().items()
+                if value is not None
+            }
         elif line.strip() and not _is_ignored(output, line):
             reading.unread.append(line)
 
 
-def _block_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping[str, str]]:
+def _block_rows(
+    output: Output, text: str, reading: Reading
+) -> Iterator[Mapping[str, str]]:
     assert output.start is not None
     assert output.entry is not None
     block: dict[str, str] | None = None
@@ -97,7 +105,11 @@ def _block_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping
             if block:
                 yield _rename(output, block)
             block = {"_start": match.groupdict().get("id") or ""}
-        elif block is not None and output.continuation and output.continuation.search(line):
+        elif (
+            block is not None
+            and output.continuation
+            and output.continuation.search(line)
+        ):
             block[last] = block.get(last, "") + line.strip()
         elif block is not None and (match := output.entry.search(line)):
             last = match["key"]
@@ -108,7 +120,9 @@ def _block_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping
         yield _rename(output, block)
 
 
-def _json_rows(output: Output, text: str, reading: Reading) -> Iterator[Mapping[str, str]]:
+def _json_rows(
+    output: Output, text: str, reading: Reading
+) -> Iterator[Mapping[str, str]]:
     if not text.strip():
         return
     try:
@@ -221,7 +235,8 @@ def parse_exit(row: Mapping[str, str]) -> tuple[int | None, int | None]:
     if raw.isdigit():
         killed_by = int(raw) & 127
         return (None, killed_by) if killed_by else (int(raw) >> 8, None)
-    number = re.match(r"-?\d+\b", row.get("exit", ""))  # Grid Engine adds words: "137   (Killed)"
+    # Grid Engine adds words: "137   (Killed)"
+    number = re.match(r"-?\d+\b", row.get("exit", ""))
     code = int(number[0]) if number else None
     signal = int(row["signal"]) if row.get("signal", "").isdigit() else 0
     if signal:

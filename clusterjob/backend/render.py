@@ -63,7 +63,9 @@ class Renderer:
         self._directives = DirectiveWriter(backend)
         self._frames: dict[tuple[object, ...], _Frame] = {}
 
-    def render(self, resources: Mapping[str, ResourceValue | None], script: Script) -> str:
+    def render(
+        self, resources: Mapping[str, ResourceValue | None], script: Script
+    ) -> str:
         """Return the script that is handed to the scheduler.
 
         Raises :class:`ResourcesNotSupportedError` for a common resource the backend has no
@@ -75,17 +77,25 @@ class Renderer:
         if hidden:
             body = "|" + body.replace("\n", "\n|")
         name = resources.get("jobname")
-        frame = self._frame(script, resources.get("time"), name is not None, hidden, interpreter)
+        frame = self._frame(
+            script, resources.get("time"), name is not None, hidden, interpreter
+        )
         directives = self._directives.write(resources, script.after, script.attributes)
         lines = [frame.line.replace(_DIRECTIVE, directive) for directive in directives]
-        top = frame.top + "".join(lines) + frame.middle.replace(_NAME, shlex.quote(str(name)))
+        top = (
+            frame.top
+            + "".join(lines)
+            + frame.middle.replace(_NAME, shlex.quote(str(name)))
+        )
         bottom = frame.bottom.replace(_TOKEN, script.token)
         return top.replace(_TOKEN, script.token) + body.removesuffix("\n") + bottom
 
     def _hides_from_scheduler(self, body: str) -> bool:
         """Whether the scheduler would take lines of the body for directives."""
         scan = self.backend.general.scan
-        return scan is not None and re.search(scan.pattern, body, re.MULTILINE) is not None
+        return (
+            scan is not None and re.search(scan.pattern, body, re.MULTILINE) is not None
+        )
 
     def _frame(
         self,
@@ -96,7 +106,16 @@ class Renderer:
         interpreter: tuple[str, ...],
     ) -> _Frame:
         guards, inputs = tuple(script.guards), tuple(script.inputs)
-        key = (script.runs, script.workdir, time, named, hidden, interpreter, guards, inputs)
+        key = (
+            script.runs,
+            script.workdir,
+            time,
+            named,
+            hidden,
+            interpreter,
+            guards,
+            inputs,
+        )
         frame = self._frames.get(key)
         if frame is None:
             text = self._template.render(
@@ -142,7 +161,10 @@ class Renderer:
     @functools.cached_property
     def _variables(self) -> list[tuple[str, str]]:
         """The variables that a body sees, as the shell words that give them their values."""
-        return [(name, _shell_value(value)) for name, value in self.backend.variables.items()]
+        return [
+            (name, _shell_value(value))
+            for name, value in self.backend.variables.items()
+        ]
 
 
 def _shell_value(value: str) -> str:

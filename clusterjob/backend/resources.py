@@ -33,7 +33,9 @@ COMMON_RESOURCES = (
 )
 _COUNTS = ("nodes", "ppn", "threads", "gpus")
 _TEXTS = ("jobname", "queue", "account", "stdout", "stderr", "array")
-_ARRAY = re.compile(r"((?:\d+(?:-\d+(?::\d+)?)?)(?:,\d+(?:-\d+(?::\d+)?)?)*)(?:%[1-9]\d*)?")
+_ARRAY = re.compile(
+    r"((?:\d+(?:-\d+(?::\d+)?)?)(?:,\d+(?:-\d+(?::\d+)?)?)*)(?:%[1-9]\d*)?"
+)
 _ARRAY_PART = re.compile(r"(\d+)(?:-(\d+))?(?::(\d+))?")
 
 
@@ -78,7 +80,9 @@ def _check_count(name: str, value: ResourceValue) -> int:
     except (ValueError, OverflowError):
         pass
     if number < 1:
-        raise SettingsError(f"resource {name!r} is {value!r}; expected a whole number from 1 on")
+        raise SettingsError(
+            f"resource {name!r} is {value!r}; expected a whole number from 1 on"
+        )
     return number
 
 
@@ -139,7 +143,9 @@ def derive_resources(resources: Mapping[str, object]) -> dict[str, int | None]:
     ``cores`` of a node, ``slots`` (cores) of all nodes, ``tasks`` (processes) of all nodes,
     ``mem_total`` of all nodes and ``mem_per_core``, in MB; None where no memory is asked for.
     """
-    nodes, ppn, threads = (_count(resources, name) for name in ("nodes", "ppn", "threads"))
+    nodes, ppn, threads = (
+        _count(resources, name) for name in ("nodes", "ppn", "threads")
+    )
     cores = ppn * threads
     mem = resources.get("mem")
     known = mem if isinstance(mem, int) else None

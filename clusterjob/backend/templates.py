@@ -85,7 +85,9 @@ def render_text(text: str, variables: Mapping[str, object], where: str) -> str:
     return render_template(compile_template(text, where), variables, where)
 
 
-def render_template(template: jinja2.Template, variables: Mapping[str, object], where: str) -> str:
+def render_template(
+    template: jinja2.Template, variables: Mapping[str, object], where: str
+) -> str:
     """Fill in a template. Raises :class:`RenderError`."""
     import jinja2
 
@@ -95,7 +97,8 @@ def render_template(template: jinja2.Template, variables: Mapping[str, object], 
         raise
     except jinja2.UndefinedError as error:
         raise _undefined_error(error, variables, where) from None
-    except Exception as error:  # whatever a filter or an expression of the user's raises
+    # whatever a filter or an expression of the user's raises
+    except Exception as error:
         raise RenderError(f"{where}: {type(error).__name__}: {error}") from error
 
 

@@ -15,7 +15,11 @@ from clusterjob.cli.output import as_json, find_jobs, print_json
 @as_json
 def files(job: str, patterns: Sequence[str], as_json: bool) -> None:
     """List a job's files in its workdir: those of the patterns, else its outputs, else all."""
-    found = [(result, file) for result in find_jobs([job]) for file in result.files(*patterns)]
+    found = [
+        (result, file)
+        for result in find_jobs([job])
+        for file in result.files(*patterns)
+    ]
     if as_json:
         rows = [
             {"job_id": result.job_id, "path": file.path, "size": file.size}
@@ -30,7 +34,9 @@ def files(job: str, patterns: Sequence[str], as_json: bool) -> None:
 @click.command()
 @click.argument("job")
 @click.argument("patterns", nargs=-1, metavar="[PATTERN...]")
-@click.option("--into", metavar="FOLDER", help="Where to; by default where the job's outputs go.")
+@click.option(
+    "--into", metavar="FOLDER", help="Where to; by default where the job's outputs go."
+)
 def fetch(job: str, patterns: Sequence[str], into: str | None) -> None:
     """Fetch a job's outputs now, or the files of its workdir that match PATTERNs.
 

@@ -18,7 +18,9 @@ from clusterjob.script import JobScript
 NOT_FOUND = 4
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(clusterjob.__version__, prog_name="clusterjob")
 @click.option(
     "--store",

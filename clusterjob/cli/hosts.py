@@ -37,7 +37,9 @@ def _print_hosts(found: Sequence[HostReport]) -> None:
     rows = [("HOST", "STATE", "TRANSPORT", "LAST LOGIN", "UNFINISHED JOBS", "ROUTE")]
     for item in found:
         when = format_time(item.connected or None, seconds=False) or "-"
-        rows.append((item.host, item.state, item.transport, when, str(item.jobs), item.route))
+        rows.append(
+            (item.host, item.state, item.transport, when, str(item.jobs), item.route)
+        )
     print_columns(rows)
     for item in found:
         if item.detail:
@@ -53,7 +55,9 @@ def _print_hosts(found: Sequence[HostReport]) -> None:
     help="With transport = openssh: how long a login that is not used stays.",
     show_default=True,
 )
-@click.option("--close", is_flag=True, help="End the login that an earlier 'connect' made.")
+@click.option(
+    "--close", is_flag=True, help="End the login that an earlier 'connect' made."
+)
 def connect(target: str, keep: str, close: bool) -> None:
     """Log in to the host of PROFILE (or to HOST), and answer its questions once.
 

@@ -87,7 +87,9 @@ def status(jobs: Sequence[str], as_json: bool) -> None:
 def _summary(session: Session) -> str:
     """Say how many jobs of the store are in each state."""
     counts = {state: len(session.store.select(statuses=[state])) for state in Status}
-    words = [f"{count} {state.name.lower()}" for state, count in counts.items() if count]
+    words = [
+        f"{count} {state.name.lower()}" for state, count in counts.items() if count
+    ]
     return ", ".join(words) or f"no jobs in {session.store.url}"
 
 
@@ -144,14 +146,23 @@ def _page(result: AsyncResult) -> str:
 @click.command()
 @click.argument("job")
 @click.option(
-    "-e", "--stderr", "errors", is_flag=True, help="Standard error, in place of standard output."
+    "-e",
+    "--stderr",
+    "errors",
+    is_flag=True,
+    help="Standard error, in place of standard output.",
 )
 @click.option("-a", "--index", type=int, help="One element of an array.")
 @click.option("-n", "--lines", type=click.IntRange(0), help="Only the last lines.")
 @click.option(
-    "-f", "--follow", is_flag=True, help="Go on with what is added, until the job has ended."
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on with what is added, until the job has ended.",
 )
-def logs(job: str, errors: bool, index: int | None, lines: int | None, follow: bool) -> None:
+def logs(
+    job: str, errors: bool, index: int | None, lines: int | None, follow: bool
+) -> None:
     """Print what a job has written so far."""
     stream: Stream = "stderr" if errors else "stdout"
     for result in find_jobs([job]):
@@ -172,7 +183,13 @@ def backends(name: str | None, as_json: bool) -> None:
         return
     backend = load_backend(name)
     if as_json:
-        print_json({"name": backend.name, "path": str(backend.path), "sections": backend.sections})
+        print_json(
+            {
+                "name": backend.name,
+                "path": str(backend.path),
+                "sections": backend.sections,
+            }
+        )
         return
     click.echo(f"{backend.name}: {backend.title}\n{backend.path / 'backend.ini'}")
     for section, entries in backend.sections.items():

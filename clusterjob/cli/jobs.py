@@ -25,10 +25,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @script_options
-@click.option("--wait", is_flag=True, help="Wait for the end of the job, and exit with its state.")
+@click.option(
+    "--wait", is_flag=True, help="Wait for the end of the job, and exit with its state."
+)
 @click.option("--force", is_flag=True, help="Submit again what has completed already.")
 @click.option("--no-retry", is_flag=True, help="Leave a job that failed as it is.")
-@click.option("--cache-id", help="What makes two submissions the same, in place of their contents.")
+@click.option(
+    "--cache-id",
+    help="What makes two submissions the same, in place of their contents.",
+)
 @click.option(
     "--after",
     multiple=True,
@@ -47,7 +52,9 @@ def submit(
 ) -> None:
     """Submit SCRIPT, unless it was submitted before; print the job id."""
     job = make_job(options)
-    result = job.submit(force=force, retry=not no_retry, cache_id=cache_id, after=find_jobs(after))
+    result = job.submit(
+        force=force, retry=not no_retry, cache_id=cache_id, after=find_jobs(after)
+    )
     if wait:
         result.wait()
     if as_json:

@@ -53,8 +53,12 @@ _OPTIONS = [
         help="A variable of the body; may be repeated.",
     ),
     click.option("-b", "--backend", help="The backend, in place of the profile's."),
-    click.option("-n", "--name", help="The job's name; by default the script's file name."),
-    click.option("-w", "--workdir", help="The working directory, in place of the profile's."),
+    click.option(
+        "-n", "--name", help="The job's name; by default the script's file name."
+    ),
+    click.option(
+        "-w", "--workdir", help="The working directory, in place of the profile's."
+    ),
     click.option(
         "-i",
         "--input",

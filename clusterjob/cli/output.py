@@ -59,7 +59,9 @@ def _reason(result: AsyncResult) -> str:
     task = result.record.task
     if task.reason is None:
         return ""
-    return f"{task.reason.value} {task.exit_code}" if task.exit_code else task.reason.value
+    return (
+        f"{task.reason.value} {task.exit_code}" if task.exit_code else task.reason.value
+    )
 
 
 def format_time(when: float | None, seconds: bool = True) -> str:

@@ -86,12 +86,16 @@ def prune(older_than: str, states: Sequence[str], dry_run: bool, as_json: bool) 
             }
             for record in pruned.removed
         ]
-        print_json({"removed": removed, "dry_run": dry_run, "problems": pruned.problems})
+        print_json(
+            {"removed": removed, "dry_run": dry_run, "problems": pruned.problems}
+        )
     else:
         for record in pruned.removed:
             job, status = record.job_id or "-", record.status.name
             when = format_time(record.created, seconds=False)
-            click.echo(f"{job:10} {record.name:20} {status:10} {when}  {record.key[:10]}")
+            click.echo(
+                f"{job:10} {record.name:20} {status:10} {when}  {record.key[:10]}"
+            )
         done = "would be" if dry_run else "were"
         click.echo(f"{len(pruned.removed)} submissions {done} removed")
     for problem in pruned.problems:
@@ -123,7 +127,8 @@ def copy_store(source: str, target: str) -> None:
     live = len(destination.select(statuses=[Status.PENDING, Status.RUNNING]))
     if live:
         click.echo(
-            f"{live} jobs have not ended: from now on use one of the two stores only", err=True
+            f"{live} jobs have not ended: from now on use one of the two stores only",
+            err=True,
         )
     for token in done.damaged:
         click.echo(

@@ -41,7 +41,11 @@ class Accounting:
             poller.store.write(records)
 
     def _lacks_usage(self, record: Record) -> bool:
-        return record.finished and "max_rss" not in record.task.usage and self._is_due(record)
+        return (
+            record.finished
+            and "max_rss" not in record.task.usage
+            and self._is_due(record)
+        )
 
     def _is_due(self, record: Record) -> bool:
         if record.token in self._complete:

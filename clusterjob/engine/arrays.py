@@ -18,7 +18,11 @@ def aggregate(record: Record) -> None:
     status = _status_of(tasks)
     if status.finished:
         worst = max(tasks, key=lambda task: task.status)
-        whole.reason, whole.exit_code, whole.signal = worst.reason, worst.exit_code, worst.signal
+        whole.reason, whole.exit_code, whole.signal = (
+            worst.reason,
+            worst.exit_code,
+            worst.signal,
+        )
     if status != whole.status:
         whole.status = status
         whole.note_event(time.time(), status.name, "")

@@ -18,7 +18,8 @@ from clusterjob.engine.scheduler import Scheduler
 from clusterjob.status import Status
 from clusterjob.store import Record, Task
 
-_CLOCK_SLACK = 120.0  # s by which the clocks of the scheduler and its login node may differ
+# s by which the clocks of the scheduler and its login node may differ
+_CLOCK_SLACK = 120.0
 _WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
 
 
@@ -61,7 +62,9 @@ class Assessor:
             for index, task in record.all_tasks().items():
                 if task.status.finished:
                     continue
-                answer = own_answer(record, listing.answers.get(_listing_key(record, index)))
+                answer = own_answer(
+                    record, listing.answers.get(_listing_key(record, index))
+                )
                 if answer is not None and not self._has_ended(answer):
                     evidence = Evidence(self.clock(), answer, listing.complete)
                     self._judge(record, index, task, evidence, found)
@@ -76,10 +79,18 @@ class Assessor:
     def _has_ended(self, answer: Answer) -> bool:
         """Whether the list shows a job that has ended; an unknown word says nothing."""
         meaning = self.scheduler.backend.classify(answer.state)
-        return meaning is not None and meaning.status not in (Status.PENDING, Status.RUNNING)
+        return meaning is not None and meaning.status not in (
+            Status.PENDING,
+            Status.RUNNING,
+        )
 
     def _judge(
-        self, record: Record, index: int | None, task: Task, evidence: Evidence, found: Assessment
+        self,
+        record: Record,
+        index: int | None,
+        task: Task,
+        evidence: Evidence,
+        found: Assessment,
     ) -> None:
         new = judge(self.scheduler.backend, record, task, evidence)
         if new is task:
@@ -90,7 +101,9 @@ class Assessor:
             record.tasks[index] = new
         found.note(record)
 
-    def _settle(self, open_tasks: Sequence[_OpenTask], listing: Listing, found: Assessment) -> None:
+    def _settle(
+        self, open_tasks: Sequence[_OpenTask], listing: Listing, found: Assessment
+    ) -> None:
         """Ask what became of tasks that are not active, as many at once as the line bears."""
         most = self.batch_size.most
         if len(open_tasks) > most:  # any of them: some may stay open for long
@@ -98,7 +111,9 @@ class Assessor:
             open_tasks = [open_tasks[number] for number in sorted(chosen)]
         report = self.ask_ended([(item.record, item.index) for item in open_tasks])
         folders = {item.record.runs for item in open_tasks}
-        self.batch_size.adapt(len(open_tasks), not report.unreadable.issuperset(folders))
+        self.batch_size.adapt(
+            len(open_tasks), not report.unreadable.issuperset(folders)
+        )
         found.error = report.history.error
         for item in open_tasks:
             own = report.records.get(item.record.exit_name(item.index))

@@ -21,7 +21,10 @@ def cancel(poller: Poller, records: Sequence[Record]) -> None:
         for record in live:
             record.cancel_requested = poller.clock()
             if record.phase is Phase.DEFERRED:  # the scheduler never had it
-                record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
+                record.task.status, record.task.reason = (
+                    Status.CANCELLED,
+                    Reason.CANCELLED,
+                )
         poller.store.write(live)
         ids = by_member(live)
         if ids:

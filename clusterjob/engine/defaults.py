@@ -31,7 +31,9 @@ class DefaultEngines:
         with self._lock:
             engine = self._engines.get(url)
             if engine is None:
-                engine = self._engines[url] = Engine(open_store(where), self.connections)
+                engine = self._engines[url] = Engine(
+                    open_store(where), self.connections
+                )
             return engine
 
     def close(self) -> None:

@@ -109,7 +109,9 @@ class Engine:
 
     # -- submitting --------------------------------------------------------------------------------
 
-    def submit(self, records: Sequence[Record], again: Callable[[Record], bool]) -> Batch:
+    def submit(
+        self, records: Sequence[Record], again: Callable[[Record], bool]
+    ) -> Batch:
         """Submit records of any number of clusters; ``again`` says whether a holder makes room."""
         groups: dict[str, list[int]] = {}
         for position, record in enumerate(records):

@@ -37,7 +37,11 @@ def relative_script_path(scheduler: Scheduler, record: Record) -> str:
 def render_record(scheduler: Scheduler, record: Record) -> str:
     """Render the script of a record, as it is or will be submitted."""
     spec, general = record.spec, scheduler.backend.general
-    suffix = f".{general.array_task}" if record.tasks is not None and general.array_task else ""
+    suffix = (
+        f".{general.array_task}"
+        if record.tasks is not None and general.array_task
+        else ""
+    )
     log = f"{RUNS}/{os.path.basename(record.runs)}/{record.token}{suffix}"
     resources = {"stdout": f"{log}.out", "stderr": f"{log}.err", **spec.resources}
     given = {name: value for name, value in resources.items() if value != ""}

@@ -19,7 +19,9 @@ class TrackedJobs:
     def __init__(self, store: Store, cluster_id: str) -> None:
         self.store, self.cluster_id = store, cluster_id
         self._lock = threading.Lock()
-        self._records: weakref.WeakValueDictionary[str, Record] = weakref.WeakValueDictionary()
+        self._records: weakref.WeakValueDictionary[str, Record] = (
+            weakref.WeakValueDictionary()
+        )
         # live jobs of the store that nobody in this process holds a handle on
         self._others: list[Record] = []
 
@@ -42,7 +44,9 @@ class TrackedJobs:
         """Return ``live`` and all other live jobs that the store has on this cluster."""
         known = {record.token for record in live}
         before = {record.token: record for record in self._others}
-        tokens = [token for token in self.store.live(self.cluster_id) if token not in known]
+        tokens = [
+            token for token in self.store.live(self.cluster_id) if token not in known
+        ]
         new = self.store.by_tokens(token for token in tokens if token not in before)
         others = []
         for token in tokens:

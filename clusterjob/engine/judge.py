@@ -14,7 +14,8 @@ from clusterjob.backend import TIMEOUT_OR_MEMORY, Answer, Backend, ExitRecord
 from clusterjob.status import Reason, Status
 from clusterjob.store import Record, Task
 
-_NO_REASON = ("", "None", "(null)")  # what schedulers print where there is nothing to say
+# what schedulers print where there is nothing to say
+_NO_REASON = ("", "None", "(null)")
 
 
 @dataclass
@@ -57,9 +58,16 @@ def judge(backend: Backend, record: Record, task: Task, evidence: Evidence) -> T
 class _Case:
     """One task, and what is known about it. The task is changed in place."""
 
-    def __init__(self, backend: Backend, record: Record, task: Task, evidence: Evidence) -> None:
+    def __init__(
+        self, backend: Backend, record: Record, task: Task, evidence: Evidence
+    ) -> None:
         self.limits = backend.limits
-        self.backend, self.record, self.task, self.evidence = backend, record, task, evidence
+        self.backend, self.record, self.task, self.evidence = (
+            backend,
+            record,
+            task,
+            evidence,
+        )
         self.own = evidence.exit_record
 
     def decide(self) -> None:
@@ -98,7 +106,9 @@ class _Case:
                 if is_listed:
                     return meaning.status, None
                 continue
-            final = _FinalWord(meaning.status, self._cause(meaning.reason, answer), answer)
+            final = _FinalWord(
+                meaning.status, self._cause(meaning.reason, answer), answer
+            )
         return None, final
 
     def _cause(self, reason: Reason | str | None, answer: Answer) -> Reason | None:
@@ -152,8 +162,14 @@ class _Case:
         was_over = code == 0 and not own.warned
         was_over = was_over and word is not None and word.reason == Reason.NODE_FAILURE
         if word is not None and word.status == Status.FAILED and not was_over:
-            return self._finish(Status.FAILED, word.reason or Reason.EXIT, exit_code, signal)
-        if word is not None and word.status == Status.CANCELLED and (code or own.warned):
+            return self._finish(
+                Status.FAILED, word.reason or Reason.EXIT, exit_code, signal
+            )
+        if (
+            word is not None
+            and word.status == Status.CANCELLED
+            and (code or own.warned)
+        ):
             return self._finish(Status.CANCELLED, exit_code=exit_code, signal=signal)
         if code == 0:
             return self._finish(Status.COMPLETED, exit_code=0)
@@ -175,14 +191,22 @@ class _Case:
         """The scheduler says it ended, and the job left no end: it was killed, or never ran."""
         answer = word.answer
         if word.status == Status.FAILED:
-            return self._finish(Status.FAILED, word.reason, answer.exit_code, answer.signal)
+            return self._finish(
+                Status.FAILED, word.reason, answer.exit_code, answer.signal
+            )
         if word.status == Status.CANCELLED:
-            if self.own is None and self.record.spec.after and not self.record.cancel_requested:
+            if (
+                self.own is None
+                and self.record.spec.after
+                and not self.record.cancel_requested
+            ):
                 return self._finish(Status.FAILED, Reason.DEPENDENCY)
             return self._finish(Status.CANCELLED, signal=answer.signal)
         # it began: nothing more will be written
         was_killed = self.own is not None and bool(answer.signal or answer.exit_code)
-        has_settled = self.evidence.records_read and self._has_waited(self.limits.settle)
+        has_settled = self.evidence.records_read and self._has_waited(
+            self.limits.settle
+        )
         if not was_killed and not has_settled:
             return None  # the exit record may show late on a shared file system
         if self.record.cancel_requested:
@@ -194,7 +218,9 @@ class _Case:
         if self.own is not None:
             # it ran, and could not write down its end (a full disk); the scheduler saw it end well
             return self._finish(Status.COMPLETED, exit_code=0)
-        self.task.words = f"{answer.state}, but the job left no exit record: it did not run"
+        self.task.words = (
+            f"{answer.state}, but the job left no exit record: it did not run"
+        )
         return self._finish(Status.FAILED, Reason.LOST)
 
     def _from_absence(self) -> None:

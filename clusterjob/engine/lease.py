@@ -66,7 +66,9 @@ def _machine() -> str:
     """Name this machine, since its boot, and the name space that process ids mean something in."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        parts.append(
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        )
     with contextlib.suppress(OSError):
         parts.append(os.readlink("/proc/self/ns/pid"))
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:8]
@@ -106,7 +108,9 @@ def is_abandoned(record: Record, beats: Mapping[str, Note], now: float) -> bool:
 
 def heartbeats(store: Store) -> dict[str, Note]:
     """Return the last heartbeat of each owner."""
-    return {name.removeprefix(_PREFIX): note for name, note in store.notes(_PREFIX).items()}
+    return {
+        name.removeprefix(_PREFIX): note for name, note in store.notes(_PREFIX).items()
+    }
 
 
 class Lease:
@@ -120,7 +124,9 @@ class Lease:
 
     def __enter__(self) -> Lease:
         _submitting.update(self._tokens)
-        threading.Thread(target=self._beat, daemon=True, name="clusterjob-lease").start()
+        threading.Thread(
+            target=self._beat, daemon=True, name="clusterjob-lease"
+        ).start()
         return self
 
     def __exit__(

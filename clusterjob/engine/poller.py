@@ -61,7 +61,9 @@ class Poller:
                 return
             now = self.clock()
             interval = self.pace.begin_poll()
-            asked = self.store.begin_poll(self.jobs.cluster_id, 0.0 if force else interval, now)
+            asked = self.store.begin_poll(
+                self.jobs.cluster_id, 0.0 if force else interval, now
+            )
             if asked is not None:
                 self._take_answer(asked, interval, live)
                 return
@@ -74,7 +76,9 @@ class Poller:
                     note = Note(now, self.stale_since)
                     self.store.note(f"poll:{self.jobs.cluster_id}", note)
 
-    def _take_answer(self, asked: Note, interval: float, live: Sequence[Record]) -> None:
+    def _take_answer(
+        self, asked: Note, interval: float, live: Sequence[Record]
+    ) -> None:
         """Another process has asked: what it found is in the store."""
         self.pace.asked_elsewhere(asked.at, interval)
         self._last_answer, self.stale_since = asked.at, asked.value
@@ -95,7 +99,9 @@ class Poller:
         everyone = self.jobs.everyone(live)
         self._finish_open(everyone)
         submitted = [
-            record for record in everyone if record.phase is Phase.SUBMITTED and not record.finished
+            record
+            for record in everyone
+            if record.phase is Phase.SUBMITTED and not record.finished
         ]
         if not submitted:
             return

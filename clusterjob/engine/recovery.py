@@ -12,13 +12,20 @@ from clusterjob.engine.lease import Lease, heartbeats, is_abandoned, process_nam
 from clusterjob.engine.local_scripts import WrongMachineError, run_prologue
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.engine.submission import Refusal, accept, offer
-from clusterjob.errors import ClusterJobError, StoreError, SubmissionError, TransportError
+from clusterjob.errors import (
+    ClusterJobError,
+    StoreError,
+    SubmissionError,
+    TransportError,
+)
 from clusterjob.files import upload
 from clusterjob.status import Reason, Status
 from clusterjob.store import Phase, Record, Store
 
 
-def finish_submissions(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> None:
+def finish_submissions(
+    store: Store, scheduler: Scheduler, records: Sequence[Record]
+) -> None:
     """Finish submissions that are open and whose owner is gone, whoever that was.
 
     That is deferred ones that are due, and doubtful ones. Each is taken over first, so that of many
@@ -58,7 +65,9 @@ class _Recovery:
 
     def finish(self, taken: Sequence[Record]) -> None:
         """Look for the doubtful ones, then submit what the scheduler does not have."""
-        self._look_for([record for record in taken if record.token not in self.deferred])
+        self._look_for(
+            [record for record in taken if record.token not in self.deferred]
+        )
         left = self._without_cancelled(taken)
         ready = [record for record in left if record.token in self.deferred]
         doubtful = [record for record in left if record.token not in self.deferred]
@@ -70,7 +79,9 @@ class _Recovery:
             task = refusal.record.task
             task.status, task.reason = Status.FAILED, Reason.SUBMISSION
             task.words = refusal.words
-        self.store.write([record for record in left if record.phase is Phase.SUBMITTING])
+        self.store.write(
+            [record for record in left if record.phase is Phase.SUBMITTING]
+        )
 
     def _look_for(self, doubtful: Sequence[Record]) -> None:
         """Ask whether the scheduler has jobs whose answer was lost, and note their ids."""
@@ -97,7 +108,10 @@ class _Recovery:
             if record.job_id:
                 ids.setdefault(record.member, []).append(record.job_id)
             else:
-                record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
+                record.task.status, record.task.reason = (
+                    Status.CANCELLED,
+                    Reason.CANCELLED,
+                )
         if ids:
             self.scheduler.cancel(ids)
         self.store.write(cancelled)
@@ -107,7 +121,9 @@ class _Recovery:
             if record.phase is Phase.SUBMITTING and not record.cancel_requested
         ]
 
-    def _run_prologues(self, records: Sequence[Record]) -> tuple[list[Record], list[Refusal]]:
+    def _run_prologues(
+        self, records: Sequence[Record]
+    ) -> tuple[list[Record], list[Refusal]]:
         """Run what is left of prologues.
 
         Returns the jobs to go on with, and those whose prologue failed. One that belongs elsewhere
@@ -132,7 +148,10 @@ class _Recovery:
         if not records:
             return []
         try:
-            upload(self.scheduler.transport, uploads_of(self.scheduler, records, again=True))
+            upload(
+                self.scheduler.transport,
+                uploads_of(self.scheduler, records, again=True),
+            )
             return list(records)
         except TransportError:
             raise

@@ -72,7 +72,8 @@ class EndReport:
 
     # by file name without ".exit": token, or token.index
     records: dict[str, ExitRecord] = field(default_factory=dict)
-    unreadable: set[str] = field(default_factory=set)  # folders of runs that could not be entered
+    # folders of runs that could not be entered
+    unreadable: set[str] = field(default_factory=set)
     history: Listing = field(default_factory=Listing)
 
 

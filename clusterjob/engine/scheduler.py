@@ -34,7 +34,14 @@ from clusterjob.engine.scripts import (
 )
 from clusterjob.errors import CommandError, TransportError
 from clusterjob.files import Upload, upload
-from clusterjob.shell import ExitCode, in_portions, new_mark, quote, quote_all, split_reply
+from clusterjob.shell import (
+    ExitCode,
+    in_portions,
+    new_mark,
+    quote,
+    quote_all,
+    split_reply,
+)
 from clusterjob.transport import Completed, Transport
 
 _IDS = 1000  # ids of one command line
@@ -59,7 +66,9 @@ class Scheduler:
         # until it says that there is none
         self.accounting = bool(backend.commands.finished)
         self._resolved: dict[tuple[str, str], str] = {}
-        uses_spool = any("{spool}" in command for command in vars(backend.commands).values())
+        uses_spool = any(
+            "{spool}" in command for command in vars(backend.commands).values()
+        )
         self._remote_spool = _remote_spool() if transport.host and uses_spool else ""
 
     def resolve(self, path: str, here: str) -> str:
@@ -93,7 +102,8 @@ class Scheduler:
         submission = Submission(began=float(began), ended=float(ended))
         for token, receipt in parse_receipts(parts.get("receipts", "")).items():
             submission.receipts[token] = self._identify(receipt)
-        if failed.strip():  # some folders could not be entered: their jobs were not submitted
+        # some folders could not be entered: their jobs were not submitted
+        if failed.strip():
             for ticket in tickets:
                 words = f"{ticket.runs} cannot be used: {answer.stderr.strip()}"
                 refusal = Receipt(ticket.token, ExitCode.FOLDER_UNUSABLE, words)
@@ -109,7 +119,9 @@ class Scheduler:
             match = pattern.search(line)
             if match:
                 words = match.groupdict()
-                return Receipt(receipt.token, 0, receipt.said, words["id"], words.get("cluster"))
+                return Receipt(
+                    receipt.token, 0, receipt.said, words["id"], words.get("cluster")
+                )
         return receipt
 
     def find(
@@ -175,7 +187,9 @@ class Scheduler:
     def active(self, members: Iterable[str | None] = (None,)) -> Listing:
         """List the user's jobs; one command for each cluster of a multi-cluster scheduler."""
         text = self.backend.commands.active
-        commands = [self._fill(text, member=member) for member in dict.fromkeys(members)]
+        commands = [
+            self._fill(text, member=member) for member in dict.fromkeys(members)
+        ]
         self.commands += len(commands)
         mark = new_mark()
         try:
@@ -184,7 +198,9 @@ class Scheduler:
             return Listing(error=str(error))
         return self._listing("active", answer, mark, len(commands))
 
-    def ended(self, runs: Mapping[str, Sequence[str]], ids: IdsByMember, age: float) -> EndReport:
+    def ended(
+        self, runs: Mapping[str, Sequence[str]], ids: IdsByMember, age: float
+    ) -> EndReport:
         """Read the exit records of jobs, and ask accounting about them; one round trip.
 
         ``runs`` are file names without ``.exit``, by folder; ``age`` is the number of seconds since
@@ -219,7 +235,9 @@ class Scheduler:
             for portion in in_portions(members, _IDS)
         ]
 
-    def _listing(self, kind: str, answer: Completed, mark: str, expected: int) -> Listing:
+    def _listing(
+        self, kind: str, answer: Completed, mark: str, expected: int
+    ) -> Listing:
         """Read the answers of ``expected`` commands whose output is the part ``kind``."""
         parts = split_reply(answer.stdout, mark)
         codes = parts.get(f"{kind}-codes", "").split()
@@ -242,7 +260,8 @@ class Scheduler:
         """Whether all commands ran, and what they say is an answer."""
         if len(codes) != expected:
             return False
-        if self.backend.matches(ErrorKind.NO_ACCOUNTING, errors):  # PBS: with exit code 0
+        # PBS: with exit code 0
+        if self.backend.matches(ErrorKind.NO_ACCOUNTING, errors):
             return False
         all_well = all(code == "0" for code in codes)
         return all_well or self.backend.matches(ErrorKind.UNKNOWN, errors)
@@ -341,7 +360,9 @@ class Scheduler:
         age: float = 0.0,
     ) -> str:
         """Fill a command's placeholders; every value is quoted here and nowhere else."""
-        clusters = self.backend.general.clusters.replace("{cluster}", quote(member or ""))
+        clusters = self.backend.general.clusters.replace(
+            "{cluster}", quote(member or "")
+        )
         values = {
             "script": script,
             "ids": quote(",".join(ids)) if separator == "," else quote_all(ids),
@@ -372,10 +393,14 @@ def _check_submission(answer: Completed, parts: Mapping[str, str]) -> None:
             stderr=answer.stderr,
         )
     if answer.exit_code == ExitCode.LOCKED:
-        raise TransportError(f"another process is submitting this batch: {answer.stderr.strip()}")
+        raise TransportError(
+            f"another process is submitting this batch: {answer.stderr.strip()}"
+        )
     if "done" not in parts:
         raise TransportError(
-            "the submission was cut off", exit_code=answer.exit_code, stderr=answer.stderr
+            "the submission was cut off",
+            exit_code=answer.exit_code,
+            stderr=answer.stderr,
         )
 
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterjob.backend import Backend, job_variable_patterns
-from clusterjob.shell import in_portions, load_shell, quote, quote_all, run_marked, start_replies
+from clusterjob.shell import (
+    in_portions,
+    load_shell,
+    quote,
+    quote_all,
+    run_marked,
+    start_replies,
+)
 
 _CLEAN, _SUBMIT, _LOOK = (
     Path(__file__).parent / f"{name}.sh" for name in ("clean", "submit", "look")
@@ -43,7 +50,9 @@ def clean_environment(backend: Backend) -> str:
     return text.replace("@UNSET@", "|".join([*unset, *_OWN_VARIABLES]))
 
 
-def submission_script(backend: Backend, command: str, tickets: Sequence[Ticket], mark: str) -> str:
+def submission_script(
+    backend: Backend, command: str, tickets: Sequence[Ticket], mark: str
+) -> str:
     """Return the script that submits a batch with ``command``, a few jobs at a time."""
     workers = max(1, min(backend.limits.submit_parallel, len(tickets)))
     folders = list(dict.fromkeys(ticket.runs for ticket in tickets))
@@ -109,7 +118,10 @@ def listing_script(backend: Backend, commands: Iterable[str], mark: str) -> str:
 
 
 def ended_script(
-    backend: Backend, runs: Mapping[str, Sequence[str]], commands: Iterable[str], mark: str
+    backend: Backend,
+    runs: Mapping[str, Sequence[str]],
+    commands: Iterable[str],
+    mark: str,
 ) -> str:
     """Return the script that reads exit records, and asks accounting with ``commands``.
 

@@ -93,13 +93,20 @@ def _send(store: Store, scheduler: Scheduler, fresh: Sequence[Record]) -> list[R
     return refused
 
 
-def offer(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> list[Refusal]:
+def offer(
+    store: Store, scheduler: Scheduler, records: Sequence[Record]
+) -> list[Refusal]:
     """Hand jobs whose scripts are in place to the scheduler, note what it said.
 
     Returns the refusals. Where it is not known what the scheduler did, the records stay open.
     """
     tickets = [
-        Ticket(record.token, record.workdir, record.runs, relative_script_path(scheduler, record))
+        Ticket(
+            record.token,
+            record.workdir,
+            record.runs,
+            relative_script_path(scheduler, record),
+        )
         for record in records
     ]
     try:
@@ -122,14 +129,18 @@ def offer(store: Store, scheduler: Scheduler, records: Sequence[Record]) -> list
     return refused
 
 
-def _note_answer(scheduler: Scheduler, record: Record, receipt: Receipt | None) -> str | None:
+def _note_answer(
+    scheduler: Scheduler, record: Record, receipt: Receipt | None
+) -> str | None:
     """Note what the scheduler said to one job; return its words where it was refused."""
     if receipt is None:
         record.task.words = "the scheduler's answer is missing"
     elif receipt.job_id:
         accept(record, receipt)
     elif receipt.exit_code == 0:
-        record.task.words = f"the scheduler's answer could not be read: {receipt.said!r}"
+        record.task.words = (
+            f"the scheduler's answer could not be read: {receipt.said!r}"
+        )
     elif _means_later(scheduler, receipt):
         record.phase = Phase.DEFERRED
         record.retry_at = time.time() + scheduler.backend.limits.retry_wait
@@ -146,10 +157,16 @@ def _means_later(scheduler: Scheduler, receipt: Receipt) -> bool:
 
 def accept(record: Record, receipt: Receipt) -> None:
     """Note the job id that the scheduler gave."""
-    record.phase, record.job_id, record.member = Phase.SUBMITTED, receipt.job_id, receipt.member
+    record.phase, record.job_id, record.member = (
+        Phase.SUBMITTED,
+        receipt.job_id,
+        receipt.member,
+    )
     record.retry_at, record.owner = None, ""
     record.task.words = ""
-    record.task.note_event(time.time(), Status.PENDING.name, f"submitted as {receipt.job_id}")
+    record.task.note_event(
+        time.time(), Status.PENDING.name, f"submitted as {receipt.job_id}"
+    )
 
 
 def refusal_error(

@@ -37,7 +37,9 @@ class Watcher:
         self._thread: threading.Thread | None = None
         self._stopped = False
 
-    def add(self, record: Record, cluster: Cluster, callback: Callable[[], object]) -> None:
+    def add(
+        self, record: Record, cluster: Cluster, callback: Callable[[], object]
+    ) -> None:
         """Call ``callback`` from the watching thread when the job has ended."""
         with self._changed:
             self._stopped = False

@@ -1,8 +1,9 @@
 """Inputs, outputs and logs: what is meant, and how it goes there and comes back."""
 
-from clusterjob.files.download import download
+from clusterjob.files.downloading import download
 from clusterjob.files.listing import Order, RemoteFile, list_files
 from clusterjob.files.logs import LogFollower, Stream, explain, log_path, read_log
+from clusterjob.files.outgoing import Upload
 from clusterjob.files.patterns import (
     Files,
     check_inside,
@@ -10,7 +11,7 @@ from clusterjob.files.patterns import (
     parse_files,
     parse_outputs,
 )
-from clusterjob.files.upload import Upload, upload
+from clusterjob.files.uploading import upload
 
 __all__ = [
     "Files",

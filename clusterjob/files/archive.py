@@ -10,48 +10,13 @@ import tarfile
 import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 from clusterjob.errors import CommandError
+from clusterjob.files.outgoing import Content, blocks_of
 
-_BLOCK = 1 << 20
 _FLUSH = 1 << 16  # compressed bytes that are sent in one piece
 _SAMPLE = 1 << 14
 _GZIP = 31  # zlib: a gzip header, the largest window
-Content = str | Path  # a text, or the local file that has it
-
-
-def size_of(content: Content) -> int:
-    """Return a content's length in bytes. Raises :class:`CommandError`."""
-    if isinstance(content, str):
-        return len(encode(content))
-    try:
-        return content.stat().st_size
-    except OSError as error:
-        raise _unreadable(content, error) from error
-
-
-def encode(text: str) -> bytes:
-    """Return the bytes of a text; names that are no text come through as they were."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _unreadable(path: Path, error: OSError) -> CommandError:
-    return CommandError(f"{path} cannot be read: {error.strerror}")
-
-
-def blocks_of(content: Content, offset: int = 0) -> Iterator[bytes]:
-    """Yield a content in pieces. Raises :class:`CommandError`."""
-    if isinstance(content, str):
-        yield encode(content)
-        return
-    try:
-        with open(content, "rb", buffering=0) as source:
-            source.seek(offset)
-            while block := source.read(_BLOCK):
-                yield block
-    except OSError as error:
-        raise _unreadable(content, error) from error
 
 
 def compression_level(block: bytes) -> int:

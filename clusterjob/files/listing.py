@@ -11,7 +11,14 @@ from pathlib import Path
 
 from clusterjob.errors import CommandError
 from clusterjob.files.patterns import find_roots, matches
-from clusterjob.shell import in_portions, load_shell, new_mark, quote, split_reply, start_replies
+from clusterjob.shell import (
+    in_portions,
+    load_shell,
+    new_mark,
+    quote,
+    split_reply,
+    start_replies,
+)
 from clusterjob.store import OutputPattern
 from clusterjob.transport import Transport
 
@@ -72,13 +79,17 @@ def list_files(
     lines = [start_replies(mark), load_shell(_LIST), f"cd {quote(base)} || exit"]
     lines += ["cj_choose_sums"] if sums else []
     lines.append("cj_part files")
-    lines += [f"cj_list {' '.join(portion)}" for portion in in_portions(list(roots), _ROOTS)]
+    lines += [
+        f"cj_list {' '.join(portion)}" for portion in in_portions(list(roots), _ROOTS)
+    ]
     lines.append("cj_part done")
     done = transport.run("\n".join(lines))
     parts = split_reply(done.stdout, mark)
     if "done" not in parts and "files" in parts:
         raise CommandError(
-            "the files of jobs could not be listed", exit_code=done.exit_code, stderr=done.stderr
+            "the files of jobs could not be listed",
+            exit_code=done.exit_code,
+            stderr=done.stderr,
         )
     return _assign(orders, folders, _read_listing(parts.get("files", "")))
 
@@ -97,7 +108,9 @@ def _read_listing(text: str) -> list[RemoteFile]:
     # a line break in a name, or a file that cannot be read
     odd = [name for name in sizes if sums and name not in sums]
     if odd:
-        _log.warning("%d files cannot be read or have odd names, the first: %r", len(odd), odd[0])
+        _log.warning(
+            "%d files cannot be read or have odd names, the first: %r", len(odd), odd[0]
+        )
     return [
         RemoteFile(posixpath.normpath(name), size, sums.get(name, ""))
         for name, size in sizes.items()
@@ -106,10 +119,14 @@ def _read_listing(text: str) -> list[RemoteFile]:
 
 
 def _assign(
-    orders: Sequence[Order], folders: Mapping[str, list[int]], files: Sequence[RemoteFile]
+    orders: Sequence[Order],
+    folders: Mapping[str, list[int]],
+    files: Sequence[RemoteFile],
 ) -> list[list[list[RemoteFile]]]:
     """Give each file to the orders whose workdir it is in, and there to the patterns it matches."""
-    found: list[list[list[RemoteFile]]] = [[[] for _ in order.wanted] for order in orders]
+    found: list[list[list[RemoteFile]]] = [
+        [[] for _ in order.wanted] for order in orders
+    ]
     for file in sorted(files, key=lambda file: file.path):
         folder = file.path
         while folder:

@@ -21,7 +21,10 @@ _NOT_THERE, _MADE_ANEW = 3, 4  # exit codes of the follower's commands
 
 
 def log_path(
-    record: Record, stream: Stream, index: int | None = None, backend: Backend | None = None
+    record: Record,
+    stream: Stream,
+    index: int | None = None,
+    backend: Backend | None = None,
 ) -> str:
     """Return the absolute path of a log on the job's host; ``index`` is an array's element.
 
@@ -70,7 +73,9 @@ def read_log(
     return done.stdout
 
 
-def explain(transport: Transport, backend: Backend, record: Record, job_id: str | None) -> str:
+def explain(
+    transport: Transport, backend: Backend, record: Record, job_id: str | None
+) -> str:
     """Say in a few lines what became of a job: cause, code, job id, and the end of its logs."""
     lines = [_summary(record, job_id)]
     if record.outputs.state is OnceState.FAILED:
@@ -156,5 +161,7 @@ class LogFollower:
         if self._lines is not None:
             last = f"$(tail -n {self._lines} {self._path} | wc -c)"
             start = f"echo $(($(wc -c <{self._path}) - {last}))"
-        answer = self._transport.run(f"[ -e {self._path} ] || exit {_NOT_THERE}; {start}")
+        answer = self._transport.run(
+            f"[ -e {self._path} ] || exit {_NOT_THERE}; {start}"
+        )
         return int(answer.stdout) if answer.exit_code == 0 else None

@@ -116,23 +116,33 @@ def _input_file(local: str, relative: str, written: str) -> InputFile:
 def _expand(source: str, name: str, written: str) -> Iterator[tuple[str, str]]:
     """Yield each file, and the name it has in the workdir."""
     if os.path.lexists(source):
-        own = os.path.basename(os.path.abspath(source)) if os.path.isabs(source) else source
+        own = (
+            os.path.basename(os.path.abspath(source))
+            if os.path.isabs(source)
+            else source
+        )
         is_folder = name.endswith("/")
         target = os.path.join(name, os.path.basename(own)) if is_folder else name or own
         yield from _walk(source, target, written, set())
         return
     matches = sorted(glob.glob(source, recursive=True)) if _MAGIC.search(source) else []
     if not matches:
-        raise SettingsError(f"input {written!r}: there is no such file in {os.getcwd()}")
+        raise SettingsError(
+            f"input {written!r}: there is no such file in {os.getcwd()}"
+        )
     for match in matches:
         if _deep(source) and os.path.isdir(match):
             continue
         base = os.path.basename(match)
         own = base if os.path.isabs(match) else match
-        yield from _walk(match, os.path.join(name, base) if name else own, written, set())
+        yield from _walk(
+            match, os.path.join(name, base) if name else own, written, set()
+        )
 
 
-def _walk(source: str, target: str, written: str, above: set[str]) -> Iterator[tuple[str, str]]:
+def _walk(
+    source: str, target: str, written: str, above: set[str]
+) -> Iterator[tuple[str, str]]:
     """Yield the files of a folder, or a file itself; ``above`` are the folders that it is in."""
     if not os.path.exists(source):
         raise SettingsError(
@@ -142,7 +152,9 @@ def _walk(source: str, target: str, written: str, above: set[str]) -> Iterator[t
         yield source, target
         return
     if not os.path.isdir(source):
-        raise SettingsError(f"input {written!r}: {source} is neither a file nor a folder")
+        raise SettingsError(
+            f"input {written!r}: {source} is neither a file nor a folder"
+        )
     real = os.path.realpath(source)
     if real in above:
         raise SettingsError(
@@ -198,7 +210,11 @@ def fixed_part(pattern: str) -> str:
     Empty for the workdir; the whole of what has no wildcards.
     """
     match = _MAGIC.search(pattern)
-    return pattern if match is None else pattern[: pattern.rfind("/", 0, match.start()) + 1]
+    return (
+        pattern
+        if match is None
+        else pattern[: pattern.rfind("/", 0, match.start()) + 1]
+    )
 
 
 def matches(pattern: str, path: str) -> bool:
@@ -251,5 +267,9 @@ def local_name(pattern: str, name: str, path: str) -> str:
     if _MAGIC.search(pattern):
         return posixpath.join(name, path.removeprefix(fixed_part(pattern)))
     below = path.removeprefix(pattern).lstrip("/")
-    whole = posixpath.join(name, posixpath.basename(pattern)) if name.endswith("/") else name
+    whole = (
+        posixpath.join(name, posixpath.basename(pattern))
+        if name.endswith("/")
+        else name
+    )
     return posixpath.join(whole, below) if below else whole

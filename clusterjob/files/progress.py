@@ -58,7 +58,9 @@ class Progress:
             self._write_line(self.done / max(now - self._began, 0.001))
         elif silence > _EVERY_IN_LOG:
             self._said = now
-            _log.info("%s: %.1f of %.1f MB", self.host, self.done / 1e6, self.total / 1e6)
+            _log.info(
+                "%s: %.1f of %.1f MB", self.host, self.done / 1e6, self.total / 1e6
+            )
 
     def _write_line(self, rate: float) -> None:
         done, total, speed = self.done / 1e6, self.total / 1e6, rate / 1e6

@@ -11,15 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusterjob.errors import CommandError
-from clusterjob.files.archive import (
-    ArchiveWriter,
-    blocks_of,
-    compression_level,
-    encode,
-    size_of,
-)
+from clusterjob.files.archive import ArchiveWriter, compression_level
+from clusterjob.files.outgoing import Upload, blocks_of, encode, size_of
 from clusterjob.files.progress import Progress
-from clusterjob.files.upload import Upload
 from clusterjob.shell import in_portions, load_shell, quote, quote_all
 from clusterjob.transport import Completed, RemoteTransport
 
@@ -88,7 +82,9 @@ class _Sending:
         large = [item for item in items if item.size >= LARGE]
         for item in large:
             self._send_large(item, offsets.get(item.part, 0))
-        damaged = self._settle(items, [item for item in large if offsets.get(item.part)])
+        damaged = self._settle(
+            items, [item for item in large if offsets.get(item.part)]
+        )
         for item in damaged:  # what was there before was not its beginning
             self.progress.add(-item.size)
             self._send_large(item, 0)
@@ -97,7 +93,9 @@ class _Sending:
 
     # -- what is there -----------------------------------------------------------------------------
 
-    def _find_missing(self, files: Sequence[Upload]) -> tuple[list[Upload], dict[str, int]]:
+    def _find_missing(
+        self, files: Sequence[Upload]
+    ) -> tuple[list[Upload], dict[str, int]]:
         """Return the files that are not there, and how much of the large ones has arrived.
 
         Only known contents are asked about.
@@ -110,9 +108,17 @@ class _Sending:
             folders.setdefault(posixpath.dirname(file.path), []).append(file)
         lines = [load_shell(_RECEIVE)]
         for number, (folder, members) in enumerate(folders.items()):
-            parts = {_Item(file, 0).part for file in members if size_of(file.content) >= LARGE}
-            sums = _sums((posixpath.basename(file.path), file.digest) for file in members)
-            lines.append(f"cj_compare {number} {quote_all([folder, *sorted(parts)])} {sums}")
+            parts = {
+                _Item(file, 0).part
+                for file in members
+                if size_of(file.content) >= LARGE
+            }
+            sums = _sums(
+                (posixpath.basename(file.path), file.digest) for file in members
+            )
+            lines.append(
+                f"cj_compare {number} {quote_all([folder, *sorted(parts)])} {sums}"
+            )
         done = self.transport.run("\n".join(lines))
         there, offsets = _read_comparison(done.stdout, list(folders))
         missing = [file for file in files if not file.digest or file.path not in there]
@@ -171,7 +177,9 @@ class _Sending:
                 yield data
             self.progress.add(len(block))
         if _stamp(file) != before:
-            raise CommandError(f"{file.content} changed while it was sent; submit again")
+            raise CommandError(
+                f"{file.content} changed while it was sent; submit again"
+            )
         if squeeze:
             yield packer.flush()
 
@@ -190,15 +198,23 @@ class _Sending:
                 continue
             part = posixpath.join(item.folder, item.part)
             digest = item.file.digest if item in doubtful else ""
-            lines.append(f"if cj_arrived {quote_all([part, str(item.size), digest])}; then")
-            lines.append(f"cj_place {quote_all([part, f'{_mode(item.file):o}', item.file.path])}")
+            lines.append(
+                f"if cj_arrived {quote_all([part, str(item.size), digest])}; then"
+            )
+            lines.append(
+                f"cj_place {quote_all([part, f'{_mode(item.file):o}', item.file.path])}"
+            )
             lines += [*copies, f"else rm -f {quote(part)}; echo damaged {number}; fi"]
         if not lines:
             return []
         script = "\n".join(["umask 077", load_shell(_RECEIVE), *lines])
         done = self.transport.run(script)
         self._check(done, items[0].file.path)
-        words = [line.split() for line in done.stdout.splitlines() if line.startswith("damaged ")]
+        words = [
+            line.split()
+            for line in done.stdout.splitlines()
+            if line.startswith("damaged ")
+        ]
         return [items[int(number)] for _, number in words]
 
     # -- errors ------------------------------------------------------------------------------------
@@ -251,7 +267,9 @@ def _sums(files: Iterable[tuple[str, str]]) -> str:
     return f"<<'CJ_SUMS'\n{lines}CJ_SUMS"
 
 
-def _read_comparison(text: str, folders: Sequence[str]) -> tuple[set[str], dict[str, int]]:
+def _read_comparison(
+    text: str, folders: Sequence[str]
+) -> tuple[set[str], dict[str, int]]:
     """Read what ``cj_compare`` says: the files that are there, and the sizes of parts."""
     there: set[str] = set()
     offsets: dict[str, int] = {}

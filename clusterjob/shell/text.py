@@ -26,7 +26,9 @@ class ExitCode(IntEnum):
 def load_shell(path: Path) -> str:
     """Return the text of a shell file, without its comments and blank lines: it travels often."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    kept = [
+        line for line in lines if line.strip() and not line.lstrip().startswith("#")
+    ]
     return "\n".join(kept) + "\n"
 
 

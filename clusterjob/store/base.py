@@ -94,7 +94,9 @@ class Store(ABC):
         """Delete records; the one before of the same key counts again."""
 
     @abstractmethod
-    def take_over(self, records: Sequence[Record], owner: str, now: float) -> list[Record]:
+    def take_over(
+        self, records: Sequence[Record], owner: str, now: float
+    ) -> list[Record]:
         """Take over open submissions, and return the ones that were still as they were seen; of two
         takers one gets each.
 
@@ -213,7 +215,8 @@ class Store(ABC):
 class Claims:
     """What :func:`decide_claims` decided."""
 
-    winners: list[Record | None] = field(default_factory=list)  # the holder of each record's key
+    # the holder of each record's key
+    winners: list[Record | None] = field(default_factory=list)
     fresh: list[Record] = field(default_factory=list)  # to be written
     replaced: list[str] = field(default_factory=list)  # keys whose holders make room
 

@@ -67,7 +67,11 @@ class FileStore(Store):
             return
         with self._locked():
             stored = self._read_all()
-            self._save(record for record in wanted if _may_write(record, stored.get(record.token)))
+            self._save(
+                record
+                for record in wanted
+                if _may_write(record, stored.get(record.token))
+            )
 
     def discard(self, records: Iterable[Record]) -> None:
         gone = [record.token for record in records]
@@ -76,13 +80,17 @@ class FileStore(Store):
                 for token in gone:
                     self._path(token).unlink(missing_ok=True)
 
-    def take_over(self, records: Sequence[Record], owner: str, now: float) -> list[Record]:
+    def take_over(
+        self, records: Sequence[Record], owner: str, now: float
+    ) -> list[Record]:
         taken = []
         with self._locked():
             stored = self._read_all()
             for record in records:
                 found = stored.get(record.token)
-                if isinstance(found, Record) and take_over_one(_copy(found), record, owner, now):
+                if isinstance(found, Record) and take_over_one(
+                    _copy(found), record, owner, now
+                ):
                     taken.append(record)
             self._save(taken)
         return taken
@@ -158,7 +166,9 @@ class FileStore(Store):
 
     def notes(self, prefix: str) -> dict[str, Note]:
         return {
-            name: Note(*values) for name, values in self._notes().items() if name.startswith(prefix)
+            name: Note(*values)
+            for name, values in self._notes().items()
+            if name.startswith(prefix)
         }
 
     def note(self, name: str, note: Note | None) -> None:
@@ -232,7 +242,9 @@ class FileStore(Store):
         with self._thread_lock:
             self._prepare()
             try:
-                descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+                descriptor = os.open(
+                    self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600
+                )
                 with os.fdopen(descriptor, "r+") as lock:
                     _wait_for(lock.fileno(), self.url)
                     yield
@@ -282,7 +294,9 @@ class FileStore(Store):
         part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
+            with os.fdopen(
+                descriptor, "w", encoding="utf-8", errors="surrogatepass"
+            ) as file:
                 file.write(text + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -300,12 +314,18 @@ class FileStore(Store):
                     if entry.name.endswith(".json") and not entry.name.startswith("."):
                         with contextlib.suppress(FileNotFoundError):
                             stat = entry.stat()
-                            found[entry.name[:-5]] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+                            found[entry.name[:-5]] = (
+                                stat.st_mtime_ns,
+                                stat.st_size,
+                                stat.st_ino,
+                            )
         except OSError as error:
             raise self._explain(error) from error
         return found
 
-    def _read_all(self, tokens: Sequence[str] | None = None) -> dict[str, Record | Damaged]:
+    def _read_all(
+        self, tokens: Sequence[str] | None = None
+    ) -> dict[str, Record | Damaged]:
         """Read the records, or some of them; a file that has not changed is not read again."""
         with self._thread_lock:
             if tokens is None:
@@ -377,7 +397,12 @@ def _read(path: Path) -> Record | Damaged | None:
             raise ValueError("it is the record of another job")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return Damaged(
-            path.stem, f"{type(error).__name__}: {error}", str(key), str(name), None, text
+            path.stem,
+            f"{type(error).__name__}: {error}",
+            str(key),
+            str(name),
+            None,
+            text,
         )
     return record
 

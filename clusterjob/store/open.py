@@ -20,7 +20,11 @@ def locate_store(where: str | os.PathLike[str] | None = None) -> str:
     ``.clusterjob`` of the working directory or the nearest one above it, else a new one in the
     working directory.
     """
-    text = os.fspath(where) if where is not None else os.environ.get("CLUSTERJOB_STORE", "")
+    text = (
+        os.fspath(where)
+        if where is not None
+        else os.environ.get("CLUSTERJOB_STORE", "")
+    )
     kind, separator, rest = text.partition("://")
     if not separator:
         folder = Path(text).expanduser() if text else _nearest()

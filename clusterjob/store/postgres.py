@@ -14,7 +14,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from clusterjob.errors import StoreError
 from clusterjob.store.base import VERSION, Damaged, newer_version_error
-from clusterjob.store.sql import SCHEMA, Connection, SqlStore, make_newest_current, migrate
+from clusterjob.store.sql import (
+    SCHEMA,
+    Connection,
+    SqlStore,
+    make_newest_current,
+    migrate,
+)
 
 if TYPE_CHECKING:
     import psycopg
@@ -43,15 +49,21 @@ class PostgresStore(SqlStore):
 
     def changed_elsewhere(self) -> bool:
         with self._transaction(write=False) as connection:
-            revision = connection.execute("SELECT revision FROM clusterjob.state").fetchone()[0]
+            revision = connection.execute(
+                "SELECT revision FROM clusterjob.state"
+            ).fetchone()[0]
         changed = self._revision is not None and revision != self._revision
         self._revision = revision
         return changed
 
     def quarantine(self, damaged: Damaged) -> str:
         with self._transaction() as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS damaged (token TEXT, raw TEXT)")
-            connection.execute("INSERT INTO damaged VALUES (?, ?)", (damaged.token, damaged.raw))
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS damaged (token TEXT, raw TEXT)"
+            )
+            connection.execute(
+                "INSERT INTO damaged VALUES (?, ?)", (damaged.token, damaged.raw)
+            )
             connection.execute("DELETE FROM records WHERE token = ?", (damaged.token,))
             make_newest_current(connection, [damaged.key])
         return "the table clusterjob.damaged"
@@ -67,7 +79,9 @@ class PostgresStore(SqlStore):
 
         try:
             with psycopg.connect(self._dsn, connect_timeout=10) as database:
-                row = database.execute("SELECT to_regclass('clusterjob.state')").fetchone()
+                row = database.execute(
+                    "SELECT to_regclass('clusterjob.state')"
+                ).fetchone()
         except psycopg.Error as error:
             raise StoreError(
                 f"the store {self.url} cannot be used: {str(error).strip()}"
@@ -112,7 +126,10 @@ class PostgresStore(SqlStore):
             open_one: psycopg.Connection[Any] = self._connection
             return open_one
         database = psycopg.connect(
-            self._dsn, autocommit=True, connect_timeout=10, options="-c search_path=clusterjob"
+            self._dsn,
+            autocommit=True,
+            connect_timeout=10,
+            options="-c search_path=clusterjob",
         )
         self._prepare(database)
         self._connection, self._pid = database, os.getpid()
@@ -122,11 +139,18 @@ class PostgresStore(SqlStore):
         with database.transaction():
             connection = _Questions(database)
             connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
-            if connection.execute("SELECT to_regclass('clusterjob.state')").fetchone()[0] is None:
+            if (
+                connection.execute("SELECT to_regclass('clusterjob.state')").fetchone()[
+                    0
+                ]
+                is None
+            ):
                 connection.execute("CREATE SCHEMA IF NOT EXISTS clusterjob")
                 for statement in _sorted_by_bytes(SCHEMA).split(";"):
                     connection.execute(statement)
-                connection.execute("CREATE TABLE state (version INTEGER, revision BIGINT)")
+                connection.execute(
+                    "CREATE TABLE state (version INTEGER, revision BIGINT)"
+                )
                 connection.execute("INSERT INTO state VALUES (?, 0)", (VERSION,))
             version = connection.execute("SELECT version FROM state").fetchone()[0]
             if version > VERSION:
@@ -141,7 +165,9 @@ class PostgresStore(SqlStore):
     def _facts(self, connection: Connection) -> dict[str, str]:
         server = connection.execute("SHOW server_version").fetchone()[0]
         began = time.time()
-        theirs = connection.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()[0]
+        theirs = connection.execute(
+            "SELECT extract(epoch FROM clock_timestamp())"
+        ).fetchone()[0]
         return {
             "version": str(VERSION),
             "postgresql": str(server),

@@ -73,7 +73,9 @@ ONCE_NONE = Once(OnceState.NONE)
 ONCE_DUE = Once(OnceState.DUE)
 ONCE_STARTED = Once(OnceState.STARTED)
 ONCE_DONE = Once(OnceState.DONE)
-_ONCE_BY_WORD = {once.to_json(): once for once in (ONCE_NONE, ONCE_DUE, ONCE_STARTED, ONCE_DONE)}
+_ONCE_BY_WORD = {
+    once.to_json(): once for once in (ONCE_NONE, ONCE_DUE, ONCE_STARTED, ONCE_DONE)
+}
 
 
 class Event(NamedTuple):
@@ -96,7 +98,8 @@ class Task:
     started: float | None = None  # s since the epoch, on the job's host
     ended: float | None = None
     host: str = ""
-    usage: dict[str, float] = field(default_factory=dict)  # elapsed, cpu: s; max_rss: MB
+    # elapsed, cpu: s; max_rss: MB
+    usage: dict[str, float] = field(default_factory=dict)
     runs: int = 1  # more than one where the scheduler started it over
     missing_since: float | None = None  # no good listing has shown it since then
     history: list[Event] = field(default_factory=list)
@@ -150,7 +153,8 @@ class Record(_Referable):
     host: str = ""  # as the user wrote it; "" is this machine
     phase: Phase = Phase.SUBMITTING
     job_id: str | None = None
-    member: str | None = None  # the cluster of a multi-cluster scheduler that has the job
+    # the cluster of a multi-cluster scheduler that has the job
+    member: str | None = None
     spec_json: str = "{}"
     created: float = 0.0  # s since the epoch, here
     # first and last second of the submission, on the scheduler's host
@@ -246,7 +250,9 @@ class Record(_Referable):
             outputs=Once.due_if(self.outputs is not ONCE_NONE),
             wanted=self.wanted,
             into=self.into,
-            tasks=None if self.tasks is None else {index: Task() for index in self.tasks},
+            tasks=None
+            if self.tasks is None
+            else {index: Task() for index in self.tasks},
         )
 
     def take_over(self, owner: str, now: float) -> None:
@@ -276,7 +282,9 @@ class Record(_Referable):
         data["phase"] = self.phase.value
         data["task"] = self.task.to_json()
         if self.tasks is not None:
-            data["tasks"] = {str(index): task.to_json() for index, task in self.tasks.items()}
+            data["tasks"] = {
+                str(index): task.to_json() for index, task in self.tasks.items()
+            }
         return _encode(data)
 
     @classmethod
@@ -296,13 +304,17 @@ class Record(_Referable):
         record.submitted = tuple(record.submitted) if record.submitted else None  # type: ignore[assignment]
         record.wanted = tuple(OutputPattern(*item) for item in record.wanted)
         if tasks is not None:
-            record.tasks = {int(index): Task.from_json(value) for index, value in tasks.items()}
+            record.tasks = {
+                int(index): Task.from_json(value) for index, value in tasks.items()
+            }
         return record
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _ONCE = ("prologue", "epilogue", "outputs")
-_STATE = tuple(item.name for item in fields(Record) if item.name not in ("spec_json", "_spec"))
+_STATE = tuple(
+    item.name for item in fields(Record) if item.name not in ("spec_json", "_spec")
+)
 _RENAMED = {"cluster_id": "place", "member": "cluster"}
 # attribute: its name in JSON, for values that are JSON as they stand
 _WORDS = {

@@ -75,7 +75,9 @@ class Connection(Protocol):
 
     def execute(self, statement: str, values: Sequence[object] = ..., /) -> Any: ...
 
-    def executemany(self, statement: str, rows: Iterable[Sequence[object]], /) -> Any: ...
+    def executemany(
+        self, statement: str, rows: Iterable[Sequence[object]], /
+    ) -> Any: ...
 
 
 class SqlStore(Store):
@@ -85,7 +87,8 @@ class SqlStore(Store):
         super().__init__()
         self._lock = threading.RLock()
         self._connection: Any = None
-        self._pid = 0  # of the process that opened it: connections do not survive a fork
+        # of the process that opened it: connections do not survive a fork
+        self._pid = 0
 
     # -- submitting --------------------------------------------------------------------------------
 
@@ -115,14 +118,18 @@ class SqlStore(Store):
             with self._transaction() as connection:
                 delete(connection, gone)
 
-    def take_over(self, records: Sequence[Record], owner: str, now: float) -> list[Record]:
+    def take_over(
+        self, records: Sequence[Record], owner: str, now: float
+    ) -> list[Record]:
         taken = []
         tokens = [record.token for record in records]
         with self._transaction() as connection:
             stored = dict(self._readings(connection, "token", tokens, _TOKEN))
             for record in records:
                 found = stored.get(record.token)
-                if isinstance(found, Record) and take_over_one(found, record, owner, now):
+                if isinstance(found, Record) and take_over_one(
+                    found, record, owner, now
+                ):
                     taken.append(record)
             connection.executemany(
                 "UPDATE records SET data = ?, unsent = 1 WHERE token = ?",
@@ -139,7 +146,8 @@ class SqlStore(Store):
             setattr(stored, what, ONCE_STARTED)
             setattr(record, what, ONCE_STARTED)
             connection.execute(
-                "UPDATE records SET data = ? WHERE token = ?", (stored.to_json(), record.token)
+                "UPDATE records SET data = ? WHERE token = ?",
+                (stored.to_json(), record.token),
             )
             return True
 
@@ -147,7 +155,9 @@ class SqlStore(Store):
 
     def by_keys(self, keys: Sequence[str]) -> dict[str, Record]:
         with self._transaction(write=False) as connection:
-            return self._good(self._readings(connection, "current = 1 AND key", keys, _KEY))
+            return self._good(
+                self._readings(connection, "current = 1 AND key", keys, _KEY)
+            )
 
     def by_tokens(self, tokens: Iterable[str]) -> dict[str, Record]:
         with self._transaction(write=False) as connection:
@@ -224,7 +234,8 @@ class SqlStore(Store):
                 return Note(*row)
             connection.execute("DELETE FROM notes WHERE name = ?", (name,))
             connection.execute(
-                "INSERT INTO notes VALUES (?, ?, ?)", (name, now, row[1] if row else None)
+                "INSERT INTO notes VALUES (?, ?, ?)",
+                (name, now, row[1] if row else None),
             )
             return None
 
@@ -274,7 +285,9 @@ class SqlStore(Store):
             ).fetchall()
         return list(self._good((row[0], read_row(row)) for row in rows).values())
 
-    def _good(self, readings: Iterable[tuple[str, Record | Damaged]]) -> dict[str, Record]:
+    def _good(
+        self, readings: Iterable[tuple[str, Record | Damaged]]
+    ) -> dict[str, Record]:
         found = {}
         for name, reading in readings:
             if isinstance(reading, Damaged):
@@ -290,14 +303,18 @@ class SqlStore(Store):
         for start in range(0, len(values), _CHUNK):
             part = values[start : start + _CHUNK]
             places = ",".join("?" * len(part))
-            rows = connection.execute(f"{_READ} WHERE {column} IN ({places})", part).fetchall()
+            rows = connection.execute(
+                f"{_READ} WHERE {column} IN ({places})", part
+            ).fetchall()
             for row in rows:
                 yield row[named], read_row(row)
 
     # -- what a database does in its own way -------------------------------------------------------
 
     @abstractmethod
-    def _transaction(self, write: bool = True) -> contextlib.AbstractContextManager[Connection]:
+    def _transaction(
+        self, write: bool = True
+    ) -> contextlib.AbstractContextManager[Connection]:
         """A transaction; one that writes keeps other writers out from its beginning."""
 
     @abstractmethod
@@ -355,7 +372,9 @@ def _new_row(record: Record, current: int | None) -> tuple[object, ...]:
     )
 
 
-def insert(connection: Connection, records: Iterable[Record], current: int | None = 1) -> None:
+def insert(
+    connection: Connection, records: Iterable[Record], current: int | None = 1
+) -> None:
     """Insert records; with ``current`` as the ones of their keys."""
     rows = [_new_row(record, current) for record in records]
     if rows:
@@ -365,7 +384,9 @@ def insert(connection: Connection, records: Iterable[Record], current: int | Non
 
 def delete(connection: Connection, gone: Sequence[tuple[str, str]]) -> None:
     """Delete records, given as ``(token, key)``."""
-    connection.executemany("DELETE FROM records WHERE token = ?", [(token,) for token, _ in gone])
+    connection.executemany(
+        "DELETE FROM records WHERE token = ?", [(token,) for token, _ in gone]
+    )
     make_newest_current(connection, {key for _, key in gone})
 
 
@@ -374,7 +395,9 @@ def make_newest_current(connection: Connection, keys: Iterable[str]) -> None:
     wanted = [(key,) for key in keys]
     connection.executemany("UPDATE records SET current = NULL WHERE key = ?", wanted)
     newest = "SELECT token FROM records WHERE key = ? ORDER BY created DESC, token DESC LIMIT 1"
-    connection.executemany(f"UPDATE records SET current = 1 WHERE token = ({newest})", wanted)
+    connection.executemany(
+        f"UPDATE records SET current = 1 WHERE token = ({newest})", wanted
+    )
 
 
 def migrate(connection: Connection, version: int) -> None:
@@ -399,7 +422,14 @@ def _fill_columns(connection: Connection) -> None:
         reading = read_row(row)
         if isinstance(reading, Record):
             reading.cluster_id = reading.cluster_id or reading.spec.cluster.cluster_id
-            rows.append((reading.cluster_id, int(reading.unsent), reading.to_json(), reading.token))
+            rows.append(
+                (
+                    reading.cluster_id,
+                    int(reading.unsent),
+                    reading.to_json(),
+                    reading.token,
+                )
+            )
     connection.executemany(
         "UPDATE records SET place = ?, unsent = ?, data = ? WHERE token = ?", rows
     )

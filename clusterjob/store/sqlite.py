@@ -24,7 +24,18 @@ from clusterjob.store.sql import (
 
 # File systems of several machines. Writing ahead needs memory that all openers share.
 _SHARED = (
-    *("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "afs", "ceph", "glusterfs", "fuse."),
+    *(
+        "nfs",
+        "cifs",
+        "smb",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "fuse.",
+    ),
     *("9p", "orangefs", "pvfs", "panfs", "wekafs", "gfs2", "ocfs2"),
 )
 
@@ -57,7 +68,9 @@ class SqliteStore(SqlStore):
         target = self.path.parent / "damaged" / f"{damaged.token}.json"
         target.parent.mkdir(mode=0o700, exist_ok=True)
         with open(
-            os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+            os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+            "w",
+            encoding="utf-8",
         ) as file:
             file.write(damaged.raw)
         with self._transaction() as connection:
@@ -69,7 +82,9 @@ class SqliteStore(SqlStore):
         with self._lock:
             self.close()
             records = list(_salvage(self.path))
-            old = self.path.with_name(f"{self.path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
+            old = self.path.with_name(
+                f"{self.path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}"
+            )
             for suffix in ("", "-wal", "-shm", "-journal"):
                 part = self.path.with_name(self.path.name + suffix)
                 if part.exists():
@@ -201,7 +216,11 @@ def filesystem(path: Path) -> str:
     Empty where it cannot be told.
     """
     try:
-        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+        mounts = (
+            Path("/proc/mounts")
+            .read_text(encoding="utf-8", errors="replace")
+            .splitlines()
+        )
     except OSError:
         return ""
     best, kind = -1, ""
@@ -209,7 +228,9 @@ def filesystem(path: Path) -> str:
     for line in mounts:
         fields = line.split(" ")
         point = fields[1].encode().decode("unicode_escape", "replace")
-        if (where == point or where.startswith(point.rstrip("/") + "/")) and len(point) >= best:
+        if (where == point or where.startswith(point.rstrip("/") + "/")) and len(
+            point
+        ) >= best:
             best, kind = len(point), fields[2]
     return kind
 
@@ -255,7 +276,9 @@ def _salvage(path: Path) -> Iterator[Record]:
                     yield record
 
 
-def _readable(connection: sqlite3.Connection, order: str, beyond: str) -> Iterator[Record]:
+def _readable(
+    connection: sqlite3.Connection, order: str, beyond: str
+) -> Iterator[Record]:
     """Yield records row by row, until there are no more or one cannot be read."""
     last: int | None = None
     while True:

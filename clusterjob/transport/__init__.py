@@ -6,7 +6,7 @@ A transport runs scripts and moves bytes. How files go up and come back stands a
 
 from clusterjob.transport.base import Completed, Hooks, Transport
 from clusterjob.transport.connections import Connections
-from clusterjob.transport.host_state import KnownHost, known_hosts, make_state_folder
+from clusterjob.transport.host_state import KnownHost, list_hosts, make_state_folder
 from clusterjob.transport.local import LocalTransport
 from clusterjob.transport.recording import RecordingTransport, ReplayTransport
 from clusterjob.transport.remote import RemoteTransport
@@ -21,6 +21,6 @@ __all__ = [
     "RemoteTransport",
     "ReplayTransport",
     "Transport",
-    "known_hosts",
+    "list_hosts",
     "make_state_folder",
 ]

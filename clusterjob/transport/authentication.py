@@ -63,7 +63,9 @@ def _take_step(
     return None
 
 
-def _by_key(client: paramiko.Transport, hop: Hop, ask: Ask, tried: list[str]) -> list[str] | None:
+def _by_key(
+    client: paramiko.Transport, hop: Hop, ask: Ask, tried: list[str]
+) -> list[str] | None:
     import paramiko
 
     for name, key in _keys(hop, ask, tried):
@@ -126,7 +128,9 @@ def _public(path: str) -> bytes:
     import base64
 
     try:
-        fields = Path(f"{path}.pub").read_text(encoding="utf-8", errors="replace").split()
+        fields = (
+            Path(f"{path}.pub").read_text(encoding="utf-8", errors="replace").split()
+        )
         return base64.b64decode(fields[1])
     except (OSError, IndexError, ValueError):
         return b""
@@ -157,14 +161,21 @@ def _by_questions(
 ) -> list[str] | None:
     import paramiko
 
-    def answer(title: str, instructions: str, questions: list[tuple[str, bool]]) -> list[str]:
+    def answer(
+        title: str, instructions: str, questions: list[tuple[str, bool]]
+    ) -> list[str]:
         head = " ".join(part.strip() for part in (title, instructions) if part.strip())
-        return [ask(str(hop), f"{head} {question}".strip(), echo) for question, echo in questions]
+        return [
+            ask(str(hop), f"{head} {question}".strip(), echo)
+            for question, echo in questions
+        ]
 
     for _ in range(1 if hop.batch else hop.prompts):
         try:
             if hop.batch:
-                raise LoginError(f"{hop} asks questions, and the configuration says BatchMode yes")
+                raise LoginError(
+                    f"{hop} asks questions, and the configuration says BatchMode yes"
+                )
             return list(client.auth_interactive(hop.user, answer))
         except paramiko.AuthenticationException:
             tried.append("keyboard-interactive")

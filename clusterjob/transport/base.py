@@ -48,7 +48,9 @@ class Transport(Protocol):
         so.
         """
 
-    def stream(self, script: str, sink: Sink, timeout: float | None = None) -> Completed:
+    def stream(
+        self, script: str, sink: Sink, timeout: float | None = None
+    ) -> Completed:
         """Run a script and hand its output to ``sink`` as it comes, as bytes.
 
         It is not run again when the line breaks. Raises what :meth:`run` does, and

@@ -22,7 +22,9 @@ class Connections:
         self._open: dict[tuple[str, str, str], RemoteTransport] = {}
         self._lock = threading.Lock()
 
-    def open(self, remote: str, kind: str = "", config: str = "", limit: int = 10) -> Transport:
+    def open(
+        self, remote: str, kind: str = "", config: str = "", limit: int = 10
+    ) -> Transport:
         """Return the way to a host; ``""`` is this machine. Nothing is connected yet.
 
         ``kind`` is ``ssh`` (paramiko, the default) or ``openssh``; ``$CLUSTERJOB_TRANSPORT`` goes
@@ -56,7 +58,9 @@ def _choose_kind(named: str) -> str:
     return kind
 
 
-def _make(kind: str, remote: str, config: str, limit: int, hooks: Hooks) -> RemoteTransport:
+def _make(
+    kind: str, remote: str, config: str, limit: int, hooks: Hooks
+) -> RemoteTransport:
     """Make a transport; its module, and what that needs, is loaded now."""
     if kind == "ssh":
         from clusterjob.transport.paramiko_ssh import ParamikoTransport

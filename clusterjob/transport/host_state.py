@@ -139,7 +139,7 @@ class HostState:
             json.dump(data, file)
 
 
-def known_hosts() -> list[KnownHost]:
+def list_hosts() -> list[KnownHost]:
     """Return what is known of every host that was used, by name."""
     readings = [_read(path) for path in _folder().glob("*.json")]
     found = [host for host in readings if host is not None and host.host]

@@ -52,7 +52,8 @@ def _read(path: str, names: Iterable[str]) -> Iterator[KnownKey]:
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
         if len(fields) < 3 or fields[0].startswith("#"):
             continue
-        if marker == "@cert-authority":  # certificates of hosts: paramiko cannot check them
+        # certificates of hosts: paramiko cannot check them
+        if marker == "@cert-authority":
             continue
         if not any(_matches(fields[0], name) for name in names):
             continue
@@ -69,7 +70,8 @@ def _matches(field: str, name: str) -> bool:
         return _matches_hash(field, name)
     found = False
     for pattern in field.lower().split(","):
-        wanted = pattern.removeprefix("!").replace("[", "[[]")  # brackets stand for themselves here
+        # brackets stand for themselves here
+        wanted = pattern.removeprefix("!").replace("[", "[[]")
         if fnmatch.fnmatchcase(name, wanted):
             if pattern.startswith("!"):
                 return False
@@ -82,12 +84,16 @@ def _matches_hash(field: str, name: str) -> bool:
         salt, digest = (base64.b64decode(part) for part in field[3:].split("|"))
     except (ValueError, binascii.Error):
         return False
-    return hmac.compare_digest(hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest)
+    return hmac.compare_digest(
+        hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest
+    )
 
 
 def fingerprint(key: bytes) -> str:
     """Return a key's fingerprint as ssh-keygen(1) prints it."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
+    return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip(
+        "="
+    )
 
 
 def check_host_key(hop: Hop, key: paramiko.PKey) -> None:

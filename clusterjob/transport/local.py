@@ -31,7 +31,9 @@ class LocalTransport:
         """Run a shell script; it and all its children are killed after ``timeout`` seconds."""
         process = _start(stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
-            out, err = process.communicate(script.encode("utf-8", "surrogateescape"), timeout)
+            out, err = process.communicate(
+                script.encode("utf-8", "surrogateescape"), timeout
+            )
         except subprocess.TimeoutExpired:
             _kill_group(process)
             raise _late(script, timeout) from None
@@ -39,16 +41,22 @@ class LocalTransport:
             _kill_group(process)
             raise
         return Completed(
-            process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+            process.returncode,
+            out.decode("utf-8", "replace"),
+            err.decode("utf-8", "replace"),
         )
 
-    def stream(self, script: str, sink: Sink, timeout: float | None = None) -> Completed:
+    def stream(
+        self, script: str, sink: Sink, timeout: float | None = None
+    ) -> Completed:
         """Run a shell script and pass its output on as it comes."""
         with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as said:
             source.write(script.encode("utf-8", "surrogateescape"))
             source.seek(0)
             process = _start(stdin=source, stderr=said)
-            late = threading.Timer(timeout or threading.TIMEOUT_MAX, _kill_group, [process])
+            late = threading.Timer(
+                timeout or threading.TIMEOUT_MAX, _kill_group, [process]
+            )
             late.daemon = True
             if timeout is not None:
                 late.start()
@@ -66,7 +74,9 @@ class LocalTransport:
             if timeout is not None and process.returncode == -signal.SIGKILL:
                 raise _late(script, timeout)
             said.seek(0)
-            return Completed(process.returncode, "", said.read().decode("utf-8", "replace"))
+            return Completed(
+                process.returncode, "", said.read().decode("utf-8", "replace")
+            )
 
     def resolve(self, path: str) -> str:
         """Return the absolute path; symbolic links are left alone."""
@@ -80,7 +90,11 @@ def _start(stdin: int | IO[bytes], stderr: int | IO[bytes]) -> subprocess.Popen[
     """Start a shell in a group of processes of its own. Raises :class:`TransportError`."""
     try:
         return subprocess.Popen(
-            _RUN, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
+            _RUN,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,
         )
     except OSError as error:
         raise TransportError(f"no shell could be started: {error}") from error

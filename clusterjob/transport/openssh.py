@@ -81,7 +81,8 @@ class OpenSshTransport(RemoteTransport):
         return self._socket is not None
 
     def _answers(self) -> bool:
-        return self._living() == self._socket  # the master itself sees whether the host does
+        # the master itself sees whether the host does
+        return self._living() == self._socket
 
     def _living(self) -> list[str] | None:
         """Return the options that lead to a living master: ours, else the user's."""
@@ -96,7 +97,9 @@ class OpenSshTransport(RemoteTransport):
                 return options
         return None
 
-    def _ssh(self, options: list[str], timeout: float) -> subprocess.CompletedProcess[str] | None:
+    def _ssh(
+        self, options: list[str], timeout: float
+    ) -> subprocess.CompletedProcess[str] | None:
         command = ["ssh", *self._options, *options, *self._target]
         try:
             return subprocess.run(
@@ -146,7 +149,9 @@ class OpenSshTransport(RemoteTransport):
                     stderr=None if interactive else said,
                     start_new_session=not interactive,
                 )
-                code = process.wait(None if interactive else 3 * hop.connect_timeout + 30)
+                code = process.wait(
+                    None if interactive else 3 * hop.connect_timeout + 30
+                )
             except OSError as error:
                 raise self._no_program(error) from error
             except subprocess.TimeoutExpired:
@@ -195,7 +200,12 @@ class OpenSshTransport(RemoteTransport):
     # -- commands ----------------------------------------------------------------------------------
 
     def _exchange(
-        self, command: str, feed: Iterable[bytes], out: Sink, err: Sink, timeout: float | None
+        self,
+        command: str,
+        feed: Iterable[bytes],
+        out: Sink,
+        err: Sink,
+        timeout: float | None,
     ) -> None:
         if self._socket is None:
             raise LineBrokenError(f"{self.host}: the connection was closed")
@@ -209,7 +219,11 @@ class OpenSshTransport(RemoteTransport):
             err(data)
 
         code = self._pipe(
-            ["ssh", *self._options, *options, *self._target, command], feed, out, heard, timeout
+            ["ssh", *self._options, *options, *self._target, command],
+            feed,
+            out,
+            heard,
+            timeout,
         )
         if code == 255:  # also where the host takes no more sessions just now
             words = b"".join(seen).decode("utf-8", "replace").strip()
@@ -217,7 +231,12 @@ class OpenSshTransport(RemoteTransport):
             raise LineBrokenError(f"{self.host}: the connection was lost: {last}")
 
     def _pipe(
-        self, command: list[str], feed: Iterable[bytes], out: Sink, err: Sink, timeout: float | None
+        self,
+        command: list[str],
+        feed: Iterable[bytes],
+        out: Sink,
+        err: Sink,
+        timeout: float | None,
     ) -> int:
         """Run a program, feed it, pass on what it prints, and return its exit code."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -232,13 +251,17 @@ class OpenSshTransport(RemoteTransport):
         except OSError as error:
             raise self._no_program(error) from error
         errors: list[BaseException] = []
-        sender = threading.Thread(target=_send, args=(process, feed, errors), daemon=True)
+        sender = threading.Thread(
+            target=_send, args=(process, feed, errors), daemon=True
+        )
         sender.start()
         try:
             _receive(process, out, err, deadline)
             code = process.wait(10)
         except TimeoutError:
-            raise TransportError(f"{self.host}: no answer within {timeout:g} s") from None
+            raise TransportError(
+                f"{self.host}: no answer within {timeout:g} s"
+            ) from None
         except subprocess.TimeoutExpired:
             code = 255
         finally:
@@ -311,10 +334,19 @@ def socket_path(name: str) -> str:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError as error:
-        raise LoginError(f"{folder}: no folder for ssh's socket: {error.strerror}") from error
-    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
+        raise LoginError(
+            f"{folder}: no folder for ssh's socket: {error.strerror}"
+        ) from error
+    if (
+        status.st_uid != os.getuid()
+        or not stat.S_ISDIR(status.st_mode)
+        or status.st_mode & 0o077
+    ):
         raise LoginError(
             f"{folder} is not a folder of yours alone: ssh's socket cannot stand there. Set "
             "XDG_RUNTIME_DIR to one that is"
         )
-    return str(folder / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:20])
+    return str(
+        folder
+        / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:20]
+    )

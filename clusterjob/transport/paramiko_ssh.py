@@ -57,7 +57,9 @@ class ParamikoTransport(RemoteTransport):
         hop = self._hop()
         if hop.command:
             return f"{hop} by ProxyCommand {hop.command}"
-        return " -> ".join([*(str(find_hop(jump, self.config)) for jump in hop.jumps), str(hop)])
+        return " -> ".join(
+            [*(str(find_hop(jump, self.config)) for jump in hop.jumps), str(hop)]
+        )
 
     def connected(self) -> bool:
         if self._process != os.getpid():  # a fork's connection is its parent's
@@ -153,16 +155,23 @@ class ParamikoTransport(RemoteTransport):
         try:
             client.start_client(timeout=hop.connect_timeout)
         except (paramiko.SSHException, OSError, EOFError) as error:
-            broken = LineBrokenError(f"{hop}: no SSH connection: {error or type(error).__name__}")
+            broken = LineBrokenError(
+                f"{hop}: no SSH connection: {error or type(error).__name__}"
+            )
             # a host under load drops connections before it says who it is: sshd_config(5),
             # MaxStartups
-            broken.passing = "banner" in str(error) or isinstance(error, (OSError, EOFError))
+            broken.passing = "banner" in str(error) or isinstance(
+                error, (OSError, EOFError)
+            )
             raise broken from error
         check_host_key(hop, client.get_remote_server_key())
         try:
             authenticate(client, hop, self._ask)
         except (paramiko.SSHException, OSError, EOFError) as error:
-            if isinstance(error, paramiko.AuthenticationException) and client.is_active():
+            if (
+                isinstance(error, paramiko.AuthenticationException)
+                and client.is_active()
+            ):
                 raise LoginError(f"{hop}: {error}") from error
             raise LineBrokenError(
                 f"{hop}: the connection was lost during the login: {error or type(error).__name__}"
@@ -174,23 +183,37 @@ class ParamikoTransport(RemoteTransport):
     def _prefer(self, client: Any, hop: Hop) -> None:
         """Put fast ciphers first, and the kinds of host key that the user knows."""
         options = client.get_security_options()
-        options.ciphers = tuple(sorted(options.ciphers, key=lambda name: name not in _CIPHERS))
+        options.ciphers = tuple(
+            sorted(options.ciphers, key=lambda name: name not in _CIPHERS)
+        )
         kinds = {item.kind for item in known_keys(hop)}
         kinds |= {"rsa-sha2-512", "rsa-sha2-256"} if "ssh-rsa" in kinds else set()
-        options.key_types = tuple(sorted(options.key_types, key=lambda name: name not in kinds))
-        client.packetizer.REKEY_BYTES = client.packetizer.REKEY_BYTES_OVERFLOW_MAX = _REKEY
+        options.key_types = tuple(
+            sorted(options.key_types, key=lambda name: name not in kinds)
+        )
+        client.packetizer.REKEY_BYTES = client.packetizer.REKEY_BYTES_OVERFLOW_MAX = (
+            _REKEY
+        )
         client.banner_timeout = hop.connect_timeout
 
     def _dial(self, hop: Hop) -> socket.socket:
         try:
-            line = socket.create_connection((hop.hostname, hop.port), timeout=hop.connect_timeout)
+            line = socket.create_connection(
+                (hop.hostname, hop.port), timeout=hop.connect_timeout
+            )
         except OSError as error:
-            why = "its name is not known" if isinstance(error, socket.gaierror) else str(error)
+            why = (
+                "its name is not known"
+                if isinstance(error, socket.gaierror)
+                else str(error)
+            )
             raise LineBrokenError(f"{hop} cannot be reached: {why}") from error
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # a line on which nothing arrives any more is dead after three missed signs of life
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(3000 * hop.alive))
+            line.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(3000 * hop.alive)
+            )
         return line
 
     def _drop(self) -> None:
@@ -203,7 +226,12 @@ class ParamikoTransport(RemoteTransport):
     # -- commands ----------------------------------------------------------------------------------
 
     def _exchange(
-        self, command: str, feed: Iterable[bytes], out: Sink, err: Sink, timeout: float | None
+        self,
+        command: str,
+        feed: Iterable[bytes],
+        out: Sink,
+        err: Sink,
+        timeout: float | None,
     ) -> None:
         import paramiko
 
@@ -213,18 +241,24 @@ class ParamikoTransport(RemoteTransport):
             with contextlib.closing(channel):
                 channel.exec_command(command)
                 errors: list[BaseException] = []
-                sender = threading.Thread(target=_send, args=(channel, feed, errors), daemon=True)
+                sender = threading.Thread(
+                    target=_send, args=(channel, feed, errors), daemon=True
+                )
                 sender.start()
                 _receive(channel, out, err, deadline, self._probe, 3 * self._alive)
                 sender.join(1)
-                if errors and not isinstance(errors[0], (OSError, paramiko.SSHException)):
+                if errors and not isinstance(
+                    errors[0], (OSError, paramiko.SSHException)
+                ):
                     raise errors[0]
                 # as a connection that is lost leaves it
                 gone = channel.exit_status < 0 and not channel.eof_received
                 if gone or (not errors and not channel.status_event.wait(5)):
                     raise EOFError("the channel was closed")
         except TimeoutError:
-            raise TransportError(f"{self.host}: no answer within {timeout:g} s") from None
+            raise TransportError(
+                f"{self.host}: no answer within {timeout:g} s"
+            ) from None
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise LineBrokenError(
                 f"{self.host}: the connection was lost: {error or type(error).__name__}"
@@ -249,7 +283,8 @@ class ParamikoTransport(RemoteTransport):
         try:
             client.open_session(timeout=2 * self._alive).close()
         except paramiko.SSHException as error:
-            if not _refused(error):  # that it takes no more channels just now is an answer
+            # that it takes no more channels just now is an answer
+            if not _refused(error):
                 raise
 
     def _session(self) -> Any:
@@ -289,7 +324,10 @@ def _refused(error: paramiko.SSHException) -> bool:
     a connection: of two threads that are refused at once, one gets the other's, and the other these
     words.
     """
-    return getattr(error, "code", 0) in (1, 2, 4) or str(error) == "Unable to open channel."
+    return (
+        getattr(error, "code", 0) in (1, 2, 4)
+        or str(error) == "Unable to open channel."
+    )
 
 
 def _send(channel: Any, feed: Iterable[bytes], errors: list[BaseException]) -> None:

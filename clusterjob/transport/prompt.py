@@ -23,7 +23,10 @@ def ask(hooks: Hooks, host: str, question: str, echo: bool = False) -> str:
     )
     if hooks.prompt is not None:
         return hooks.prompt(text, echo)
-    if threading.current_thread() is not threading.main_thread() or not somebody_is_there():
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or not somebody_is_there()
+    ):
         raise nobody
     try:
         if echo:
@@ -31,7 +34,8 @@ def ask(hooks: Hooks, host: str, question: str, echo: bool = False) -> str:
         import getpass
 
         return getpass.getpass(text)
-    except (EOFError, NotImplementedError):  # the latter where a notebook is run by a program
+    # the latter where a notebook is run by a program
+    except (EOFError, NotImplementedError):
         raise nobody from None
 
 

@@ -30,7 +30,9 @@ class RecordingTransport:
         )
         return done
 
-    def stream(self, script: str, sink: Sink, timeout: float | None = None) -> Completed:
+    def stream(
+        self, script: str, sink: Sink, timeout: float | None = None
+    ) -> Completed:
         return self.inner.stream(script, sink, timeout)
 
     def resolve(self, path: str) -> str:
@@ -55,7 +57,9 @@ class ReplayTransport:
 
     def __init__(self, path: str | Path) -> None:
         self.hooks = Hooks()
-        self.turns: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))
+        self.turns: list[dict[str, Any]] = json.loads(
+            Path(path).read_text(encoding="utf-8")
+        )
         self.asked: list[str] = []
         self._names: dict[str, str] = {}
 
@@ -65,13 +69,19 @@ class ReplayTransport:
         turn = self.turns.pop(0)
         self.asked.append(script)
         for kind in (_MARK, _TOKEN):
-            names = zip(_found(kind, turn["script"]), _found(kind, script), strict=False)
+            names = zip(
+                _found(kind, turn["script"]), _found(kind, script), strict=False
+            )
             self._names |= names
         return Completed(
-            turn["exit_code"], self._renamed(turn["stdout"]), self._renamed(turn["stderr"])
+            turn["exit_code"],
+            self._renamed(turn["stdout"]),
+            self._renamed(turn["stderr"]),
         )
 
-    def stream(self, script: str, sink: Sink, timeout: float | None = None) -> Completed:
+    def stream(
+        self, script: str, sink: Sink, timeout: float | None = None
+    ) -> Completed:
         done = self.run(script, timeout)
         sink(done.stdout.encode())
         return Completed(done.exit_code, "", done.stderr)

@@ -29,7 +29,8 @@ from clusterjob.transport.ssh_config import Hop, find_hop
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-CHANNELS = 8  # at once; OpenSSH's sshd allows 10 a connection (sshd_config(5), MaxSessions)
+# at once; OpenSSH's sshd allows 10 a connection (sshd_config(5), MaxSessions)
+CHANNELS = 8
 _WAITS = (0.2, 1.0, 4.0)  # s before a broken line is tried again
 _FRAME = Path(__file__).parent / "frame.sh"
 _LAST = "#clusterjob-end"
@@ -112,7 +113,12 @@ class RemoteTransport(ABC):
 
     @abstractmethod
     def _exchange(
-        self, command: str, feed: Iterable[bytes], out: Sink, err: Sink, timeout: float | None
+        self,
+        command: str,
+        feed: Iterable[bytes],
+        out: Sink,
+        err: Sink,
+        timeout: float | None,
     ) -> None:
         """Start a command, send it ``feed`` and then the end of input, and pass on what it prints.
 
@@ -131,19 +137,27 @@ class RemoteTransport(ABC):
         text = self._framed(script, _LAST)
         return self.patiently(lambda: self._talk(_RUN_ALL, text, (), None, timeout))
 
-    def stream(self, script: str, sink: Sink, timeout: float | None = None) -> Completed:
+    def stream(
+        self, script: str, sink: Sink, timeout: float | None = None
+    ) -> Completed:
         """Run a shell script, and pass its output on as it comes."""
         return self._talk(_RUN_ALL, self._framed(script, _LAST), (), sink, timeout)
 
-    def feed(self, script: str, data: Iterable[bytes], timeout: float | None = None) -> Completed:
+    def feed(
+        self, script: str, data: Iterable[bytes], timeout: float | None = None
+    ) -> Completed:
         """Run a shell script with ``data`` as its standard input.
 
         The script is short: it is read byte by byte. Raises :class:`CommandError` for one with a
         line that is a lone dot, which only the odd name of a folder can bring in.
         """
         if "\n.\n" in script:
-            raise CommandError(f"the name of a folder cannot be used on {self.host}: {script!r}")
-        return self._talk(_RUN_FIRST_PART, self._framed(script, ".\n"), data, None, timeout)
+            raise CommandError(
+                f"the name of a folder cannot be used on {self.host}: {script!r}"
+            )
+        return self._talk(
+            _RUN_FIRST_PART, self._framed(script, ".\n"), data, None, timeout
+        )
 
     def resolve(self, path: str) -> str:
         """Return the absolute path; the home folder is asked for once, and remembered here."""
@@ -229,7 +243,9 @@ class RemoteTransport(ABC):
         """Return a script, the mark of its reply, and the bytes that are sent for it."""
         mark = f"clusterjob-{secrets.token_hex(8)}"
         frame = load_shell(_FRAME)
-        frame = frame.replace("@MARK_BEGIN@", mark[:10]).replace("@MARK_END@", mark[10:])
+        frame = frame.replace("@MARK_BEGIN@", mark[:10]).replace(
+            "@MARK_END@", mark[10:]
+        )
         text = frame.replace("@SCRIPT@", script) + last
         return script, mark, text.encode("utf-8", "surrogateescape")
 
@@ -248,7 +264,9 @@ class RemoteTransport(ABC):
         with self._slots:
             self.trips += 1
             try:
-                self._exchange(command, _chain(text, data), reply.out, reply.err, timeout)
+                self._exchange(
+                    command, _chain(text, data), reply.out, reply.err, timeout
+                )
             except LineBrokenError:
                 if not reply.ended:
                     # others may be using the connection: it is let go once it was tried
@@ -302,11 +320,16 @@ class _Reply:
     def ended(self) -> bool:
         """Whether the line with the exit code has come whole."""
         at = self.stderr.rfind(self.tail)
-        return self.began and at >= 0 and self.stderr.rfind(b"\n") >= at + len(self.tail)
+        return (
+            self.began and at >= 0 and self.stderr.rfind(b"\n") >= at + len(self.tail)
+        )
 
     def completed(self, host: str, script: str) -> Completed:
         """Return the reply. Raises :class:`TransportError`, :class:`LineBrokenError`."""
-        out, err = self.stdout.decode("utf-8", "replace"), self.stderr.decode("utf-8", "replace")
+        out, err = (
+            self.stdout.decode("utf-8", "replace"),
+            self.stderr.decode("utf-8", "replace"),
+        )
         if not self.began:
             said = (out + err).strip()
             words = f", but said:\n{said[:2000]}" if said else ""
@@ -318,4 +341,6 @@ class _Reply:
                 stderr=err,
             )
         body, _, code = err.rpartition(self.tail.decode())
-        return Completed(int(code.split()[0]), out, body.partition(self.mark.decode())[2])
+        return Completed(
+            int(code.split()[0]), out, body.partition(self.mark.decode())[2]
+        )

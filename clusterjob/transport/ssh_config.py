@@ -53,7 +53,9 @@ class Hop:
     jumps: tuple[str, ...] = ()  # the hosts on the way, the nearest first
 
     def __str__(self) -> str:
-        return f"{self.user}@{self.hostname}" + (f":{self.port}" if self.port != 22 else "")
+        return f"{self.user}@{self.hostname}" + (
+            f":{self.port}" if self.port != 22 else ""
+        )
 
 
 def parse_remote(remote: str) -> tuple[str | None, str, int | None]:
@@ -81,7 +83,9 @@ def find_hop(remote: str, config: str = "") -> Hop:
     """
     user, host, port = parse_remote(remote)
     has_ssh = shutil.which("ssh") is not None
-    options = _ssh_options(remote, config) if has_ssh else _paramiko_options(host, config)
+    options = (
+        _ssh_options(remote, config) if has_ssh else _paramiko_options(host, config)
+    )
     first = {name: values[-1] for name, values in options.items()}
     hop = Hop(
         hostname=first.get("hostname", host),
@@ -90,7 +94,9 @@ def find_hop(remote: str, config: str = "") -> Hop:
         name=remote,
     )
     command = _proxy_command(first, hop, host)
-    jumps = () if command else tuple(filter(None, _given(first, "proxyjump").split(",")))
+    jumps = (
+        () if command else tuple(filter(None, _given(first, "proxyjump").split(",")))
+    )
     return replace(
         hop,
         batch=first.get("batchmode") == "yes",
@@ -116,7 +122,13 @@ def _given(options: Mapping[str, str], name: str) -> str:
 
 def _proxy_command(options: Mapping[str, str], hop: Hop, host: str) -> str:
     """Return ``ProxyCommand`` with its tokens filled in (ssh_config(5), TOKENS)."""
-    tokens = {"%h": hop.hostname, "%p": str(hop.port), "%r": hop.user, "%n": host, "%%": "%"}
+    tokens = {
+        "%h": hop.hostname,
+        "%p": str(hop.port),
+        "%r": hop.user,
+        "%n": host,
+        "%%": "%",
+    }
     command = _given(options, "proxycommand")
     return re.sub(r"%[hprn%]", lambda match: tokens[match[0]], command)
 
@@ -134,7 +146,10 @@ def _methods(options: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _known_hosts_files(options: Mapping[str, list[str]]) -> tuple[str, ...]:
-    files = [*options.get("userknownhostsfile", []), *options.get("globalknownhostsfile", [])]
+    files = [
+        *options.get("userknownhostsfile", []),
+        *options.get("globalknownhostsfile", []),
+    ]
     named = " ".join(files) or _KNOWN_HOSTS
     return tuple(os.path.expanduser(path) for path in named.split() if path != "none")
 
@@ -145,7 +160,9 @@ def _agent(value: str) -> str:
         return "none"
     if value in ("", "SSH_AUTH_SOCK"):
         return ""
-    return os.path.expanduser(os.environ.get(value[1:], "none") if value.startswith("$") else value)
+    return os.path.expanduser(
+        os.environ.get(value[1:], "none") if value.startswith("$") else value
+    )
 
 
 def ssh_options(remote: str, config: str) -> list[str]:
@@ -161,10 +178,16 @@ def _ssh_options(remote: str, config: str) -> dict[str, list[str]]:
     command = ["ssh", "-G", *ssh_options(remote, config), "--", parse_remote(remote)[1]]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise TransportError(f"{remote}: the ssh configuration cannot be read: {error}") from error
+        raise TransportError(
+            f"{remote}: the ssh configuration cannot be read: {error}"
+        ) from error
     if done.returncode != 0:
         raise SettingsError(
             f"remote = {remote!r}: the ssh configuration cannot be read: {done.stderr.strip()}"

@@ -87,7 +87,7 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
     elif point == "in-upload":
         from clusterjob.files import archive
 
-        upload_module = sys.modules["clusterjob.files.upload"]
+        upload_module = sys.modules["clusterjob.files.uploading"]
 
         written = [0]
 
@@ -107,13 +107,20 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
             count_one()
             yield from blocks(content, offset)
 
-        upload_module._write, archive.blocks_of, archive._FLUSH = write_some, send_some, 0
+        upload_module._write, archive.blocks_of, archive._FLUSH = (
+            write_some,
+            send_some,
+            0,
+        )
     elif point == "after-upload":
         sent = submission.upload
         submission.upload = lambda *files: (sent(*files), die())
     elif point == "in-submit":
         around(
-            Scheduler, "submit", before=lambda: watch_receipts(count), after=lambda: time.sleep(30)
+            Scheduler,
+            "submit",
+            before=lambda: watch_receipts(count),
+            after=lambda: time.sleep(30),
         )
     elif point == "after-submit":
         around(Scheduler, "submit", after=die)
@@ -127,7 +134,8 @@ def main() -> None:
     jobs = []
     for number in range(int(count)):
         job = JobScript(
-            f"echo {name}-{number}$CLUSTERJOB_ARRAY_INDEX >> {ledger}", f"{name}-{number}"
+            f"echo {name}-{number}$CLUSTERJOB_ARRAY_INDEX >> {ledger}",
+            f"{name}-{number}",
         )
         job.read_settings(profile)
         if number == 0:

@@ -34,7 +34,9 @@ def start(
         str(count),
         step,
     ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def run(flavour: Flavour, name: str, count: int, step: str = "") -> int:
@@ -53,7 +55,9 @@ def everything_ran_once(wanted: int, seconds: float = 120) -> None:
     results = default_session().results()
     assert len(results) == wanted
     _, left = wait(results, seconds)
-    assert not left, [(result, result.words, result.record.phase) for result in left[:5]]
+    assert not left, [
+        (result, result.words, result.record.phase) for result in left[:5]
+    ]
     bad = [
         result.explain() + str(result.history)
         for result in results
@@ -62,7 +66,9 @@ def everything_ran_once(wanted: int, seconds: float = 120) -> None:
     assert not bad, "\n".join(bad[:5])
     lines = sum(len(result.record.all_tasks()) for result in results)
     deadline = time.monotonic() + 5
-    while len(Path("ledger").read_text().split()) < lines and time.monotonic() < deadline:
+    while (
+        len(Path("ledger").read_text().split()) < lines and time.monotonic() < deadline
+    ):
         time.sleep(0.1)
     twice = {
         name: times

@@ -37,7 +37,9 @@ def kill_behind_sshd(folder: Path) -> None:
     down does; jobs are not below sshd.
     """
     servers = {
-        int(path.parent.name) for path in Path("/proc").glob("[0-9]*/comm") if _named_sshd(path)
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/comm")
+        if _named_sshd(path)
     }
     shells = [pid for pid in below(servers, 1) if pid not in servers]
     for shell in [

@@ -38,7 +38,9 @@ def daemon(command: str, name: str) -> None:
 def controller(cluster: Flavour) -> Iterator[Callable[[str], None]]:
     """Stops and starts the controller of the Slurm without accounting."""
     with nobody_starts_the_lab():
-        yield lambda command: daemon(command, "noacct-ctld" if command == "stop" else "noacct")
+        yield lambda command: daemon(
+            command, "noacct-ctld" if command == "stop" else "noacct"
+        )
         daemon("up", "noacct")
 
 
@@ -49,7 +51,9 @@ def test_the_controller_stops_while_jobs_are_submitted(
 ) -> None:
     process = start(cluster, "down", 60)
     deadline = time.monotonic() + 30
-    while not any(path.stat().st_size for path in Path().glob(".clusterjob-runs/*/receipts")):
+    while not any(
+        path.stat().st_size for path in Path().glob(".clusterjob-runs/*/receipts")
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.002)
     controller("stop")
@@ -67,7 +71,9 @@ def test_the_controller_stops_while_jobs_are_submitted(
 def test_the_controller_stops_while_jobs_are_watched(
     cluster: Flavour, controller: Callable[[str], None]
 ) -> None:
-    results = cluster.batch([cluster.job(f"sleep 20; echo {number}") for number in range(5)])
+    results = cluster.batch(
+        [cluster.job(f"sleep 20; echo {number}") for number in range(5)]
+    )
     controller("stop")
     for _ in range(75):
         states = [result.status for result in results]
@@ -102,7 +108,9 @@ def test_accounting_is_down_the_whole_time(cluster: Flavour) -> None:
 
 @pytest.mark.alone
 @on("noacct")
-def test_polls_that_hang_say_nothing(cluster: Flavour, controller: Callable[[str], None]) -> None:
+def test_polls_that_hang_say_nothing(
+    cluster: Flavour, controller: Callable[[str], None]
+) -> None:
     """Polls that hang until their time limit say nothing; the next good one does."""
     controller_pid = int((Path(cluster.lab or ".") / "run/noacct-ctld.pid").read_text())
     job = cluster.job("sleep 2")

@@ -40,7 +40,9 @@ def test_killed_at_random_moments(cluster: Flavour) -> None:
     span = submit_whole(cluster, "whole")
     number = 0
     while number < MOMENTS or killed < MOMENTS / 4:
-        assert number < 4 * MOMENTS, f"only {killed} of {number} were killed before they were done"
+        assert number < 4 * MOMENTS, (
+            f"only {killed} of {number} were killed before they were done"
+        )
         process = start(cluster, f"r{number}", COUNT)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

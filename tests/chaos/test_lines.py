@@ -26,13 +26,17 @@ def test_lines_that_are_cut(cluster: Flavour, tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     assert cluster.lab is not None
-    with far_line(cluster.lab, cluster.name, tmp_path, "--cut", 0.1, 1.5, "--seed", seed) as config:
+    with far_line(
+        cluster.lab, cluster.name, tmp_path, "--cut", 0.1, 1.5, "--seed", seed
+    ) as config:
         text = (
             cluster.profile.read_text()
             .replace(f"{cluster.lab}/ssh/config", str(config))
             .replace("connections = 1000", "connections = 100000")
         )
-        cluster.profile.write_text(text.replace(text.split("remote = ")[1].split("\n")[0], "far"))
+        cluster.profile.write_text(
+            text.replace(text.split("remote = ")[1].split("\n")[0], "far")
+        )
         failed, transport = 0, None
         for number in range(SUBMISSIONS):
             Path("input").write_text(f"{number}\n" * 1000)

@@ -107,7 +107,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if (
         os.geteuid() != 0
         or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "none", str(disk)], check=False
+            ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "none", str(disk)],
+            check=False,
         ).returncode
     ):
         pytest.skip("mounting a small disk needs root")
@@ -148,11 +149,14 @@ def test_a_full_disk_at_every_write(
         for result in results:
             result.cluster.jobs._records.clear()
     lines = ledger.read_text().split()
-    assert sorted(lines) == sorted(f"{free}-{number}" for free in steps for number in range(3))
+    assert sorted(lines) == sorted(
+        f"{free}-{number}" for free in steps for number in range(3)
+    )
     assert len(said) > 2
     for words in said:
         assert any(
-            word in words for word in ("full", "No space", "no space", "disk I/O", "cannot be")
+            word in words
+            for word in ("full", "No space", "no space", "disk I/O", "cannot be")
         ), words
 
 

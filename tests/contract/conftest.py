@@ -28,7 +28,12 @@ _PROFILES = {
     "sge": "[Attributes]\nbackend = sge\nparallel_environment = smp\n[Limits]\nfirst_poll = 0.2\n"
     "poll_interval = 0.5\nsettle = 5\n",
 }
-_HOSTS = {"local": "lab-plain", "slurm": "lab-slurm", "noacct": "lab-noacct", "sge": "lab-sge"}
+_HOSTS = {
+    "local": "lab-plain",
+    "slurm": "lab-slurm",
+    "noacct": "lab-noacct",
+    "sge": "lab-sge",
+}
 _USERS = {"ssh": "lab", "openssh": "labcsh"}  # bash and csh, both with a banner
 _numbers = itertools.count()
 
@@ -53,7 +58,14 @@ class Flavour:
         for name, value in settings.items():
             if name in ("aux_scripts", "inputs", "outputs", "params", "verbatim"):
                 job.__dict__[name] = value
-            elif name in ("workdir", "rootdir", "shell", "prologue", "epilogue", "filename"):
+            elif name in (
+                "workdir",
+                "rootdir",
+                "shell",
+                "prologue",
+                "epilogue",
+                "filename",
+            ):
                 setattr(job, name, value)
             else:
                 job._set_resource(name, value)
@@ -107,9 +119,8 @@ def _profile(place: str, lab: Path | None, rootdir: Path | None = None) -> str:
     if not way:
         return _PROFILES[name]
     assert lab is not None
-    where = (
-        f"remote = {_USERS[way]}@{_HOSTS[name]}\ntransport = {way}\nssh_config = {lab}/ssh/config\n"
-    )
+    remote = f"{_USERS[way]}@{_HOSTS[name]}"
+    where = f"remote = {remote}\ntransport = {way}\nssh_config = {lab}/ssh/config\n"
     where += f"rootdir = {rootdir}\n" if rootdir else ""
     return (
         _PROFILES[name]

@@ -16,7 +16,16 @@ from typing import Any
 
 import pytest
 
-from clusterjob import AsyncResult, JobScript, Reason, Status, as_completed, cancel, submit, wait
+from clusterjob import (
+    AsyncResult,
+    JobScript,
+    Reason,
+    Status,
+    as_completed,
+    cancel,
+    submit,
+    wait,
+)
 from clusterjob.errors import (
     JobFailedError,
     ResourcesNotSupportedError,
@@ -87,7 +96,11 @@ def test_usage_has_max_rss_where_it_is_known(cluster: Flavour) -> None:
 
 def test_exit_code(cluster: Flavour) -> None:
     result = cluster.finish("echo about to fail\nexit 3")
-    assert (result.status, result.reason, result.exit_code) == (Status.FAILED, Reason.EXIT, 3)
+    assert (result.status, result.reason, result.exit_code) == (
+        Status.FAILED,
+        Reason.EXIT,
+        3,
+    )
     with pytest.raises(JobFailedError) as caught:
         result.get()
     for piece in (
@@ -107,12 +120,20 @@ def test_command_not_found_is_127(cluster: Flavour) -> None:
 
 def test_signal(cluster: Flavour) -> None:
     result = cluster.finish("kill -SEGV $$")
-    assert (result.status, result.reason, result.signal) == (Status.FAILED, Reason.SIGNAL, 11)
+    assert (result.status, result.reason, result.signal) == (
+        Status.FAILED,
+        Reason.SIGNAL,
+        11,
+    )
 
 
 def test_killed_body(cluster: Flavour) -> None:
     result = cluster.finish("kill -KILL $$")
-    assert (result.status, result.reason, result.signal) == (Status.FAILED, Reason.SIGNAL, 9)
+    assert (result.status, result.reason, result.signal) == (
+        Status.FAILED,
+        Reason.SIGNAL,
+        9,
+    )
 
 
 def test_out_of_memory(cluster: Flavour) -> None:
@@ -122,11 +143,20 @@ def test_out_of_memory(cluster: Flavour) -> None:
     )
     # Grid Engine sees the memory of a job's processes together; a single one would only find that
     # it gets no more
-    body = "python3 hog.py & python3 hog.py & wait" if cluster.name == "sge" else "python3 hog.py"
-    result = cluster.finish(
-        body, mem=120 if cluster.name == "sge" else 40, time="5m", aux_scripts={"hog.py": hog}
+    body = (
+        "python3 hog.py & python3 hog.py & wait"
+        if cluster.name == "sge"
+        else "python3 hog.py"
     )
-    assert (result.status, result.reason) == (Status.FAILED, Reason.OUT_OF_MEMORY), result.explain()
+    result = cluster.finish(
+        body,
+        mem=120 if cluster.name == "sge" else 40,
+        time="5m",
+        aux_scripts={"hog.py": hog},
+    )
+    assert (result.status, result.reason) == (Status.FAILED, Reason.OUT_OF_MEMORY), (
+        result.explain()
+    )
 
 
 def test_cancel_running_kills_every_process(cluster: Flavour) -> None:
@@ -147,7 +177,9 @@ def test_cancel_running_kills_every_process(cluster: Flavour) -> None:
 
 def _alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        )
     except OSError:
         return False
 
@@ -193,7 +225,8 @@ def test_node_failure(cluster: Flavour) -> None:
         # the parent of the wrapper, which is the body's parent, is the scheduler's shepherd on Grid
         # Engine and on the embedded scheduler
         result = cluster.run(
-            "cut -d ' ' -f 4 /proc/$PPID/stat > shepherd; echo started; sleep 600", **options
+            "cut -d ' ' -f 4 /proc/$PPID/stat > shepherd; echo started; sleep 600",
+            **options,
         )
         until(lambda: result.status == Status.RUNNING and "started" in result.stdout())
         break_it()
@@ -215,14 +248,17 @@ def _fragile_node(cluster: Flavour) -> Iterator[Callable[[], object]]:
     update = ["scontrol", "update", "nodename=node3"]
     with locked(cluster.lab / f"{cluster.name}-node3.lock"):
         try:
-            yield lambda: subprocess.run([*update, "state=down", "reason=test"], check=True)
+            yield lambda: subprocess.run(
+                [*update, "state=down", "reason=test"], check=True
+            )
         finally:
             subprocess.run([*update, "state=resume"], check=False, capture_output=True)
 
 
 def test_array(cluster: Flavour) -> None:
     result = cluster.finish(
-        "echo task $CLUSTERJOB_ARRAY_INDEX; exit $((CLUSTERJOB_ARRAY_INDEX == 3))", array="1-4%2"
+        "echo task $CLUSTERJOB_ARRAY_INDEX; exit $((CLUSTERJOB_ARRAY_INDEX == 3))",
+        array="1-4%2",
     )
     tasks = result.tasks
     assert tasks is not None
@@ -232,7 +268,11 @@ def test_array(cluster: Flavour) -> None:
         3: Status.FAILED,
         4: Status.COMPLETED,
     }
-    assert (result.status, result.reason, result.exit_code) == (Status.FAILED, Reason.EXIT, 1)
+    assert (result.status, result.reason, result.exit_code) == (
+        Status.FAILED,
+        Reason.EXIT,
+        1,
+    )
     assert result.stdout(2) == "task 2\n"
     assert result.stdout() == "task 1\ntask 2\ntask 3\ntask 4\n"
 
@@ -249,17 +289,25 @@ def test_after_a_job_that_fails(cluster: Flavour) -> None:
     first = cluster.run("sleep 1; exit 1")
     second = _after(cluster, "touch ran", first)
     assert second.wait(60)
-    assert (second.status, second.reason) == (Status.FAILED, Reason.DEPENDENCY), second.explain()
+    assert (second.status, second.reason) == (Status.FAILED, Reason.DEPENDENCY), (
+        second.explain()
+    )
     assert not Path("ran").exists()
 
 
 def test_variables(cluster: Flavour) -> None:
     names = ["ID", "NAME", "WORKDIR", "SUBMIT_HOST", "NODELIST", "ARRAY_INDEX"]
     result = cluster.finish(
-        "\n".join(f'printf "%s\\n" "$CLUSTERJOB_{name}"' for name in names), jobname="variables"
+        "\n".join(f'printf "%s\\n" "$CLUSTERJOB_{name}"' for name in names),
+        jobname="variables",
     )
     number, name, workdir, submit_host, nodes, index = result.stdout().split("\n")[:6]
-    assert (number, name, workdir, index) == (result.job_id, "variables", os.getcwd(), "")
+    assert (number, name, workdir, index) == (
+        result.job_id,
+        "variables",
+        os.getcwd(),
+        "",
+    )
     assert submit_host
     assert nodes
 
@@ -302,10 +350,14 @@ def test_weird_job_names_are_quoted_or_refused(cluster: Flavour) -> None:
         "ünï",
     ):
         try:
-            job = cluster.job(f'printf "%s" "$CLUSTERJOB_NAME"  # {len(jobs)}', jobname=name)
+            job = cluster.job(
+                f'printf "%s" "$CLUSTERJOB_NAME"  # {len(jobs)}', jobname=name
+            )
             str(job)
         except SettingsError as error:
-            if repr(name) not in str(error) or not ("\n" in name or cluster.name == "sge"):
+            if repr(name) not in str(error) or not (
+                "\n" in name or cluster.name == "sge"
+            ):
                 raise
         else:
             jobs[name] = job
@@ -366,9 +418,15 @@ def test_verbatim(cluster: Flavour) -> None:
 
 
 def test_auxiliary_scripts(cluster: Flavour) -> None:
-    scripts = {"helper.sh": "#!/bin/sh\necho T={{ T }}\n", "sub/calc.py": "print(6 * {{ T }})"}
+    scripts = {
+        "helper.sh": "#!/bin/sh\necho T={{ T }}\n",
+        "sub/calc.py": "print(6 * {{ T }})",
+    }
     result = cluster.finish(
-        "./helper.sh; python3 sub/calc.py", aux_scripts=scripts, params={"T": 7}, workdir="aux"
+        "./helper.sh; python3 sub/calc.py",
+        aux_scripts=scripts,
+        params={"T": 7},
+        workdir="aux",
     )
     assert result.stdout() == "T=7\n42\n"
 
@@ -413,7 +471,9 @@ def test_the_same_job_again(cluster: Flavour) -> None:
     wait(first, 60)
     before = first[0].cluster.scheduler.commands
     again = submit(jobs[::-1])
-    assert [result.job_id for result in again] == [result.job_id for result in first][::-1]
+    assert [result.job_id for result in again] == [result.job_id for result in first][
+        ::-1
+    ]
     assert [result.status for result in again] == [Status.COMPLETED] * 3
     assert first[0].cluster.scheduler.commands == before
     assert sorted(Path("ledger").read_text().split()) == ["0", "1", "2"]
@@ -448,7 +508,9 @@ def test_two_processes_at_once_make_one_job(cluster: Flavour) -> None:
     )
     start = str(time.time() + 1.0)
     racers = [
-        subprocess.Popen([sys.executable, "-c", code, start], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, start], stdout=subprocess.PIPE, text=True
+        )
         for _ in range(4)
     ]
     answers = {racer.communicate(timeout=90)[0].strip() for racer in racers}
@@ -484,7 +546,11 @@ def test_a_batch_costs_a_constant_number_of_round_trips(cluster: Flavour) -> Non
         )
         counts.append(scheduler.trips - before)
         trips.append(getattr(scheduler.transport, "trips", 0) - asked)
-        until(lambda results=results: all(result.status <= Status.RUNNING for result in results))  # type: ignore[misc]
+        until(
+            lambda results=results: all(
+                result.status <= Status.RUNNING for result in results
+            )
+        )  # type: ignore[misc]
         before, polls = scheduler.commands, results[0].cluster.poller.polls
         results[0].cluster.refresh(force=True)
         asked = results[0].cluster.poller.polls - polls
@@ -503,7 +569,9 @@ def test_refused_by_the_scheduler(cluster: Flavour) -> None:
         "slurm": {"queue": "nowhere"},
         "sge": {"queue": "nowhere.q"},
     }[cluster.family]
-    words = {"local": "99 cores", "slurm": "invalid partition", "sge": "nowhere.q"}[cluster.family]
+    words = {"local": "99 cores", "slurm": "invalid partition", "sge": "nowhere.q"}[
+        cluster.family
+    ]
     with pytest.raises(SubmissionError, match=words):
         cluster.job("true", jobname="refused", **refused).submit()
     good = cluster.job("true", jobname="good")
@@ -514,7 +582,9 @@ def test_refused_by_the_scheduler(cluster: Flavour) -> None:
     assert [record.name for record in good.submit().store.select()] == ["good"]
 
 
-def test_a_surrounding_job_does_not_leak(cluster: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_surrounding_job_does_not_leak(
+    cluster: Flavour, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SLURM_CPU_BIND", "leak1")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "7")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "999999999")
@@ -523,13 +593,17 @@ def test_a_surrounding_job_does_not_leak(cluster: Flavour, monkeypatch: pytest.M
     monkeypatch.setenv("SPOOL_TASK", "77")
     monkeypatch.setenv("CLUSTERJOB_ARRAY_INDEX", "77")
     monkeypatch.setenv("KEPT", "kept")
-    result = cluster.finish('env | grep -E "leak1|leak2|=77$|=7$|999999999|^KEPT|^SSH_|^HOME"')
+    result = cluster.finish(
+        'env | grep -E "leak1|leak2|=77$|=7$|999999999|^KEPT|^SSH_|^HOME"'
+    )
     assert result.status == Status.COMPLETED, result.explain()
     lines = set(result.stdout().split())
     assert ("KEPT=kept" in lines) == (not cluster.way)
     assert not [line for line in lines if line.startswith("SSH_")]
     mine = {"local": "SPOOL_", "slurm": "SLURM_", "sge": "SGE_"}[cluster.family]
-    assert not [line for line in lines if line.startswith((mine, "CLUSTERJOB_", "PBS_"))]
+    assert not [
+        line for line in lines if line.startswith((mine, "CLUSTERJOB_", "PBS_"))
+    ]
 
 
 def test_prologue_and_epilogue_run_once(cluster: Flavour) -> None:
@@ -545,7 +619,8 @@ def test_prologue_and_epilogue_run_once(cluster: Flavour) -> None:
     assert result.stdout() == "5\n"
     assert job.submit().status == Status.COMPLETED
     code = (
-        "import clusterjob as c; print([result.status for result in c.default_session().results()])"
+        "import clusterjob as c; "
+        "print([result.status for result in c.default_session().results()])"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert Path("log").read_text() == "pro\nepi 5\n"
@@ -570,7 +645,9 @@ def test_waiting(cluster: Flavour) -> None:
     with pytest.raises(AssertionError):
         results[1].successful()
     order = list(as_completed(results[::-1], timeout=90))
-    assert [result.record.token for result in order] == [result.record.token for result in results]
+    assert [result.record.token for result in order] == [
+        result.record.token for result in results
+    ]
 
     async def both() -> list[AsyncResult]:
         return list(await asyncio.gather(*results))
@@ -589,7 +666,9 @@ def test_a_duplicate_submitted_by_hand_ends_at_once(cluster: Flavour) -> None:
     environment = dict(os.environ)
     for name in scheduler.backend.general.job_variables.split():
         environment.pop(name, None)
-    variable = {"local": "SPOOL_JOB_ID", "slurm": "SLURM_JOB_ID", "sge": "JOB_ID"}[cluster.family]
+    variable = {"local": "SPOOL_JOB_ID", "slurm": "SLURM_JOB_ID", "sge": "JOB_ID"}[
+        cluster.family
+    ]
     done = subprocess.run(
         ["/bin/sh", str(script)],
         env=environment | {variable: "987654"},
@@ -609,7 +688,9 @@ def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> 
             f"{result.record.token}.{scheduler.backend.general.extension}"
         )
     )
-    until(lambda: result.status == Status.RUNNING and script.with_suffix(".exit").exists())
+    until(
+        lambda: result.status == Status.RUNNING and script.with_suffix(".exit").exists()
+    )
     options = {
         "slurm": "--output=again.log --error=again.log",
         "sge": f"-cwd -j y -o {Path.cwd()}/again.log",
@@ -642,7 +723,9 @@ def test_unsupported_resources_are_refused(cluster: Flavour) -> None:
 
 
 def test_processes_and_threads(cluster: Flavour) -> None:
-    result = cluster.finish("echo ${SLURM_CPUS_PER_TASK:-${NSLOTS:-2}}", ppn=1, threads=2)
+    result = cluster.finish(
+        "echo ${SLURM_CPUS_PER_TASK:-${NSLOTS:-2}}", ppn=1, threads=2
+    )
     assert result.stdout() == "2\n"
 
 
@@ -657,7 +740,9 @@ def test_the_record_is_json(cluster: Flavour) -> None:
 def test_time_limit(cluster: Flavour, overtime: Callable[[], AsyncResult]) -> None:
     result = overtime()
     assert result.wait(150), result.explain()
-    assert (result.status, result.reason) == (Status.FAILED, Reason.TIMEOUT), result.explain()
+    assert (result.status, result.reason) == (Status.FAILED, Reason.TIMEOUT), (
+        result.explain()
+    )
     if cluster.name != "sge":  # Grid Engine sends KILL at once
         assert result.stdout() == "warned\n"
 

@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 
 from clusterjob import AsyncResult, Status, submit, wait
-from clusterjob.errors import CommandError, JobFailedError, SettingsError, TransportError
-from clusterjob.files.archive import blocks_of
+from clusterjob.errors import (
+    CommandError,
+    JobFailedError,
+    SettingsError,
+    TransportError,
+)
+from clusterjob.files.outgoing import blocks_of
 from clusterjob.files.send import LARGE
 from clusterjob.store import ONCE_DONE
 from clusterjob.transport import RemoteTransport
@@ -29,12 +34,16 @@ def far(cluster: Flavour, tmp_path: Path) -> Path:
     """A root folder that is not the folder of the submission: as if it were on another machine."""
     root = tmp_path / "far away"
     cluster.profile.write_text(
-        cluster.profile.read_text().replace(f"rootdir = {Path.cwd()}", f"rootdir = {root}")
+        cluster.profile.read_text().replace(
+            f"rootdir = {Path.cwd()}", f"rootdir = {root}"
+        )
     )
     if not cluster.way:
         profile = Path("far.ini")
         profile.write_text(
-            cluster.profile.read_text().replace("[Attributes]", f"[Attributes]\nrootdir = {root}")
+            cluster.profile.read_text().replace(
+                "[Attributes]", f"[Attributes]\nrootdir = {root}"
+            )
         )
         cluster.profile = profile.absolute()
     return root
@@ -45,9 +54,17 @@ def trips(result: AsyncResult) -> int:
 
 
 @on(*EVERYWHERE)
-def test_files_folders_globs_and_renames_go_up_and_come_back(cluster: Flavour, far: Path) -> None:
+def test_files_folders_globs_and_renames_go_up_and_come_back(
+    cluster: Flavour, far: Path
+) -> None:
     Path("data/sub").mkdir(parents=True)
-    for name in ("data/one.dat", "data/sub/two words.dat", "data/sub/ünï.dat", "-dash", "plain"):
+    for name in (
+        "data/one.dat",
+        "data/sub/two words.dat",
+        "data/sub/ünï.dat",
+        "-dash",
+        "plain",
+    ):
         Path(name).write_text(f"{name}\n")
     Path("link").symlink_to("data/one.dat")
     os.chmod("plain", 0o755)
@@ -90,7 +107,11 @@ ln -s ../big out/linked; echo r > result
     assert not Path("w/out/linked").is_symlink()
     assert Path("w/got/it").read_text() == "r\n"
     assert sorted(os.listdir("w/texts")) == ["-a b.txt", "é.txt"]
-    assert not [path for path in Path.cwd().rglob("*") if path.name.startswith(".clusterjob-part")]
+    assert not [
+        path
+        for path in Path.cwd().rglob("*")
+        if path.name.startswith(".clusterjob-part")
+    ]
     files = {file.path: file.size for file in result.files("out/**", "result")}
     assert files == {
         "out/deep/big": len(big),
@@ -99,7 +120,10 @@ ln -s ../big out/linked; echo r > result
         "out/linked": len(big),
         "result": 2,
     }
-    assert [file.path for file in result.files("**/*.txt")] == ["out/-a b.txt", "out/é.txt"]
+    assert [file.path for file in result.files("**/*.txt")] == [
+        "out/-a b.txt",
+        "out/é.txt",
+    ]
     assert result.fetch([("out/?.txt", "other/")], into="elsewhere") == [
         Path.cwd() / "elsewhere/other/é.txt"
     ]
@@ -112,7 +136,9 @@ def test_what_is_there_is_not_sent_again_and_what_is_shared_is_sent_once(
     sent: list[int] = []
     feed = RemoteTransport.feed
 
-    def counting(self: Any, script: str, data: Any, timeout: float | None = None) -> Any:
+    def counting(
+        self: Any, script: str, data: Any, timeout: float | None = None
+    ) -> Any:
         def counted() -> Any:
             for block in data:
                 sent.append(len(block))
@@ -137,13 +163,19 @@ def test_what_is_there_is_not_sent_again_and_what_is_shared_is_sent_once(
     assert [result.status for result in results] == [Status.COMPLETED] * 4
     sent.clear()
     again = cluster.batch(
-        [cluster.job("cmp shared large; true", workdir="w2", inputs=["shared", "large"])]
+        [
+            cluster.job(
+                "cmp shared large; true", workdir="w2", inputs=["shared", "large"]
+            )
+        ]
     )
     assert sum(sent) < 10_000
     assert again[0].wait(60)
     Path("shared").write_bytes(b"new")
     sent.clear()
-    third = cluster.batch([cluster.job("cat shared", workdir="w2", inputs=["shared", "large"])])
+    third = cluster.batch(
+        [cluster.job("cat shared", workdir="w2", inputs=["shared", "large"])]
+    )
     assert sum(sent) < 10_000
     assert third[0].wait(60)
     assert third[0].stdout() == "new"
@@ -172,7 +204,9 @@ def test_a_large_file_goes_on_where_the_line_broke(
     connections = transport.connections
     for module in ("archive", "send"):
         monkeypatch.setattr(f"clusterjob.files.{module}.blocks_of", breaking)
-    result = cluster.finish("sha256sum large", workdir="w", inputs=["large"], outputs=["large"])
+    result = cluster.finish(
+        "sha256sum large", workdir="w", inputs=["large"], outputs=["large"]
+    )
     assert result.stdout().split()[0] == hashlib.sha256(content).hexdigest()
     assert transport.connections > connections
     assert total[0] < 30 << 20  # of 16 MB, and 2 MB that are looked at before
@@ -180,13 +214,17 @@ def test_a_large_file_goes_on_where_the_line_broke(
 
 
 @on(*FAR)
-def test_outputs_of_many_jobs_come_in_few_round_trips(cluster: Flavour, far: Path) -> None:
+def test_outputs_of_many_jobs_come_in_few_round_trips(
+    cluster: Flavour, far: Path
+) -> None:
     counts = []
     for size in (2, 12):
         results = cluster.batch(
             [
                 cluster.job(
-                    f"echo {number} {size} > out.dat", workdir=f"n{number}", outputs=["out.dat"]
+                    f"echo {number} {size} > out.dat",
+                    workdir=f"n{number}",
+                    outputs=["out.dat"],
                 )
                 for number in range(size)
             ]
@@ -242,7 +280,9 @@ def test_outputs_that_are_named_later_come_without_running_again(
 
 
 @on("local@ssh", "local@openssh")
-def test_names_that_lead_out_are_refused(cluster: Flavour, far: Path, tmp_path: Path) -> None:
+def test_names_that_lead_out_are_refused(
+    cluster: Flavour, far: Path, tmp_path: Path
+) -> None:
     for wrong in ("../up", "/etc/passwd", "a/../../b"):
         with pytest.raises(SettingsError, match="below the workdir"):
             cluster.job("true", outputs=[wrong]).submit()
@@ -254,7 +294,9 @@ def test_names_that_lead_out_are_refused(cluster: Flavour, far: Path, tmp_path: 
     Path("w").mkdir()
     Path("w/trap").symlink_to(outside)
     result = cluster.run(
-        "mkdir trap; echo x > trap/file; echo y > good", workdir="w", outputs=["trap", "good"]
+        "mkdir trap; echo x > trap/file; echo y > good",
+        workdir="w",
+        outputs=["trap", "good"],
     )
     assert result.wait(60)
     assert "outside of" in result.record.outputs.error
@@ -264,7 +306,9 @@ def test_names_that_lead_out_are_refused(cluster: Flavour, far: Path, tmp_path: 
 
 @on(*EVERYWHERE)
 def test_a_running_log_is_followed(cluster: Flavour) -> None:
-    result = cluster.run("for i in 1 2 3 4; do echo line $i; sleep 0.7; done; printf 'ü end'")
+    result = cluster.run(
+        "for i in 1 2 3 4; do echo line $i; sleep 0.7; done; printf 'ü end'"
+    )
     until(lambda: "line 1" in result.stdout())
     transport: Any = result.cluster.scheduler.transport
     connections = getattr(transport, "connections", 0)
@@ -288,7 +332,9 @@ def test_an_unreadable_folder_is_an_error_that_loses_nothing(cluster: Flavour) -
 @on("slurm@ssh")
 def test_a_host_without_python_bash_and_rsync(cluster: Flavour, far: Path) -> None:
     """Only sh and what POSIX has (busybox's, here), and the scheduler's commands."""
-    cluster.profile.write_text(cluster.profile.read_text().replace("lab-slurm", "lab-bare"))
+    cluster.profile.write_text(
+        cluster.profile.read_text().replace("lab-slurm", "lab-bare")
+    )
     Path("in put").write_text("given\n")
     Path("large").write_bytes(os.urandom(5 << 20))
     job = {
@@ -299,7 +345,9 @@ def test_a_host_without_python_bash_and_rsync(cluster: Flavour, far: Path) -> No
     }
     results = submit(
         [
-            cluster.job(f"cat 'in put'; wc -c <large; echo {number} > 'out {number}'", **job)
+            cluster.job(
+                f"cat 'in put'; wc -c <large; echo {number} > 'out {number}'", **job
+            )
             for number in range(3)
         ]
     )

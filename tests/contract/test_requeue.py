@@ -20,7 +20,11 @@ BODY = (
 
 
 def requeue(cluster: Flavour, job_id: str) -> None:
-    command = ["qmod", "-rj", job_id] if cluster.name == "sge" else ["scontrol", "requeue", job_id]
+    command = (
+        ["qmod", "-rj", job_id]
+        if cluster.name == "sge"
+        else ["scontrol", "requeue", job_id]
+    )
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -39,7 +43,8 @@ def started_again(cluster: Flavour, result: AsyncResult) -> bool:
         and time.time() - result.history[-1][0] > 2.5
     ):
         subprocess.run(
-            ["scontrol", "update", f"jobid={result.job_id}", "starttime=now"], capture_output=True
+            ["scontrol", "update", f"jobid={result.job_id}", "starttime=now"],
+            capture_output=True,
         )
     return result.ready()
 
@@ -50,10 +55,17 @@ def rerunnable(cluster: Flavour) -> dict[str, object]:
 
 @on("slurm", "noacct", "sge")
 def test_a_requeued_job_keeps_its_record(cluster: Flavour) -> None:
-    for code, ended in ((0, (Status.COMPLETED, None)), (4, (Status.FAILED, Reason.EXIT))):
+    for code, ended in (
+        (0, (Status.COMPLETED, None)),
+        (4, (Status.FAILED, Reason.EXIT)),
+    ):
         Path("runs").unlink(missing_ok=True)
         result = cluster.run(BODY.format(code=code), **rerunnable(cluster))
-        until(lambda result=result: result.status == Status.RUNNING and Path("runs").exists())  # type: ignore[misc]
+        until(
+            lambda result=result: (
+                result.status == Status.RUNNING and Path("runs").exists()
+            )
+        )  # type: ignore[misc]
         job_id = result.job_id
         assert job_id is not None
         requeue(cluster, job_id)
@@ -84,17 +96,22 @@ def test_a_preempted_job_says_so(cluster: Flavour) -> None:
         victim = cluster.run(
             BODY.format(code=0), queue=queue, requeue=queue == "again" or None, **room
         )
-        until(lambda victim=victim: victim.status == Status.RUNNING and Path("runs").exists())  # type: ignore[misc]
+        until(
+            lambda victim=victim: (
+                victim.status == Status.RUNNING and Path("runs").exists()
+            )
+        )  # type: ignore[misc]
         urgent = cluster.run(f"sleep 1  # for {queue}", **room)
         assert urgent.wait(90), urgent.explain()
         assert urgent.status == Status.COMPLETED
         until(lambda victim=victim: started_again(cluster, victim), 60)  # type: ignore[misc]
         if queue == "spare":
-            assert (victim.status, victim.reason) == (Status.FAILED, Reason.PREEMPTED), (
-                victim.explain()
-            )
+            assert (victim.status, victim.reason) == (
+                Status.FAILED,
+                Reason.PREEMPTED,
+            ), victim.explain()
         else:
             assert victim.status == Status.COMPLETED, victim.explain()
-            assert any(words.startswith("run 2 on ") for _, _, words in victim.history), (
-                victim.history
-            )
+            assert any(
+                words.startswith("run 2 on ") for _, _, words in victim.history
+            ), victim.history

@@ -40,7 +40,9 @@ def _spool(spool: Path) -> None:
 def leave_open(point: str) -> None:
     """Have a process die in the middle of a submission."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD.format(point=point)], capture_output=True, timeout=60
+        [sys.executable, "-c", CHILD.format(point=point)],
+        capture_output=True,
+        timeout=60,
     )
     assert done.returncode == -9
 
@@ -57,7 +59,9 @@ def test_doctor_says_that_all_is_well() -> None:
 @pytest.mark.parametrize(
     ("point", "prologues"), [("upload", "prologue\n"), ("submit", "prologue\n")]
 )
-def test_doctor_finishes_what_a_dead_process_left_open(point: str, prologues: str) -> None:
+def test_doctor_finishes_what_a_dead_process_left_open(
+    point: str, prologues: str
+) -> None:
     leave_open(point)
     text = run("doctor", code=1)
     assert "'left-open'" in text
@@ -97,7 +101,10 @@ def test_doctor_puts_damaged_records_aside() -> None:
 
 
 def test_doctor_makes_a_broken_store_anew() -> None:
-    wait(submit([JobScript(f"true # {number}", f"job{number}") for number in range(3)]), 30)
+    wait(
+        submit([JobScript(f"true # {number}", f"job{number}") for number in range(3)]),
+        30,
+    )
     default_session().store.close()
     path = Path(".clusterjob/store.sqlite")
     os.truncate(path, path.stat().st_size - 4096)
@@ -219,8 +226,14 @@ def test_prune_wants_a_unit() -> None:
 def test_a_store_is_copied_into_other_kinds(database: str, tmp_path: Path) -> None:
     wait(submit([JobScript("true", "one"), JobScript("exit 3", "two")]), 30)
     JobScript("exit 3", "two").submit().wait(30)  # a retry: two submissions of one key
-    before = [record.to_json() for record in default_session().store.select(earlier=True)]
-    places = [f"file://{tmp_path}/files", database, f"sqlite:///{tmp_path}/again.sqlite"]
+    before = [
+        record.to_json() for record in default_session().store.select(earlier=True)
+    ]
+    places = [
+        f"file://{tmp_path}/files",
+        database,
+        f"sqlite:///{tmp_path}/again.sqlite",
+    ]
     source = ".clusterjob"
     for target in places:
         assert "3 records" in run("store", "copy", source, target)

@@ -14,7 +14,10 @@ pytestmark = pytest.mark.usefixtures("spool")
 
 def run(*arguments: str, code: int = 0) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "clusterjob", *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "clusterjob", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert "Traceback" not in done.stderr
     assert done.returncode == code, done.stdout + done.stderr
@@ -32,7 +35,9 @@ def _files() -> None:
 
 
 def test_submit_and_look() -> None:
-    number = run("submit", "good.sh", "-p", "p.ini", "-d", "T=4", "-r", "threads=1").strip()
+    number = run(
+        "submit", "good.sh", "-p", "p.ini", "-d", "T=4", "-r", "threads=1"
+    ).strip()
     assert run("wait", number, "--timeout", "30s").count("COMPLETED") == 1
     assert run("submit", "good.sh", "-p", "p.ini", "-d", "T=4").strip() == number
     assert run("logs", "good") == "hello 4\n"
@@ -43,7 +48,9 @@ def test_submit_and_look() -> None:
     assert [(job["name"], job["status"], job["job_id"]) for job in listed] == [
         ("good", "COMPLETED", number)
     ]
-    assert json.loads(run("status", listed[0]["key"][:8], "--json"))[0]["exit_code"] == 0
+    assert (
+        json.loads(run("status", listed[0]["key"][:8], "--json"))[0]["exit_code"] == 0
+    )
     assert json.loads(run("show", number, "--json"))[0]["history"][0][1] == "PENDING"
     assert "1 completed" in run("status")
     assert run("list", "-s", "failed").startswith("no jobs")
@@ -80,9 +87,9 @@ def test_render_and_plan() -> None:
     assert "body, line 1: - echo hello 1" in changed
     assert "body, line 1: + echo hello 2" in changed
     assert (
-        json.loads(run("plan", "good.sh", "-p", "p.ini", "-d", "T=1", "--force", "--json"))[0][
-            "action"
-        ]
+        json.loads(
+            run("plan", "good.sh", "-p", "p.ini", "-d", "T=1", "--force", "--json")
+        )[0]["action"]
         == "retry"
     )
 
@@ -90,8 +97,21 @@ def test_render_and_plan() -> None:
 def test_after() -> None:
     Path("later.sh").write_text("sleep 2; exit 1\n")
     run("submit", "later.sh", "-n", "first", "-p", "p.ini")
-    run("submit", "good.sh", "-d", "T=1", "-p", "p.ini", "--after", "first", "--wait", code=1)
-    assert json.loads(run("status", "good", "--json", code=1))[0]["reason"] == "dependency"
+    run(
+        "submit",
+        "good.sh",
+        "-d",
+        "T=1",
+        "-p",
+        "p.ini",
+        "--after",
+        "first",
+        "--wait",
+        code=1,
+    )
+    assert (
+        json.loads(run("status", "good", "--json", code=1))[0]["reason"] == "dependency"
+    )
     assert "would never run" in run(
         "submit", "good.sh", "-d", "T=2", "-p", "p.ini", "--after", "first", code=1
     )

@@ -36,12 +36,16 @@ def spool(*arguments: str, code: int = 0) -> str:
 
 def queue(body: str, *options: str) -> str:
     path = Path(f"job{len(list(Path().glob('job*')))}.sh")
-    path.write_text("#!/bin/sh\n" + "".join(f"#CLUSTERJOB {option}\n" for option in options) + body)
+    path.write_text(
+        "#!/bin/sh\n" + "".join(f"#CLUSTERJOB {option}\n" for option in options) + body
+    )
     return spool("submit", str(path)).strip()
 
 
 def states() -> dict[str, str]:
-    return {line.split("|")[0]: line.split("|")[1] for line in spool("active").splitlines()}
+    return {
+        line.split("|")[0]: line.split("|")[1] for line in spool("active").splitlines()
+    }
 
 
 def until(name: str, state: str, seconds: float = 20) -> None:
@@ -126,7 +130,9 @@ def test_arrays_and_dependencies() -> None:
     until(after_bad, "CANCELLED")
     until(after_good, "COMPLETED")
     assert Path("log").read_text().split() == ["1", "2", "3"]
-    assert {key: value for key, value in states().items() if key.startswith(f"{array}_")} == {
+    assert {
+        key: value for key, value in states().items() if key.startswith(f"{array}_")
+    } == {
         f"{array}_1": "COMPLETED",
         f"{array}_2": "COMPLETED",
         f"{array}_3": "FAILED",
@@ -160,7 +166,10 @@ def test_the_queue_goes_on_without_whoever_submitted() -> None:
     )
     Path("job.sh").write_text("#!/bin/sh\nsleep 0.5; echo run >> log\n")
     subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, timeout=30, start_new_session=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        timeout=30,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 20
     # nobody asks meanwhile
@@ -170,7 +179,9 @@ def test_the_queue_goes_on_without_whoever_submitted() -> None:
 
 
 def test_a_killed_shepherd_is_a_failed_node_and_leaves_nothing_behind() -> None:
-    job = queue("sleep 61 & echo $! > child; cut -d ' ' -f 4 /proc/$$/stat > shepherd; wait\n")
+    job = queue(
+        "sleep 61 & echo $! > child; cut -d ' ' -f 4 /proc/$$/stat > shepherd; wait\n"
+    )
     wait_for("shepherd")
     os.kill(int(Path("shepherd").read_text()), signal.SIGKILL)
     until(job, "NODE_FAIL")
@@ -206,7 +217,9 @@ def test_queues_of_one_machine_do_not_touch_each_others_jobs(
     os.kill(int(Path("shepherd2").read_text()), signal.SIGKILL)
     until(other, "NODE_FAIL")
     time.sleep(0.3)
-    monkeypatch.setenv("CLUSTERJOB_SPOOL", os.environ["CLUSTERJOB_SPOOL"][: -len("-other")])
+    monkeypatch.setenv(
+        "CLUSTERJOB_SPOOL", os.environ["CLUSTERJOB_SPOOL"][: -len("-other")]
+    )
     assert states() == {mine: "RUNNING"}
     spool("cancel", mine)
     until(mine, "CANCELLED")
@@ -225,7 +238,9 @@ def test_a_job_that_a_job_submits_outlives_it() -> None:
     assert Path("inner.out").exists()
 
 
-LATE = "import sys; sys.path.insert(0, {folder!r}); import spool; spool.spawn({job}, -1)"
+LATE = (
+    "import sys; sys.path.insert(0, {folder!r}); import spool; spool.spawn({job}, -1)"
+)
 
 
 def test_a_shepherd_that_comes_late_starts_nothing() -> None:

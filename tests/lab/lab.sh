@@ -50,6 +50,7 @@ until_ok() {
 install_packages() {
     [ "$(id -u)" = 0 ] || { echo "lab: installing needs root" >&2; exit 1; }
     export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086  # several words
     if dpkg -s $PACKAGES >/dev/null 2>&1; then return 0; fi
     apt-get update -q
     apt-get install -y -q --no-install-recommends debconf-utils >/dev/null
@@ -58,6 +59,7 @@ install_packages() {
     [ -e $policy ] && saved=$(mktemp) && cp -p $policy "$saved"
     printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy   # the packages start no daemon of their own
     local status=0
+    # shellcheck disable=SC2086
     apt-get install -y -q -o DPkg::Lock::Timeout=300 --no-install-recommends $PACKAGES || status=$?
     if [ -n "$saved" ]; then mv "$saved" $policy; else rm -f $policy; fi
     return $status
@@ -254,6 +256,7 @@ sge_up() {
     inside qmod -cq all.q >/dev/null 2>&1 || true   # a job that failed while the daemons still started leaves the queue in state E
 }
 
+# shellcheck source=tests/lab/sshd.sh
 . "$(dirname "$0")/sshd.sh"
 
 up() {
@@ -288,6 +291,7 @@ down() {
         esac
     done
     alive slurm-ctld || alive noacct-ctld || stop munged
+    # shellcheck disable=SC2031
     ls "$LAB"/run/*.pid >/dev/null 2>&1 || ip netns del $NETNS 2>/dev/null || true
 }
 

@@ -82,18 +82,24 @@ async def main() -> None:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", options.target)
+            far_reader, far_writer = await asyncio.open_connection(
+                "127.0.0.1", options.target
+            )
         except OSError:
             writer.close()
             return
         for end in (writer, far_writer):
-            end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            end.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+            )
         both = asyncio.gather(
             Line(reader, far_writer, options.delay).run(),
             Line(far_reader, writer, options.delay).run(),
         )
         try:
-            await asyncio.wait_for(both, moments.uniform(*options.cut) if options.cut else None)
+            await asyncio.wait_for(
+                both, moments.uniform(*options.cut) if options.cut else None
+            )
         except (asyncio.TimeoutError, OSError):
             reset(writer)
             reset(far_writer)

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by lab.sh: a real sshd in front of the schedulers, and a second one behind it that only it can reach.
 #
 # Accounts, PAM's rules and keys are the lab's own: sshd runs in a mount namespace where they stand in the place of the machine's.
@@ -35,8 +36,11 @@ ssh_accounts() {
         case $user in password|otp) ;; *) cat "$SSH/key.pub" "$SSH/locked.pub" >"$home/.ssh/authorized_keys" ;; esac
         # what google-authenticator -t writes, with a secret of the tests
         printf '%s\n' JBSWY3DPEHPK3PXPJBSWY3DPEH '" TOTP_AUTH' >"$home/.google_authenticator"
+        # shellcheck disable=SC2016  # the login shell expands it
         printf '%s\n' 'echo "*** Welcome! ***"; echo "1234567 jobs are waiting" >&2' 'PS1="$(date) !% "' >"$home/.bashrc"
+        # shellcheck disable=SC2016  # the login shell expands it
         printf '%s\n' 'echo "*** Welcome! ***"' 'set prompt="%n@%m 100%% ! "' >"$home/.cshrc"
+        # shellcheck disable=SC2016  # the login shell expands it
         printf '%s\n' 'echo "*** Welcome! ***"' >"$home/.config/fish/config.fish"
         chmod 600 "$home/.google_authenticator"; chmod 700 "$home" "$home/.ssh"
         chown -R "$uid:0" "$home"
@@ -135,7 +139,7 @@ C
 ssh_network() {   # a namespace that only the lab's can reach
     ip netns list | grep -qw $JUMP || ip netns add $JUMP
     inside ip link show cj-lab >/dev/null 2>&1 && return 0
-    ip link add cj-lab netns $NETNS type veth peer name cj-jump netns $JUMP
+    ip link add cj-lab netns "$NETNS" type veth peer name cj-jump netns $JUMP
     inside ip addr add 10.77.0.1/24 dev cj-lab && inside ip link set cj-lab up
     nsenter --net=/run/netns/$JUMP ip addr add 10.77.0.2/24 dev cj-jump
     nsenter --net=/run/netns/$JUMP ip link set cj-jump up

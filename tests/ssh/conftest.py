@@ -57,4 +57,6 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def open_transport(host: str, kind: str, config: str, limit: int = 10) -> Any:
     """Return a new way to a host; it asks what the default session asks."""
-    return Connections(default_session().connections.hooks).open(host, kind, config, limit)
+    return Connections(default_session().connections.hooks).open(
+        host, kind, config, limit
+    )

@@ -22,7 +22,7 @@ import pytest
 from clusterjob import JobScript, Status, cancel, submit
 from clusterjob.errors import CommandError, LineBrokenError, TransportError
 from clusterjob.files import Upload, upload
-from clusterjob.files.archive import blocks_of
+from clusterjob.files.outgoing import blocks_of
 from clusterjob.script import default_session
 from clusterjob.transport import remote
 from tests.lines import far_line
@@ -36,7 +36,9 @@ def test_one_connection_and_no_more_channels_than_sshd_takes(reach: Reach) -> No
     began = time.monotonic()
     with ThreadPoolExecutor(30) as pool:
         answers = list(
-            pool.map(lambda number: way.run(f"sleep 0.2; echo {number}").stdout, range(30))
+            pool.map(
+                lambda number: way.run(f"sleep 0.2; echo {number}").stdout, range(30)
+            )
         )
     assert answers == [f"{number}\n" for number in range(30)]
     assert way.connections == 1
@@ -50,13 +52,17 @@ def test_a_host_that_takes_fewer_sessions_is_waited_for(
     way._slots = threading.BoundedSemaphore(20)  # sshd refuses the eleventh
     with ThreadPoolExecutor(20) as pool:
         answers = list(
-            pool.map(lambda number: way.run(f"sleep 0.3; echo {number}").stdout, range(20))
+            pool.map(
+                lambda number: way.run(f"sleep 0.3; echo {number}").stdout, range(20)
+            )
         )
     assert answers == [f"{number}\n" for number in range(20)]
     assert way.connections == 1
 
 
-def test_a_process_shares_its_connection_and_a_forked_one_makes_its_own(far: Path) -> None:
+def test_a_process_shares_its_connection_and_a_forked_one_makes_its_own(
+    far: Path,
+) -> None:
     config = str(far / "config")
     connections = default_session().connections
     way: Any = connections.open("lab-plain", "ssh", config, 1000)
@@ -84,7 +90,9 @@ for _ in range(4):
     began = time.time()
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(far / "config")], stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, str(far / "config")],
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
     ]
@@ -93,12 +101,15 @@ for _ in range(4):
         assert run.returncode == 0
     assert time.time() - began > 3
     state = json.loads(
-        next((tmp_path / "home/.local/state/clusterjob/hosts").glob("*.json")).read_text()
+        next(
+            (tmp_path / "home/.local/state/clusterjob/hosts").glob("*.json")
+        ).read_text()
     )
     assert len([when for when in state["logins"] if when > began]) <= 8
     assert (
         max(
-            sum(1 for other in state["logins"] if 0 <= other - when < 3) for when in state["logins"]
+            sum(1 for other in state["logins"] if 0 <= other - when < 3)
+            for when in state["logins"]
         )
         <= 4
     )
@@ -132,12 +143,16 @@ def test_a_truncated_script_is_not_run(reach: Reach, tmp_path: Path) -> None:
         (remote._RUN_FIRST_PART, f"touch {tmp_path}/ran\nrm -rf {tmp_path}/some"),
         (remote._RUN_FIRST_PART, f"touch {tmp_path}/ran\nrm -rf {tmp_path}/some\n"),
     ):
-        way._exchange(command, [text.encode()], lambda data: None, lambda data: None, 20)
+        way._exchange(
+            command, [text.encode()], lambda data: None, lambda data: None, 20
+        )
     assert not (tmp_path / "ran").exists()
     assert way.run("true").exit_code == 0
 
 
-def test_a_truncated_upload_leaves_nothing_of_its_name(reach: Reach, tmp_path: Path) -> None:
+def test_a_truncated_upload_leaves_nothing_of_its_name(
+    reach: Reach, tmp_path: Path
+) -> None:
     way = reach("lab-plain")
     for size in (100_000, 6 << 20):
         source = tmp_path / f"source{size}"
@@ -158,7 +173,9 @@ def test_a_truncated_upload_leaves_nothing_of_its_name(reach: Reach, tmp_path: P
             for module in ("archive", "send"):
                 patch.setattr(f"clusterjob.files.{module}.blocks_of", broken)
             with pytest.raises(CommandError, match="disk is broken"):
-                upload(way, [Upload(str(target), source, replace=True, digest="0" * 64)])
+                upload(
+                    way, [Upload(str(target), source, replace=True, digest="0" * 64)]
+                )
         time.sleep(0.3)
         assert not target.exists()
         upload(way, [Upload(str(target), source, replace=True)])
@@ -186,7 +203,9 @@ def test_what_changes_while_it_is_sent_does_not_get_its_name(
     assert not target.exists()
 
 
-def test_a_line_that_falls_silent_is_given_up(reach: Reach, lab: Path, tmp_path: Path) -> None:
+def test_a_line_that_falls_silent_is_given_up(
+    reach: Reach, lab: Path, tmp_path: Path
+) -> None:
     """The proxy is stopped, not killed: bytes are taken, and none come back."""
     with far_line(lab, "local", tmp_path) as config:
         config.write_text(f"Host far\n    ServerAliveInterval 1\n{config.read_text()}")
@@ -194,14 +213,17 @@ def test_a_line_that_falls_silent_is_given_up(reach: Reach, lab: Path, tmp_path:
         proxy = max(
             int(pid)
             for pid in subprocess.run(
-                ["pgrep", "-P", str(os.getpid()), "-f", "proxy.py"], capture_output=True, text=True
+                ["pgrep", "-P", str(os.getpid()), "-f", "proxy.py"],
+                capture_output=True,
+                text=True,
             ).stdout.split()
         )
         assert way.run("echo in").stdout == "in\n"
         os.kill(proxy, signal.SIGSTOP)
         threading.Timer(8, lambda: os.kill(proxy, signal.SIGCONT)).start()
         began = time.monotonic()
-        with contextlib.suppress(LineBrokenError):  # it was silent for longer than is waited
+        # it was silent for longer than is waited
+        with contextlib.suppress(LineBrokenError):
             assert way.run("sleep 0.1; echo again").stdout == "again\n"
         assert time.monotonic() - began < 60
         time.sleep(max(0.0, began + 9 - time.monotonic()))
@@ -219,7 +241,9 @@ def test_a_command_that_hangs_is_an_error_and_harms_no_other(reach: Reach) -> No
 
 def test_a_master_of_the_user_is_used(far: Path, tmp_path: Path) -> None:
     config = tmp_path / "config"
-    config.write_text(f"Host *\n    ControlPath {tmp_path}/user-%h\nInclude {far}/config\n")
+    config.write_text(
+        f"Host *\n    ControlPath {tmp_path}/user-%h\nInclude {far}/config\n"
+    )
     subprocess.run(
         [
             "ssh",
@@ -242,13 +266,17 @@ def test_a_master_of_the_user_is_used(far: Path, tmp_path: Path) -> None:
         assert way.connections == 0
         assert "master of the user" in way.route()
     finally:
-        subprocess.run(["ssh", "-F", str(config), "-O", "exit", "lab-plain"], capture_output=True)
+        subprocess.run(
+            ["ssh", "-F", str(config), "-O", "exit", "lab-plain"], capture_output=True
+        )
     assert way.run("echo on").stdout == "on\n"  # with a master of ours
     assert way.connections == 1
     way.disconnect()
 
 
-def profile(far: Path, kind: str, config: Path | None = None, host: str = "lab-slurm") -> str:
+def profile(
+    far: Path, kind: str, config: Path | None = None, host: str = "lab-slurm"
+) -> str:
     path = Path("far.ini").absolute()
     path.write_text(
         f"[Attributes]\nbackend = slurm\nremote = {host}\ntransport = {kind}\nssh_config = "
@@ -290,7 +318,8 @@ def test_five_jobs_cost_the_round_trips_of_five_hundred(far: Path, kind: str) ->
     finally:
         ids = [result.job_id for result in everything]
         subprocess.run(
-            ["scancel", *ids], env={**os.environ, "SLURM_CONF": f"{far.parent}/slurm/slurm.conf"}
+            ["scancel", *ids],
+            env={**os.environ, "SLURM_CONF": f"{far.parent}/slurm/slurm.conf"},
         )
 
 
@@ -302,7 +331,9 @@ def test_wait_goes_on_when_the_network_is_back(
     after the job has ended.
     """
     with far_line(far.parent, "slurm", tmp_path) as config:
-        job = JobScript("sleep 2; echo done > out", "waited", outputs=["out"], workdir="w")
+        job = JobScript(
+            "sleep 2; echo done > out", "waited", outputs=["out"], workdir="w"
+        )
         job.read_settings(profile(far, kind, config, "far"))
         result = job.submit()
         assert result.status in (Status.PENDING, Status.RUNNING)
@@ -316,7 +347,9 @@ def test_wait_goes_on_when_the_network_is_back(
     assert Path("w/out").read_text() == "done\n"
 
 
-def test_a_notebook_whose_jobs_have_ended_needs_no_network(far: Path, tmp_path: Path) -> None:
+def test_a_notebook_whose_jobs_have_ended_needs_no_network(
+    far: Path, tmp_path: Path
+) -> None:
     """Run in processes of their own, the second one when the host cannot be reached; the workdir is
     in the home folder over there.
     """

@@ -33,7 +33,9 @@ SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEH"
 def code() -> str:
     """A time-based one-time password: RFC 6238."""
     key = base64.b32decode(SECRET + "=" * (-len(SECRET) % 8))
-    digest = hmac.new(key, int(time.time() // 30).to_bytes(8, "big"), hashlib.sha1).digest()
+    digest = hmac.new(
+        key, int(time.time() // 30).to_bytes(8, "big"), hashlib.sha1
+    ).digest()
     number = int.from_bytes(digest[digest[-1] & 15 :][:4], "big") & 0x7FFFFFFF
     return f"{number % 1_000_000:06}"
 
@@ -109,7 +111,9 @@ def test_an_agent_and_a_locked_key(
         assert way.run("echo in").stdout == "in\n"
         way.close()
         monkeypatch.delenv("SSH_AUTH_SOCK")
-        config.write_text(f"Host *\n    IdentityAgent {tmp_path}/agent\n{config.read_text()}")
+        config.write_text(
+            f"Host *\n    IdentityAgent {tmp_path}/agent\n{config.read_text()}"
+        )
         way = open_transport("by-named-agent", "ssh", str(config), 100)
         assert way.run("echo in").stdout == "in\n"
         way.close()
@@ -118,7 +122,9 @@ def test_an_agent_and_a_locked_key(
         agent.wait()
 
 
-def test_a_password_is_asked_for_once_and_never_in_a_loop(far: Path, answers: list[str]) -> None:
+def test_a_password_is_asked_for_once_and_never_in_a_loop(
+    far: Path, answers: list[str]
+) -> None:
     way: Any = open_transport("password@lab-plain", "ssh", str(far / "config"), 1000)
     answers += ["no", "let me in"]
     assert way.run("id -un").stdout == "password\n"
@@ -240,7 +246,9 @@ def test_connect_logs_in_once_for_all_programs(far: Path, tmp_path: Path) -> Non
 
 def test_connect_with_paramiko_asks_in_the_terminal(far: Path, tmp_path: Path) -> None:
     profile = tmp_path / "p.ini"
-    profile.write_text(f"[Attributes]\nremote = password@lab-plain\nssh_config = {far}/config\n")
+    profile.write_text(
+        f"[Attributes]\nremote = password@lab-plain\nssh_config = {far}/config\n"
+    )
     said = terminal(
         [sys.executable, "-m", "clusterjob", "connect", str(profile)],
         {"Password of password": "let me in"},
@@ -289,7 +297,9 @@ def terminal(command: list[str], replies: dict[str, Any]) -> str:
 # -- host keys -------------------------------------------------------------------------------------
 
 
-def test_unknown_and_changed_host_keys_are_refused(reach: Reach, far: Path, tmp_path: Path) -> None:
+def test_unknown_and_changed_host_keys_are_refused(
+    reach: Reach, far: Path, tmp_path: Path
+) -> None:
     known = tmp_path / "known"
     known.write_text("")
     config = config_of(tmp_path, far, f"Host *\n    UserKnownHostsFile {known}\n")
@@ -308,7 +318,9 @@ def test_unknown_and_changed_host_keys_are_refused(reach: Reach, far: Path, tmp_
         assert shown in str(caught.value)
         way.login = None  # a refusal is remembered
     key = tmp_path / "other"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True
+    )
     known.write_text(
         f"[127.0.0.1]:2205 {' '.join((tmp_path / 'other.pub').read_text().split()[:2])}\n"
     )
@@ -328,7 +340,10 @@ def test_revoked_keys_and_patterns(far: Path, tmp_path: Path) -> None:
     known = tmp_path / "known"
     config = config_of(tmp_path, far, f"Host *\n    UserKnownHostsFile {known}\n")
     known.write_text(f"[127.0.0.*]:22?5,!other {key}\n")
-    assert open_transport("lab-plain", "ssh", str(config), 100).run("echo in").stdout == "in\n"
+    assert (
+        open_transport("lab-plain", "ssh", str(config), 100).run("echo in").stdout
+        == "in\n"
+    )
     known.write_text(f"@revoked * {key}\n[127.0.0.1]:2205 {key}\n")
     with pytest.raises(HostKeyError, match="revoked"):
         open_transport("lab@lab-plain", "ssh", str(config), 100).run("true")
@@ -378,7 +393,9 @@ def test_a_host_that_drops_before_its_banner(
 ) -> None:
     port, seen = rude
     config = config_of(
-        tmp_path, far, f"Host rude\n    Port {port}\n    HostKeyAlias [127.0.0.1]:2205\n"
+        tmp_path,
+        far,
+        f"Host rude\n    Port {port}\n    HostKeyAlias [127.0.0.1]:2205\n",
     )
     way = reach("rude", config)
     assert way.run("echo in").stdout == "in\n"

@@ -49,7 +49,11 @@ def said(client: object, request: str) -> str:
         if message["parent_header"].get("msg_id") != request:
             continue
         content = message["content"]
-        text += content.get("text", "") + content.get("ename", "") + content.get("evalue", "")
+        text += (
+            content.get("text", "")
+            + content.get("ename", "")
+            + content.get("evalue", "")
+        )
         if content.get("execution_state") == "idle":
             return text
     raise AssertionError(f"no end: {text}")

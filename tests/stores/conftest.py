@@ -18,7 +18,9 @@ KINDS = [
 
 
 @pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """The URL of an empty store of each kind; ``journal`` is SQLite as it is used on a file system
     of several machines.
     """

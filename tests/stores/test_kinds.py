@@ -74,7 +74,11 @@ def test_a_store_of_a_newer_version_is_refused() -> None:
 def test_a_truncated_store_is_one_clear_error(keep: float) -> None:
     store = the_sqlite()
     store.claim(
-        [record(f"k{number}", f"t{number}", created=float(number)) for number in range(2000)], never
+        [
+            record(f"k{number}", f"t{number}", created=float(number))
+            for number in range(2000)
+        ],
+        never,
     )
     store.close()
     size = store.path.stat().st_size
@@ -117,7 +121,12 @@ def test_a_store_of_version_1_is_brought_up_to_date_with_a_backup() -> None:
     for token, text in (("t", json.dumps(data)), ("bad", "{")):
         connection.execute(
             "INSERT INTO records VALUES (?, ?, 1, 'n', NULL, -2, 5, ?, ?)",
-            (token, token.replace("t", "k"), text, json.dumps({"backend": reference.to_json()})),
+            (
+                token,
+                token.replace("t", "k"),
+                text,
+                json.dumps({"backend": reference.to_json()}),
+            ),
         )
     connection.commit()
     connection.close()
@@ -129,7 +138,9 @@ def test_a_store_of_version_1_is_brought_up_to_date_with_a_backup() -> None:
     assert backup.execute("PRAGMA user_version").fetchone()[0] == 1
     assert backup.execute("SELECT count(*) FROM records").fetchone()[0] == 2
     backup.close()
-    assert stat.S_IMODE(Path(".clusterjob/store.sqlite.version-1").stat().st_mode) == 0o600
+    assert (
+        stat.S_IMODE(Path(".clusterjob/store.sqlite.version-1").stat().st_mode) == 0o600
+    )
 
 
 def test_the_journal_follows_the_file_system(
@@ -150,7 +161,12 @@ def test_a_broken_store_is_made_anew_of_what_can_be_read() -> None:
     store = the_sqlite()
     store.claim(
         [
-            record(f"k{number}", f"t{number}", created=float(number), task=Task(Status.COMPLETED))
+            record(
+                f"k{number}",
+                f"t{number}",
+                created=float(number),
+                task=Task(Status.COMPLETED),
+            )
             for number in range(3000)
         ],
         never,
@@ -183,11 +199,16 @@ def test_files_of_a_file_store_are_private_whole_and_readable() -> None:
 
 
 @pytest.mark.xdist_group("postgresql")
-def test_a_newer_database_is_refused_and_a_lost_connection_comes_back(database: str) -> None:
+def test_a_newer_database_is_refused_and_a_lost_connection_comes_back(
+    database: str,
+) -> None:
     store = PostgresStore(database)
     store.claim([record()], never)
     assert store._connection is not None
-    with pytest.raises(StoreError, match="cannot be used"), store._transaction() as connection:
+    with (
+        pytest.raises(StoreError, match="cannot be used"),
+        store._transaction() as connection,
+    ):
         connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
     assert len(store.select()) == 1
     with store._transaction() as connection:
@@ -199,10 +220,15 @@ def test_a_newer_database_is_refused_and_a_lost_connection_comes_back(database: 
 
 def test_a_password_is_never_shown() -> None:
     assert "secret" not in PostgresStore("postgresql://me:secret@host:5/db").url
-    assert PostgresStore("postgresql://me:secret@host:5/db").url == "postgresql://me@host:5/db"
+    assert (
+        PostgresStore("postgresql://me:secret@host:5/db").url
+        == "postgresql://me@host:5/db"
+    )
 
 
-def test_without_psycopg_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_psycopg_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StoreError, match=r"pip install 'clusterjob\[postgres\]'"):
         open_store("postgresql:///x")

@@ -42,7 +42,13 @@ def never(_: Record) -> bool:
 
 
 def test_a_record_comes_back_as_it_was(store: Store) -> None:
-    made = record(phase=Phase.SUBMITTED, job_id="12", member="c", created=5.0, submitted=(1.0, 2.0))
+    made = record(
+        phase=Phase.SUBMITTED,
+        job_id="12",
+        member="c",
+        created=5.0,
+        submitted=(1.0, 2.0),
+    )
     made.task = Task(
         Status.FAILED,
         Reason.SIGNAL,
@@ -89,7 +95,9 @@ def test_what_is_finished_stays_as_it_is(store: Store) -> None:
 
 
 def test_records_are_named_by_id_name_and_key(store: Store) -> None:
-    store.claim([record("abc1", "t1", job_id="12"), record("abd2", "t2", job_id="abc1")], never)
+    store.claim(
+        [record("abc1", "t1", job_id="12"), record("abd2", "t2", job_id="abc1")], never
+    )
     assert [item.token for item in store.named("12")] == ["t1"]
     assert [item.token for item in store.named("12;cluster")] == ["t1"]
     assert [item.token for item in store.named("n")] == ["t1", "t2"]
@@ -99,7 +107,9 @@ def test_records_are_named_by_id_name_and_key(store: Store) -> None:
 
 def test_selecting(store: Store) -> None:
     made = [
-        record("a", "1", created=1.0, cluster_id="here", phase=Phase.SUBMITTED, job_id="5"),
+        record(
+            "a", "1", created=1.0, cluster_id="here", phase=Phase.SUBMITTED, job_id="5"
+        ),
         record("b", "2", created=2.0, cluster_id="there"),
         record("c", "3", created=3.0, cluster_id="here", phase=Phase.DEFERRED),
         record(
@@ -215,13 +225,18 @@ def test_values_survive_whatever_they_hold(store: Store) -> None:
 
 def _race(url: str, number: int, results: multiprocessing.Queue[list[str]]) -> None:
     made = [record(f"k{key}", f"{number}-{key}") for key in range(50)]
-    results.put([winner.token for winner in open_store(url).claim(made, never) if winner])
+    results.put(
+        [winner.token for winner in open_store(url).claim(made, never) if winner]
+    )
 
 
 def test_processes_that_claim_at_once_agree(url: str) -> None:
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[list[str]] = context.Queue()
-    racers = [context.Process(target=_race, args=(url, number, results)) for number in range(4)]
+    racers = [
+        context.Process(target=_race, args=(url, number, results))
+        for number in range(4)
+    ]
     for racer in racers:
         racer.start()
     answers = [results.get(timeout=30) for _ in racers]
@@ -269,7 +284,8 @@ def _damage(store: Store, token: str) -> None:
     if isinstance(store, SqlStore):
         with store._transaction() as connection:
             connection.execute(
-                "UPDATE records SET data = substr(data, 1, 40) WHERE token = ?", (token,)
+                "UPDATE records SET data = substr(data, 1, 40) WHERE token = ?",
+                (token,),
             )
     else:
         assert isinstance(store, FileStore)
@@ -277,23 +293,28 @@ def _damage(store: Store, token: str) -> None:
         path.write_text(path.read_text().replace('"state"', '"stale"'))
 
 
-def test_a_damaged_record_harms_only_itself(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    store.claim([record("k1", "t1"), record("k2", "t2"), record("k3", "t3", created=9.0)], never)
+def test_a_damaged_record_harms_only_itself(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.claim(
+        [record("k1", "t1"), record("k2", "t2"), record("k3", "t3", created=9.0)], never
+    )
     _damage(store, "t2")
     for _ in range(2):
         assert [item.token for item in store.select()] == ["t1", "t3"]
     assert caplog.text.count("the record t2 (job 'n'") == 1
     winners = store.claim(
-        [record("k1", "new1"), record("k2", "new2"), record("k4", "new4")], lambda _: True
+        [record("k1", "new1"), record("k2", "new2"), record("k4", "new4")],
+        lambda _: True,
     )
     assert [winner and winner.token for winner in winners] == ["new1", None, "new4"]
     damaged = store.examine().damaged
     assert [(item.token, item.key) for item in damaged] == [("t2", "k2")]
     assert store.quarantine(damaged[0])
     assert store.examine().damaged == []
-    assert [winner and winner.token for winner in store.claim([record("k2", "new2")], never)] == [
-        "new2"
-    ]
+    assert [
+        winner and winner.token for winner in store.claim([record("k2", "new2")], never)
+    ] == ["new2"]
 
 
 def test_what_cannot_be_reached_is_one_clear_error(tmp_path: object) -> None:

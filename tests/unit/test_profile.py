@@ -54,8 +54,14 @@ def test_a_profile_is_read() -> None:
     ("text", "words"),
     [
         ("[Atributes]\n", ["Atributes", "unknown section", "Attributes"]),
-        ("[attributes]\nbackend = slurm\n", ["attributes", "Did you mean [Attributes]"]),
-        ("[Attributes]\nbakend = slurm\n", ["[Attributes]", "bakend", "Did you mean 'backend'"]),
+        (
+            "[attributes]\nbackend = slurm\n",
+            ["attributes", "Did you mean [Attributes]"],
+        ),
+        (
+            "[Attributes]\nbakend = slurm\n",
+            ["[Attributes]", "bakend", "Did you mean 'backend'"],
+        ),
         ("[Attributes]\nqueue = x\n", ["queue", "[Resources]"]),
         ("[Resources]\nnode = 1\n", ["[Resources]", "node", "Did you mean 'nodes'"]),
         ("[Resources]\nnodes = many\n", ["nodes", "many", "whole number"]),
@@ -90,7 +96,10 @@ def test_a_profile_is_read() -> None:
             "[Attributes]\nbackend = slurm\n[Output:submit]\npattern = (\n",
             ["[Output:submit]", "pattern", "not a regular expression"],
         ),
-        ("[Attributes]\nbackend = slurm\n[Output:submit]\npattern = \\d+\n", ["(?P<id>"]),
+        (
+            "[Attributes]\nbackend = slurm\n[Output:submit]\npattern = \\d+\n",
+            ["(?P<id>"],
+        ),
         (
             "[Attributes]\nbackend = slurm\n[Output:submit]\nformat = xml\n",
             ["xml", "lines, blocks or json"],
@@ -111,7 +120,9 @@ def test_a_profile_is_read() -> None:
         ("[Resources]\n[Resources]\n", ["line 2", "stands twice"]),
     ],
 )
-def test_what_is_wrong_in_a_profile_is_one_clear_error(text: str, words: list[str]) -> None:
+def test_what_is_wrong_in_a_profile_is_one_clear_error(
+    text: str, words: list[str]
+) -> None:
     path = profile(text)
     with pytest.raises(SettingsError) as caught:
         JobScript("true").read_settings(path)
@@ -140,7 +151,11 @@ def test_defaults_are_class_wide_and_never_leak() -> None:
     first.resources["queue"] = "other"
     first.T = 4
     first.read_settings(profile("[Resources]\naccount = me\n", "second.ini"))
-    assert (second.resources, second.T, second.backend) == ({"queue": "exec"}, "3", "slurm")
+    assert (second.resources, second.T, second.backend) == (
+        {"queue": "exec"},
+        "3",
+        "slurm",
+    )
     assert (first.resources, first.T) == ({"queue": "other", "account": "me"}, 4)
     JobScript.read_defaults()
     assert JobScript("c").resources == {}
@@ -249,7 +264,8 @@ def test_every_backend_says_what_it_does_with_every_common_resource() -> None:
 
 def test_an_undefined_variable_is_named_with_its_line() -> None:
     with pytest.raises(
-        RenderError, match=r"body of job 'x', line 2: 'tmie' is undefined.* Did you mean 'time'"
+        RenderError,
+        match=r"body of job 'x', line 2: 'tmie' is undefined.* Did you mean 'time'",
     ):
         str(JobScript("echo\necho {{ tmie }}", "x"))
     with pytest.raises(RenderError, match="line 2"):

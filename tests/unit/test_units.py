@@ -35,7 +35,21 @@ def test_times(value: object, seconds: int) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "soon", "5x", "1:2:3:4", "-5", 0, -1, True, "1-", ":30", "nan", float("inf"), "5m;rm"],
+    [
+        "",
+        "soon",
+        "5x",
+        "1:2:3:4",
+        "-5",
+        0,
+        -1,
+        True,
+        "1-",
+        ":30",
+        "nan",
+        float("inf"),
+        "5m;rm",
+    ],
 )
 def test_times_that_are_none(value: object) -> None:
     with pytest.raises(SettingsError, match="is not a time limit"):

@@ -37,7 +37,9 @@ def test_a_recorded_session(
     )
     replay = ReplayTransport(RECORDINGS / folder / "check.json")
     monkeypatch.setattr(Connections, "open", lambda *_: replay)
-    checks = list(run_checks(default_session(), "profile.ini", time_limit=limit, files=False))
+    checks = list(
+        run_checks(default_session(), "profile.ini", time_limit=limit, files=False)
+    )
     assert [(check.name, check.detail) for check in checks if not check.ok] == []
     assert len(checks) == count
     assert replay.turns == []
@@ -47,7 +49,9 @@ def test_a_recorded_session(
 
 
 def test_a_recording_holds_what_was_said(tmp_path: Path) -> None:
-    recorder = RecordingTransport(ReplayTransport(RECORDINGS / "slurm-22.05.8" / "check.json"))
+    recorder = RecordingTransport(
+        ReplayTransport(RECORDINGS / "slurm-22.05.8" / "check.json")
+    )
     first = recorder.run("sbatch --version")
     recorder.save("again.json")
     assert ReplayTransport("again.json").run("sbatch --version") == first

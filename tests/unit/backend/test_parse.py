@@ -26,7 +26,11 @@ RECORDINGS = Path(__file__).parents[2] / "recordings"
 def read(backend: str, output: str, text: str) -> dict[tuple[str, int | None], Answer]:
     reading = read_output(getattr(load_backend(backend).outputs, output), text)
     assert reading.unread == []
-    return {(answer.id, answer.task): answer for answer in reading.answers if not answer.step}
+    return {
+        (answer.id, answer.task): answer
+        for answer in reading.answers
+        if not answer.step
+    }
 
 
 def states(
@@ -37,7 +41,9 @@ def states(
 
 
 def test_slurm_squeue() -> None:
-    answers = read("slurm", "active", (RECORDINGS / "slurm-22.05.8/squeue.txt").read_text())
+    answers = read(
+        "slurm", "active", (RECORDINGS / "slurm-22.05.8/squeue.txt").read_text()
+    )
     seen = set(states("slurm", answers).values())
     assert {
         (Status.PENDING, None),
@@ -83,21 +89,27 @@ def test_grid_engine() -> None:
     assert known["3", None] == (Status.FAILED, Reason.SUBMISSION)
     assert known["1", 2] == (Status.PENDING, None)
     assert known["858", None] == (Status.RUNNING, None)
-    timeout = read("sge", "finished", (RECORDINGS / "sge-8.1.9/qacct-timeout.txt").read_text())
+    timeout = read(
+        "sge", "finished", (RECORDINGS / "sge-8.1.9/qacct-timeout.txt").read_text()
+    )
     assert states("sge", timeout)["4", None] == (Status.FAILED, TIMEOUT_OR_MEMORY)
     assert timeout["4", None].signal == 9
-    array = read("sge", "finished", (RECORDINGS / "sge-8.1.9/qacct-array.txt").read_text())
+    array = read(
+        "sge", "finished", (RECORDINGS / "sge-8.1.9/qacct-array.txt").read_text()
+    )
     assert {task for _, task in array} == {1, 2, 3}
-    exited = read("sge", "finished", (RECORDINGS / "sge-8.1.9/qacct-exit.txt").read_text())[
-        "6", None
-    ]
+    exited = read(
+        "sge", "finished", (RECORDINGS / "sge-8.1.9/qacct-exit.txt").read_text()
+    )["6", None]
     assert exited.exit_code == 1
     # printed as bytes, and KB in truth
     assert exited.usage["max_rss"] == pytest.approx(4.3, abs=0.5)
 
 
 def test_pbs_pro() -> None:
-    ended = read("pbspro", "active", (RECORDINGS / "pbspro-23.06.06/qstat-x-f.txt").read_text())
+    ended = read(
+        "pbspro", "active", (RECORDINGS / "pbspro-23.06.06/qstat-x-f.txt").read_text()
+    )
     known = states("pbspro", ended)
     assert known["75", None] == ("EXITED", None)
     assert ended["75", None].exit_code == 3
@@ -107,10 +119,17 @@ def test_pbs_pro() -> None:
             assert known[place] == (Status.CANCELLED, None)
         assert known[place] is not None, answer
     live = states(
-        "pbspro", read("pbspro", "active", (RECORDINGS / "pbspro-23.06.06/qstat-f.txt").read_text())
+        "pbspro",
+        read(
+            "pbspro", "active", (RECORDINGS / "pbspro-23.06.06/qstat-f.txt").read_text()
+        ),
     )
     assert live["74", None] == (Status.RUNNING, None)
-    assert set(live.values()) <= {(Status.RUNNING, None), (Status.PENDING, None), ("EXITED", None)}
+    assert set(live.values()) <= {
+        (Status.RUNNING, None),
+        (Status.PENDING, None),
+        ("EXITED", None),
+    }
     backend = load_backend("pbspro")
     assert backend.classify("F/93/-29/pbshost/0") == (Status.FAILED, Reason.TIMEOUT)
     assert backend.classify("F/91/271/pbshost/0") == (Status.CANCELLED, None)
@@ -131,12 +150,15 @@ def test_pbs_pro() -> None:
 def test_torque() -> None:
     session = (RECORDINGS / "torque/session.txt").read_text()
     block = session[
-        session.index("Job Id: 0.vm") : session.index("[rc=0]", session.index("Job Id: 0.vm"))
+        session.index("Job Id: 0.vm") : session.index(
+            "[rc=0]", session.index("Job Id: 0.vm")
+        )
     ]
     answers = read("torque", "active", block)
     assert states("torque", answers) == {("0", None): (Status.PENDING, None)}
     backend = load_backend("lpbs")
-    assert backend.classify("C/") == (Status.CANCELLED, None)  # deleted while it was queued
+    # deleted while it was queued
+    assert backend.classify("C/") == (Status.CANCELLED, None)
     assert backend.classify("C/3") == ("EXITED", None)
     assert backend.classify("C/271") == (Status.CANCELLED, None)
     assert backend.matches("unknown", session)
@@ -172,10 +194,14 @@ def test_lsf() -> None:
         ("exit-reason", (Status.CANCELLED, None)),
     ):
         text = (
-            (RECORDINGS / f"lsf/{name}.json").read_text().replace('"STAT"', '"JOBID":"1", "STAT"')
+            (RECORDINGS / f"lsf/{name}.json")
+            .read_text()
+            .replace('"STAT"', '"JOBID":"1", "STAT"')
         )
         assert states("lsf", read("lsf", "active", text)) == {("1", None): wanted}
-    reason = (RECORDINGS / "lsf/bjobs-l.txt").read_text().splitlines()[-1].partition("; ")[2]
+    reason = (
+        (RECORDINGS / "lsf/bjobs-l.txt").read_text().splitlines()[-1].partition("; ")[2]
+    )
     assert backend.classify(f"EXIT|140|{reason}") == (Status.FAILED, Reason.TIMEOUT)
 
 
@@ -199,7 +225,9 @@ def test_lsf_arrays_tokens_and_unknown_jobs() -> None:
         },
         {"JOBID": "7", "ERROR": "Job <7> is not found"},
     ]
-    answers = read("lsf", "active", json.dumps({"COMMAND": "bjobs", "JOBS": 3, "RECORDS": records}))
+    answers = read(
+        "lsf", "active", json.dumps({"COMMAND": "bjobs", "JOBS": 3, "RECORDS": records})
+    )
     assert states("lsf", answers) == {
         ("5", None): ("EXITED", None),
         ("6", 12): (Status.PENDING, None),
@@ -229,7 +257,9 @@ def test_json_that_is_no_list_of_jobs_is_no_empty_list(text: str) -> None:
 def test_htcondor() -> None:
     condor = load_backend("htcondor")
     assert condor.outputs.submit.pattern.search("6.0 - 6.0")["id"] == "6"  # type: ignore[union-attr,index]
-    queue = read("htcondor", "active", (RECORDINGS / "htcondor-23.9.6/condor_q.json").read_text())
+    queue = read(
+        "htcondor", "active", (RECORDINGS / "htcondor-23.9.6/condor_q.json").read_text()
+    )
     assert states("htcondor", queue) == {
         ("19", None): (Status.RUNNING, None),
         ("20", None): (Status.PENDING, None),
@@ -239,7 +269,9 @@ def test_htcondor() -> None:
     assert queue["20", None].why == "submitted on hold at user's request"
     assert queue["19", None].token == "aaaa0003"
     ended = read(
-        "htcondor", "finished", (RECORDINGS / "htcondor-23.9.6/condor_history.json").read_text()
+        "htcondor",
+        "finished",
+        (RECORDINGS / "htcondor-23.9.6/condor_history.json").read_text(),
     )
     assert states("htcondor", ended) == {
         ("19", None): (Status.CANCELLED, None),
@@ -259,7 +291,9 @@ def test_htcondor() -> None:
 
 
 def test_flux() -> None:
-    answers = read("flux", "active", (RECORDINGS / "flux-0.88.0/flux-jobs.txt").read_text())
+    answers = read(
+        "flux", "active", (RECORDINGS / "flux-0.88.0/flux-jobs.txt").read_text()
+    )
     names = [
         "dep",
         "queued",
@@ -284,7 +318,11 @@ def test_flux() -> None:
     assert known["child"] == (Status.FAILED, Reason.DEPENDENCY)
     assert known["lost node"] == (Status.FAILED, Reason.NODE_FAILURE)
     ends = dict(
-        zip(names, ((answer.exit_code, answer.signal) for answer in answers.values()), strict=True)
+        zip(
+            names,
+            ((answer.exit_code, answer.signal) for answer in answers.values()),
+            strict=True,
+        )
     )
     jobspec = (
         '{"resources": [], "attributes": {"system": {"duration": 0}, "user": {"clusterjob": '
@@ -302,9 +340,15 @@ def test_flux() -> None:
         text=True,
     )
     assert [
-        (key[0], answer.token) for key, answer in read("flux", "find", said.stdout).items()
+        (key[0], answer.token)
+        for key, answer in read("flux", "find", said.stdout).items()
     ] == [("12", "0123456789abcdef")]
-    assert (ends["exit1"], ends["killed"], ends["nosuchprog"], ends["cancelled early"]) == (
+    assert (
+        ends["exit1"],
+        ends["killed"],
+        ends["nosuchprog"],
+        ends["cancelled early"],
+    ) == (
         (1, None),
         (None, 9),
         (127, None),
@@ -314,13 +358,24 @@ def test_flux() -> None:
 
 @pytest.mark.parametrize("backend", ["slurm", "sge", "pbspro", "torque", "local"])
 def test_lines_that_cannot_be_read_are_kept(backend: str) -> None:
-    reading = read_output(load_backend(backend).outputs.active, "** Welcome to the cluster **\n")
+    reading = read_output(
+        load_backend(backend).outputs.active, "** Welcome to the cluster **\n"
+    )
     assert reading.unread == ["** Welcome to the cluster **"]
     assert reading.answers == []
 
 
 def test_a_word_nobody_has_seen_is_not_mapped() -> None:
-    for name in ("slurm", "sge", "pbspro", "torque", "lsf", "local", "flux", "htcondor"):
+    for name in (
+        "slurm",
+        "sge",
+        "pbspro",
+        "torque",
+        "lsf",
+        "local",
+        "flux",
+        "htcondor",
+    ):
         assert load_backend(name).classify("BRANDNEW") is None
 
 
@@ -331,7 +386,13 @@ def test_exit_records() -> None:
     )
     record = read_exit_record(text)
     assert record is not None
-    assert (record.job_id, record.host, record.started, record.ended, record.exit_code) == (
+    assert (
+        record.job_id,
+        record.host,
+        record.started,
+        record.ended,
+        record.exit_code,
+    ) == (
         "12",
         "n1",
         100,

@@ -39,9 +39,17 @@ LEFT_OUT = {"flux": {"mem"}, "htcondor": {"queue", "nodes"}}
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_common_model_in_every_scheduler_s_words(name: str) -> None:
-    resources = {key: value for key, value in JOB.items() if key not in LEFT_OUT.get(name, set())}
+    resources = {
+        key: value for key, value in JOB.items() if key not in LEFT_OUT.get(name, set())
+    }
     text = str(
-        JobScript("true", "oct", backend=name, params={"parallel_environment": "mpi"}, **resources)
+        JobScript(
+            "true",
+            "oct",
+            backend=name,
+            params={"parallel_environment": "mpi"},
+            **resources,
+        )
     )
     for piece in EXPECTED[name].split("|"):
         assert piece in text
@@ -76,7 +84,9 @@ def test_templates_do_what_jinja_does() -> None:
 
 
 def test_lines_that_a_scheduler_would_read_are_hidden_from_it() -> None:
-    text = str(JobScript("#$ -l evil=1\necho '#BSUB -n 99'\n#BSUB -n 99\n", "x", backend="sge"))
+    text = str(
+        JobScript("#$ -l evil=1\necho '#BSUB -n 99'\n#BSUB -n 99\n", "x", backend="sge")
+    )
     assert "\n#$ -l evil" not in text
     assert "\n|#$ -l evil=1\n" in text
     assert "\n#BSUB -n 99\n" not in str(JobScript("#BSUB -n 99\n", "x", backend="lsf"))

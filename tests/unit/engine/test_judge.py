@@ -31,7 +31,13 @@ def decide(
     **values: Any,
 ) -> Task:
     record = Record(
-        key="k", token="t", name="n", backend="slurm", workdir="/w", runs="/w/r", job_id="12"
+        key="k",
+        token="t",
+        name="n",
+        backend="slurm",
+        workdir="/w",
+        runs="/w/r",
+        job_id="12",
     )
     record._spec = JobSpec(after=(Parent("p", "1", ()),) if after else ())
     record.cancel_requested = NOW - 5 if cancelled else None
@@ -51,7 +57,11 @@ def decide(
 
 
 def ended(
-    code: int, *, warned: float | None = None, limit: int | None = None, reason: str = ""
+    code: int,
+    *,
+    warned: float | None = None,
+    limit: int | None = None,
+    reason: str = "",
 ) -> ExitRecord:
     return ExitRecord(
         "12",
@@ -90,15 +100,31 @@ def outcome(task: Task) -> tuple[Status, Reason | None]:
         (decide("NODE_FAIL", BEGUN), (Status.FAILED, Reason.NODE_FAILURE)),
         # the node failed when the job was over
         (decide("NODE_FAIL", ended(0)), (Status.COMPLETED, None)),
-        (decide("NODE_FAIL", ended(0, warned=150)), (Status.FAILED, Reason.NODE_FAILURE)),
+        (
+            decide("NODE_FAIL", ended(0, warned=150)),
+            (Status.FAILED, Reason.NODE_FAILURE),
+        ),
         (decide("PREEMPTED", BEGUN), (Status.FAILED, Reason.PREEMPTED)),
         (decide("CANCELLED", BEGUN), (Status.CANCELLED, Reason.CANCELLED)),
-        (decide("CANCELLED by 1000", ended(143, warned=150)), (Status.CANCELLED, Reason.CANCELLED)),
-        (decide("CANCELLED", ended(0)), (Status.COMPLETED, None)),  # it had ended before
+        (
+            decide("CANCELLED by 1000", ended(143, warned=150)),
+            (Status.CANCELLED, Reason.CANCELLED),
+        ),
+        # it had ended before
+        (decide("CANCELLED", ended(0)), (Status.COMPLETED, None)),
         (decide("CANCELLED", after=True), (Status.FAILED, Reason.DEPENDENCY)),
-        (decide("CANCELLED", after=True, cancelled=True), (Status.CANCELLED, Reason.CANCELLED)),
-        (decide(None, ended(1, reason="dependency")), (Status.FAILED, Reason.DEPENDENCY)),
-        (decide(None, ended(1, reason="submission")), (Status.FAILED, Reason.SUBMISSION)),
+        (
+            decide("CANCELLED", after=True, cancelled=True),
+            (Status.CANCELLED, Reason.CANCELLED),
+        ),
+        (
+            decide(None, ended(1, reason="dependency")),
+            (Status.FAILED, Reason.DEPENDENCY),
+        ),
+        (
+            decide(None, ended(1, reason="submission")),
+            (Status.FAILED, Reason.SUBMISSION),
+        ),
     ],
 )
 def test_clear_cases(task: Task, expected: tuple[Status, Reason | None]) -> None:
@@ -114,8 +140,14 @@ def test_exit_codes_and_signals() -> None:
 
 def test_a_signal_waits_for_accounting_to_say_why() -> None:
     assert decide(None, ended(137)).status == Status.RUNNING
-    assert outcome(decide(None, ended(137), waited=60)) == (Status.FAILED, Reason.SIGNAL)
-    assert outcome(decide(None, ended(137), exists=False)) == (Status.FAILED, Reason.SIGNAL)
+    assert outcome(decide(None, ended(137), waited=60)) == (
+        Status.FAILED,
+        Reason.SIGNAL,
+    )
+    assert outcome(decide(None, ended(137), exists=False)) == (
+        Status.FAILED,
+        Reason.SIGNAL,
+    )
     assert outcome(decide(None, ended(137), history="OUT_OF_MEMORY")) == (
         Status.FAILED,
         Reason.OUT_OF_MEMORY,
@@ -131,7 +163,9 @@ def test_without_accounting_the_exit_record_tells_timeouts_and_cancels() -> None
         Status.FAILED,
         Reason.SIGNAL,
     )
-    assert outcome(decide(None, ended(143, warned=120), exists=False, cancelled=True)) == (
+    assert outcome(
+        decide(None, ended(143, warned=120), exists=False, cancelled=True)
+    ) == (
         Status.CANCELLED,
         Reason.CANCELLED,
     )
@@ -166,7 +200,10 @@ def test_deleted_in_the_queue_leaves_no_trace() -> None:
         Reason.CANCELLED,
     )
     assert decide(None, cancelled=True).status == Status.RUNNING
-    assert outcome(decide(None, cancelled=True, waited=60)) == (Status.CANCELLED, Reason.CANCELLED)
+    assert outcome(decide(None, cancelled=True, waited=60)) == (
+        Status.CANCELLED,
+        Reason.CANCELLED,
+    )
 
 
 def test_begun_and_gone() -> None:
@@ -200,7 +237,13 @@ def test_history_and_usage_are_kept() -> None:
 def test_one_word_for_two_limits() -> None:
     def of(mem: int | None, limit: int | None, elapsed: float) -> Reason | None:
         record = Record(
-            key="k", token="t", name="n", backend="sge", workdir="/w", runs="/w/r", job_id="12"
+            key="k",
+            token="t",
+            name="n",
+            backend="sge",
+            workdir="/w",
+            runs="/w/r",
+            job_id="12",
         )
         record._spec = JobSpec(resources={"mem": mem, "time": limit})
         answer = Answer(

@@ -110,7 +110,9 @@ class World:
         if self.down:
             raise CommandError("down")
         wanted = [token for names in tokens.values() for token in names]
-        found = {token: self.receipts[token] for token in wanted if token in self.receipts}
+        found = {
+            token: self.receipts[token] for token in wanted if token in self.receipts
+        }
         for job_id, job in self.jobs.items():
             if job.state in ("PENDING", "RUNNING"):
                 found.setdefault(job.token, job_id)
@@ -134,7 +136,10 @@ class World:
         return Listing(live, complete=True, asked=True)
 
     def ended(
-        self, runs: Mapping[str, Sequence[str]], ids: Mapping[Any, Sequence[str]], age: float
+        self,
+        runs: Mapping[str, Sequence[str]],
+        ids: Mapping[Any, Sequence[str]],
+        age: float,
     ) -> EndReport:
         if self.down or self.blind:
             return EndReport(unreadable=set(runs), history=Listing(error="down"))
@@ -197,7 +202,9 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self.folder = Path(
+            tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        )
         self.world = World()
         self.alive: set[str] = set()
         self.count = 0
@@ -207,7 +214,9 @@ class Machine(RuleBasedStateMachine):
                 mock.patch.object(module, "process_name", side_effect=lambda: self.me)
                 for module in (lease, recovery, submission)
             ),
-            mock.patch.object(lease, "_is_dead", side_effect=lambda name: name not in self.alive),
+            mock.patch.object(
+                lease, "_is_dead", side_effect=lambda name: name not in self.alive
+            ),
             *(
                 mock.patch.object(module, "uploads_of", return_value=[])
                 for module in (recovery, submission)
@@ -216,7 +225,9 @@ class Machine(RuleBasedStateMachine):
                 mock.patch.object(module, "upload", side_effect=self.world.take_files)
                 for module in (recovery, submission)
             ),
-            mock.patch.object(submission.time, "time", side_effect=lambda: self.world.now),
+            mock.patch.object(
+                submission.time, "time", side_effect=lambda: self.world.now
+            ),
         ]
         for patch in self.patches:
             patch.start()
@@ -242,7 +253,9 @@ class Machine(RuleBasedStateMachine):
         if hasattr(self, "store"):
             self.store.close()
         self.store = MortalStore(self.folder / "store.sqlite", self.world)
-        self.cluster = Cluster(self.store, self.world, "here", clock=lambda: self.world.now)  # type: ignore[arg-type]
+        self.cluster = Cluster(
+            self.store, self.world, "here", clock=lambda: self.world.now
+        )  # type: ignore[arg-type]
         self.cluster.poller.finish_submissions()
         self.handles: list[Record] = []
 
@@ -363,7 +376,9 @@ class Machine(RuleBasedStateMachine):
                 if record.status == Status.COMPLETED:
                     assert job is not None
                     assert self.world.records[record.token].exit_code == 0
-                assert record.phase is Phase.SUBMITTED or record.status != Status.COMPLETED
+                assert (
+                    record.phase is Phase.SUBMITTED or record.status != Status.COMPLETED
+                )
 
 
 Machine.TestCase.settings = settings(

@@ -22,7 +22,12 @@ from clusterjob import AsyncResult, JobScript, Reason, Status, cancel, submit, w
 from clusterjob.backend import load_backend
 from clusterjob.engine import Cluster
 from clusterjob.engine.scripts import Ticket, submission_script
-from clusterjob.errors import CommandError, LineBrokenError, SubmissionError, TransportError
+from clusterjob.errors import (
+    CommandError,
+    LineBrokenError,
+    SubmissionError,
+    TransportError,
+)
 from clusterjob.script import default_session
 from clusterjob.store import ONCE_DONE, ONCE_DUE, ONCE_STARTED, Phase
 from clusterjob.transport import LocalTransport
@@ -61,7 +66,9 @@ def now() -> int:
     return int(time.time())
 
 
-def line(result: AsyncResult, state: str, *, token: str | None = None, number: str = "41") -> str:
+def line(
+    result: AsyncResult, state: str, *, token: str | None = None, number: str = "41"
+) -> str:
     return f"{number}|{state}|{now()}|0|clusterjob:{token or result.record.token}|None|"
 
 
@@ -80,7 +87,11 @@ def test_states_follow_the_list() -> None:
     ended(result, 0)
     listed(line(result, "COMPLETED"))
     assert result.status == Status.COMPLETED
-    assert [state for _, state, _ in result.history] == ["PENDING", "RUNNING", "COMPLETED"]
+    assert [state for _, state, _ in result.history] == [
+        "PENDING",
+        "RUNNING",
+        "COMPLETED",
+    ]
 
 
 def test_a_command_that_fails_says_nothing_about_a_job() -> None:
@@ -105,7 +116,9 @@ def test_a_command_that_fails_says_nothing_about_a_job() -> None:
 def test_a_command_that_hangs_says_nothing_about_a_job() -> None:
     made = job(active="sleep 30")
     Path("p.ini").write_text(
-        Path("p.ini").read_text().replace("[Commands]", "command_timeout = 0.3\n[Commands]")
+        Path("p.ini")
+        .read_text()
+        .replace("[Commands]", "command_timeout = 0.3\n[Commands]")
     )
     made.read_settings("p.ini")
     result = made.submit()
@@ -149,7 +162,9 @@ def test_a_job_id_used_again_is_somebody_else_s() -> None:
     )
     assert result.status == Status.PENDING
     listed(f"41|COMPLETED|{now() - 5000}|0|(null)|None|")
-    Path("finished").write_text(f"41|FAILED|1:0|{now() + 5000}|{now()}|{now()}|5|00:01|5M|\n")
+    Path("finished").write_text(
+        f"41|FAILED|1:0|{now() + 5000}|{now()}|{now()}|5|00:01|5M|\n"
+    )
     assert result.status == Status.PENDING
     assert "max_rss" not in result.record.task.usage
     listed(f"41|RUNNING|{now() + 1}|0|(null)|None|")
@@ -157,7 +172,9 @@ def test_a_job_id_used_again_is_somebody_else_s() -> None:
 
 
 def test_accounting_that_is_down_does_not_stop_the_poller() -> None:
-    result = job(finished="echo 'slurm_persist_conn_open: something is wrong' >&2; false").submit()
+    result = job(
+        finished="echo 'slurm_persist_conn_open: something is wrong' >&2; false"
+    ).submit()
     assert result.status == Status.PENDING
     ended(result, 3)
     assert (result.status, result.exit_code) == (Status.FAILED, 3)
@@ -180,7 +197,8 @@ def test_accounting_that_does_not_exist_is_asked_once() -> None:
     assert [result.status for result in results] == [Status.COMPLETED] * 2
     assert results[0].cluster.scheduler.accounting is False
     late = job(
-        "c", finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2; false"
+        "c",
+        finished="echo asked >> asked; echo 'Slurm accounting storage is disabled' >&2; false",
     ).submit()
     ended(late, 0)
     assert late.status == Status.COMPLETED
@@ -188,7 +206,9 @@ def test_accounting_that_does_not_exist_is_asked_once() -> None:
 
 
 def test_usage_that_nobody_knows_is_asked_once_for_all() -> None:
-    results = submit([job(str(number), finished="echo asked >> asked") for number in range(5)])
+    results = submit(
+        [job(str(number), finished="echo asked >> asked") for number in range(5)]
+    )
     for result in results:
         ended(result, 0, ago=60)  # accounting lags behind no longer
     assert wait(results, 5)[1] == []
@@ -250,7 +270,9 @@ def test_the_poller_widens_its_interval_and_never_asks_more_often() -> None:
     backend = result.cluster.scheduler.backend
     limits = replace(backend.limits, first_poll=1.0, poll_interval=8.0)
     object.__setattr__(backend, "limits", limits)
-    cluster = Cluster(result.store, result.cluster.scheduler, "", clock=lambda: clock[0])
+    cluster = Cluster(
+        result.store, result.cluster.scheduler, "", clock=lambda: clock[0]
+    )
     cluster.track(result.record)
     asked = []
     for _ in range(4000):
@@ -292,12 +314,16 @@ def test_a_submit_limit_is_drained_as_jobs_end() -> None:
     )
     jobs = [job(str(number), submit=limited) for number in range(4)]
     Path("p.ini").write_text(
-        Path("p.ini").read_text().replace("[Commands]", "submit_parallel = 1\n[Commands]")
+        Path("p.ini")
+        .read_text()
+        .replace("[Commands]", "submit_parallel = 1\n[Commands]")
     )
     for made in jobs:
         made.read_settings("p.ini")
     results = submit(jobs)
-    assert sorted(result.record.phase.value for result in results).count("deferred") >= 2
+    assert (
+        sorted(result.record.phase.value for result in results).count("deferred") >= 2
+    )
     assert all(result.record.status == Status.PENDING for result in results)
     waiting = [result for result in results if result.record.phase is Phase.DEFERRED]
     waiting[0].cancel()
@@ -305,8 +331,12 @@ def test_a_submit_limit_is_drained_as_jobs_end() -> None:
 
 
 def test_a_refusal_shows_the_scheduler_s_words_and_leaves_nothing() -> None:
-    with pytest.raises(SubmissionError, match="invalid partition specified: nope") as caught:
-        job(submit="echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1").submit()
+    with pytest.raises(
+        SubmissionError, match="invalid partition specified: nope"
+    ) as caught:
+        job(
+            submit="echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1"
+        ).submit()
     assert "'n'" in str(caught.value)
     assert len(job().submit().store.select(earlier=True)) == 1
 
@@ -396,13 +426,19 @@ def test_what_is_wrong_with_one_open_submission_keeps_no_other(
         result.store.write([result.record])
     good.cluster.refresh(force=True)
     assert (good.record.phase, good.job_id) == (Phase.SUBMITTED, "41")
-    assert (failing.record.status, failing.record.task.reason) == (Status.FAILED, Reason.SUBMISSION)
+    assert (failing.record.status, failing.record.task.reason) == (
+        Status.FAILED,
+        Reason.SUBMISSION,
+    )
     assert "exit code 1" in failing.words
     for result, words in (
         (lacking, f"{here}/in cannot be read"),
         (homeless, "not on this machine"),
     ):
-        assert (result.record.phase, result.record.status) == (Phase.SUBMITTING, Status.PENDING)
+        assert (result.record.phase, result.record.status) == (
+            Phase.SUBMITTING,
+            Status.PENDING,
+        )
         assert words in result.words
     Path("in").touch()
     lacking.cluster.refresh(force=True)
@@ -417,7 +453,9 @@ def test_open_submissions_of_a_host_that_is_down_cost_one_write(
     store, written = results[0].store, []
     write = store.write
     monkeypatch.setattr(
-        store, "write", lambda records: (written.append(len(records)), write(records))[1]
+        store,
+        "write",
+        lambda records: (written.append(len(records)), write(records))[1],
     )
 
     def down(self: LocalTransport, script: str, timeout: float | None = None) -> Any:
@@ -437,15 +475,20 @@ def test_nothing_is_recorded_where_something_fails_before_submission() -> None:
         made.submit()
     broken = job()
     broken.prologue = "echo sorry; exit 3"
-    with pytest.raises(SubmissionError, match="prologue of 'n' ended with exit code 3:\nsorry"):
+    with pytest.raises(
+        SubmissionError, match="prologue of 'n' ended with exit code 3:\nsorry"
+    ):
         broken.submit()
     good = job().submit()
-    assert [record.token for record in good.store.select(earlier=True)] == [good.record.token]
+    assert [record.token for record in good.store.select(earlier=True)] == [
+        good.record.token
+    ]
 
 
 def test_multi_cluster_ids() -> None:
     made = job(
-        active="echo $0 {clusters} >> asked; cat active", cancel="echo {clusters} {ids} > cancelled"
+        active="echo $0 {clusters} >> asked; cat active",
+        cancel="echo {clusters} {ids} > cancelled",
     )
     Path("answer").write_text("41;gpu\n")
     result = made.submit()
@@ -483,8 +526,12 @@ def test_force_on_a_job_that_has_not_ended_is_refused() -> None:
 
 
 def test_order_of_cells_does_not_matter() -> None:
-    first = {result.name: result.job_id for result in submit([job(name) for name in "abc"])}
-    assert {result.name: result.job_id for result in submit([job(name) for name in "cab"])} == first
+    first = {
+        result.name: result.job_id for result in submit([job(name) for name in "abc"])
+    }
+    assert {
+        result.name: result.job_id for result in submit([job(name) for name in "cab"])
+    } == first
     assert wait([job("a").submit()], timeout=0.05)[1]
     assert job("b", body="other").submit().record.token
     named = job("x")
@@ -506,7 +553,9 @@ def test_more_time_is_the_same_job() -> None:
 def test_a_job_can_be_looked_at_without_its_backend() -> None:
     folder = Path("backends/gone")
     folder.mkdir(parents=True)
-    (folder / "backend.ini").write_text("[Backend]\nextends = local\n[Commands]\nsubmit = echo 5\n")
+    (folder / "backend.ini").write_text(
+        "[Backend]\nextends = local\n[Commands]\nsubmit = echo 5\n"
+    )
     Path("gone.ini").write_text("[Attributes]\nbackend = gone\n")
     made = JobScript("true", "n")
     made.read_settings("gone.ini")
@@ -566,7 +615,10 @@ def test_handles_of_other_processes_are_asked_about_too() -> None:
     other.track(stored)
     listed(line(mine, "RUNNING"), line(his, "RUNNING"))
     mine.cluster.refresh(force=True)
-    assert mine.store.by_tokens([his.record.token])[his.record.token].status == Status.RUNNING
+    assert (
+        mine.store.by_tokens([his.record.token])[his.record.token].status
+        == Status.RUNNING
+    )
     before = other.scheduler.commands
     other.pace.interval = 100.0
     other.refresh()
@@ -580,7 +632,9 @@ def test_staleness_is_shared() -> None:
     since = result.stale_since
     assert since is not None
     other = Cluster(result.store, result.cluster.scheduler, result.record.cluster_id)
-    his = other.track(result.store.by_tokens([result.record.token])[result.record.token])
+    his = other.track(
+        result.store.by_tokens([result.record.token])[result.record.token]
+    )
     other.pace.interval = 100.0
     other.refresh()
     assert other.poller.stale_since == since
@@ -614,7 +668,9 @@ def test_a_line_that_bears_only_short_answers_is_asked_for_those(
     assert len([count for count in asked if count > 24]) < 6
 
 
-def test_outputs_that_could_not_come_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_that_could_not_come_are_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = job("o", "echo x > out; cat out", submit="echo 41")
     made.outputs = ["far/out"]
     made.workdir = "there"
@@ -626,9 +682,11 @@ def test_outputs_that_could_not_come_are_tried_again(monkeypatch: pytest.MonkeyP
     ended(result, 0)
     listed()
     stream = LocalTransport.stream
-    monkeypatch.setattr(sys.modules["clusterjob.files.download"], "_WAITS", ())
+    monkeypatch.setattr(sys.modules["clusterjob.files.downloading"], "_WAITS", ())
 
-    def broken(self: LocalTransport, script: str, sink: Any, timeout: float | None = None) -> Any:
+    def broken(
+        self: LocalTransport, script: str, sink: Any, timeout: float | None = None
+    ) -> Any:
         raise LineBrokenError("the line dropped")
 
     monkeypatch.setattr(LocalTransport, "stream", broken)
@@ -644,7 +702,11 @@ def test_outputs_that_could_not_come_are_tried_again(monkeypatch: pytest.MonkeyP
 
 def test_outputs_that_could_not_be_written_come_with_the_next_submission() -> None:
     made = job("o", "true", submit="echo 41")
-    made.outputs, made.workdir, made.rootdir = ["far/out"], "there", str(Path.cwd() / "root")
+    made.outputs, made.workdir, made.rootdir = (
+        ["far/out"],
+        "there",
+        str(Path.cwd() / "root"),
+    )
     Path("root/there/far").mkdir(parents=True)
     Path("root/there/far/out").write_text("x")
     result = made.submit()
@@ -655,7 +717,10 @@ def test_outputs_that_could_not_be_written_come_with_the_next_submission() -> No
     assert "cannot be written" in result.record.outputs.error
     Path("there").unlink()
     assert made.submit().wait(5)
-    assert (Path("there/far/out").read_text(), result.record.outputs) == ("x", ONCE_DONE)
+    assert (Path("there/far/out").read_text(), result.record.outputs) == (
+        "x",
+        ONCE_DONE,
+    )
 
 
 def test_a_submission_whose_listener_is_gone_tidies_up(tmp_path: Path) -> None:
@@ -663,10 +728,15 @@ def test_a_submission_whose_listener_is_gone_tidies_up(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
     script = submission_script(
-        backend, "sleep 0.2; echo 7", [Ticket("token", str(tmp_path), str(runs), "x")], "mark"
+        backend,
+        "sleep 0.2; echo 7",
+        [Ticket("token", str(tmp_path), str(runs), "x")],
+        "mark",
     )
     (tmp_path / "tmp").mkdir()
-    script = script.replace("/dev/shm/clusterjob.XXXXXX", f"{tmp_path}/tmp/clusterjob.XXXXXX")
+    script = script.replace(
+        "/dev/shm/clusterjob.XXXXXX", f"{tmp_path}/tmp/clusterjob.XXXXXX"
+    )
     process = subprocess.Popen(
         ["/bin/sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -31,11 +31,15 @@ NAMES = re.compile(
 )
 QUESTIONS: dict[str, Callable[[Scheduler], bool]] = {
     "active": lambda scheduler: scheduler.active().asked,
-    "finished": lambda scheduler: scheduler.ended({}, {None: ["7"]}, age=60).history.asked,
+    "finished": lambda scheduler: (
+        scheduler.ended({}, {None: ["7"]}, age=60).history.asked
+    ),
     "find": lambda scheduler: _raises_nothing(
         lambda: scheduler.find({str(Path.cwd()): ["0123456789abcdef"]})
     ),
-    "cancel": lambda scheduler: _raises_nothing(lambda: scheduler.cancel({None: ["7"]})),
+    "cancel": lambda scheduler: _raises_nothing(
+        lambda: scheduler.cancel({None: ["7"]})
+    ),
     "version": lambda scheduler: _raises_nothing(scheduler.version),
     "submit": lambda scheduler: _submitted(scheduler),
 }

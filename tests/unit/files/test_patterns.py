@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from clusterjob.errors import SettingsError
 from clusterjob.files import Order, download, list_files
-from clusterjob.files.patterns import expand_inputs, local_name, matches, parse_files, parse_outputs
+from clusterjob.files.patterns import (
+    expand_inputs,
+    local_name,
+    matches,
+    parse_files,
+    parse_outputs,
+)
 from clusterjob.transport import LocalTransport
 
 
@@ -85,7 +91,15 @@ def test_inputs_that_cannot_be(files: object, words: str) -> None:
 
 
 def test_outputs_that_cannot_be() -> None:
-    for wrong in ("/etc/passwd", "../x", "a/../../b", ".", "new\nline", ("x", "../y"), ("x", "/y")):
+    for wrong in (
+        "/etc/passwd",
+        "../x",
+        "a/../../b",
+        ".",
+        "new\nline",
+        ("x", "../y"),
+        ("x", "/y"),
+    ):
         with pytest.raises(SettingsError, match="below the workdir"):
             parse_outputs([wrong])
     assert parse_outputs(["..a", "a/../b"]) == (("..a", ""), ("b", ""))
@@ -153,9 +167,13 @@ NAMES = st.text(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(st.lists(st.lists(NAMES, min_size=1, max_size=3), min_size=1, max_size=5), st.data())
+@given(
+    st.lists(st.lists(NAMES, min_size=1, max_size=3), min_size=1, max_size=5), st.data()
+)
 def test_files_of_any_name_come_back(
     tmp_path: Path, names: list[list[str]], data: st.DataObject
 ) -> None:
@@ -186,7 +204,9 @@ def test_files_of_any_name_come_back(
         str(path.relative_to(root / "near")): path.read_bytes() for path in order.paths
     } == shown
     if not any(character in one for character in "*?["):
-        single = Order(str(root / "far"), parse_outputs([(one, "single")]), root / "near")
+        single = Order(
+            str(root / "far"), parse_outputs([(one, "single")]), root / "near"
+        )
         download(LocalTransport(), [single])
         assert (root / "near/single").read_bytes() == made[one]
 
@@ -231,13 +251,15 @@ def test_a_file_that_cannot_come_keeps_no_other(
     (tmp_path / "near-blocked/d").write_text("a file where a folder should be")
     stream = LocalTransport.stream
 
-    def change(self: LocalTransport, script: str, sink: Any, timeout: float | None = None) -> Any:
+    def change(
+        self: LocalTransport, script: str, sink: Any, timeout: float | None = None
+    ) -> Any:
         with (tmp_path / "changing/small").open("a") as file:
             file.write("!")
         (tmp_path / "gone/small").unlink(missing_ok=True)
         return stream(self, script, sink, timeout)
 
-    monkeypatch.setattr(sys.modules["clusterjob.files.download"], "_WAITS", (0.01,))
+    monkeypatch.setattr(sys.modules["clusterjob.files.downloading"], "_WAITS", (0.01,))
     monkeypatch.setattr(LocalTransport, "stream", change)
     download(LocalTransport(), orders)
     assert "cannot be written" in orders[0].error

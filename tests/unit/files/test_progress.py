@@ -35,7 +35,9 @@ def test_a_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert screen.getvalue().endswith(" \r")
 
 
-def test_no_line_in_a_file_and_a_function_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_line_in_a_file_and_a_function_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(sys, "stderr", screen)
     clock, seen = [0.0], []
@@ -66,7 +68,9 @@ def test_an_archive_is_what_tar_reads(tmp_path: Path) -> None:
     files = []
     for number, (name, content) in enumerate(contents.items()):
         (tmp_path / str(number)).write_bytes(content)
-        files.append(Upload(f"/base/{name}", tmp_path / str(number), digest=str(number)))
+        files.append(
+            Upload(f"/base/{name}", tmp_path / str(number), digest=str(number))
+        )
     files.append(Upload("/base/script", "echo ü\n", executable=True))
     items = _gather([*files, Upload("/base/again", tmp_path / "0", digest="0")])
     assert [len(item.copies) for item in items] == [1, 0, 0, 0, 0, 0]
@@ -74,14 +78,21 @@ def test_an_archive_is_what_tar_reads(tmp_path: Path) -> None:
     data = b""
     for item in items:
         name = item.file.path.removeprefix("/base/")
-        data += b"".join(writer.add(name, item.file.content, item.size, _mode(item.file)))
+        data += b"".join(
+            writer.add(name, item.file.content, item.size, _mode(item.file))
+        )
     data += b"".join(writer.finish())
     assert len(data) < 60_000
     (tmp_path / "there").mkdir()
     subprocess.run(
-        ["sh", "-c", "gzip -dc | tar -xpof -"], input=data, cwd=tmp_path / "there", check=True
+        ["sh", "-c", "gzip -dc | tar -xpof -"],
+        input=data,
+        cwd=tmp_path / "there",
+        check=True,
     )
-    assert {name: (tmp_path / "there" / name).read_bytes() for name in contents} == contents
+    assert {
+        name: (tmp_path / "there" / name).read_bytes() for name in contents
+    } == contents
     assert (tmp_path / "there/script").read_text() == "echo ü\n"
     assert os.access(tmp_path / "there/script", os.X_OK)
     assert _Item(files[0], 0).part == ".clusterjob-part-0"

@@ -15,7 +15,7 @@ import pytest
 from clusterjob import JobScript
 from clusterjob.errors import SettingsError
 from clusterjob.script import default_session
-from clusterjob.transport import Connections, known_hosts, ssh_config
+from clusterjob.transport import Connections, list_hosts, ssh_config
 from clusterjob.transport.host_state import HostState
 from clusterjob.transport.known_hosts import fingerprint, known_keys
 from clusterjob.transport.openssh import socket_path
@@ -36,7 +36,9 @@ Host byname
 
 
 @pytest.fixture(params=["ssh", "paramiko"])
-def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def config(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
     if request.param == "paramiko":
         monkeypatch.setattr(ssh_config.shutil, "which", lambda name: None)
     elif not shutil.which("ssh"):
@@ -53,7 +55,12 @@ def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_configuration_is_followed(config: str) -> None:
     hop = find_hop("login", config)
-    assert (hop.hostname, hop.port, hop.user, hop.connect_timeout) == ("login", 2200, "me", 7)
+    assert (hop.hostname, hop.port, hop.user, hop.connect_timeout) == (
+        "login",
+        2200,
+        "me",
+        7,
+    )
     assert str(Path.home() / ".ssh/special") in hop.identity_files or any(
         path.endswith(".ssh/special") for path in hop.identity_files
     )
@@ -91,7 +98,8 @@ def test_what_is_no_host_is_refused(remote: str) -> None:
 
 def test_ways_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        SettingsError, match=r"transport = 'openssl' is not known. Did you mean 'openssh'"
+        SettingsError,
+        match=r"transport = 'openssl' is not known. Did you mean 'openssh'",
     ):
         Connections().open("host", "openssl")
     monkeypatch.setenv("CLUSTERJOB_TRANSPORT", "openssh")
@@ -99,7 +107,9 @@ def test_ways_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Connections().open("").host == ""
 
 
-def test_the_way_makes_no_difference_to_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_makes_no_difference_to_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     jobs = [
         JobScript("true", remote="host", rootdir="/there", backend="slurm", **more)
         for more in ({}, {"transport": "openssh"}, {"ssh_config": "x"})
@@ -110,14 +120,18 @@ def test_the_way_makes_no_difference_to_the_job(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_dry_run_needs_no_host() -> None:
-    job = JobScript("true", remote="no.such.host.invalid", workdir="run", backend="slurm")
+    job = JobScript(
+        "true", remote="no.such.host.invalid", workdir="run", backend="slurm"
+    )
     assert "\ncj_runs=" in str(job)
 
 
 def test_known_hosts(tmp_path: Path) -> None:
     key = base64.b64encode(b"key").decode()
     salt = b"12345678901234567890"
-    hashed = base64.b64encode(hmac.new(salt, b"[host]:2200", hashlib.sha1).digest()).decode()
+    hashed = base64.b64encode(
+        hmac.new(salt, b"[host]:2200", hashlib.sha1).digest()
+    ).decode()
     path = tmp_path / "known"
     lines = [
         f"|1|{base64.b64encode(salt).decode()}|{hashed} ssh-ed25519 {key}",
@@ -167,11 +181,13 @@ def test_what_is_remembered_of_a_host(tmp_path: Path) -> None:
     host.admit()
     host.admit()
     assert len(json.loads(host.path.read_text())["logins"]) == 2
-    assert [item.host for item in known_hosts()] == ["me@host"]
+    assert [item.host for item in list_hosts()] == ["me@host"]
     for path in (host.path, host.path.parent, host.path.parent.parent):
-        assert stat.S_IMODE(path.stat().st_mode) == (0o600 if path == host.path else 0o700)
+        assert stat.S_IMODE(path.stat().st_mode) == (
+            0o600 if path == host.path else 0o700
+        )
     host.path.write_text("garbage")
-    assert known_hosts() == []
+    assert list_hosts() == []
     host.note(home="/again")
     assert json.loads(host.path.read_text()) == {"home": "/again", "host": "me@host"}
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterjob.errors import CommandError, LineBrokenError, TransportError
-from clusterjob.files.archive import encode
 from clusterjob.files.listing import Order, RemoteFile, list_files
+from clusterjob.files.outgoing import encode
 from clusterjob.files.patterns import check_inside, local_name
 from clusterjob.files.progress import Progress
 from clusterjob.shell import quote, quote_all
@@ -80,7 +80,9 @@ class _ChangedError(CommandError):
     """What arrived is not what was summed up."""
 
     def __init__(self, item: _Item) -> None:
-        super().__init__(f"{item.source} changes while it is fetched, or arrives damaged")
+        super().__init__(
+            f"{item.source} changes while it is fetched, or arrives damaged"
+        )
 
 
 def _download(transport: Transport, orders: Sequence[Order]) -> None:
@@ -180,7 +182,9 @@ def _portions(items: Sequence[_Item]) -> Iterator[list[_Item]]:
         yield portion
 
 
-def _bring_small(transport: Transport, items: Sequence[_Item], progress: Progress) -> None:
+def _bring_small(
+    transport: Transport, items: Sequence[_Item], progress: Progress
+) -> None:
     """Bring files in one tar stream."""
     base = posixpath.commonpath([item.order.workdir for item in items])
     sources: dict[str, list[_Item]] = {}
@@ -206,7 +210,10 @@ def _bring_small(transport: Transport, items: Sequence[_Item], progress: Progres
 
 
 def _unpack(
-    tar: tarfile.TarFile, member: tarfile.TarInfo | None, items: Sequence[_Item], said: str
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo | None,
+    items: Sequence[_Item],
+    said: str,
 ) -> None:
     """Write one file of an archive to all its places; ``said`` is what tar complained about."""
     content = tar.extractfile(member) if member is not None else None
@@ -249,7 +256,9 @@ def _bring_large(transport: Transport, item: _Item, progress: Progress) -> None:
                 file.write(data)
                 progress.add(len(data))
 
-            done = transport.stream(f"tail -c +{offset + 1} {quote(item.source)}", write)
+            done = transport.stream(
+                f"tail -c +{offset + 1} {quote(item.source)}", write
+            )
         has_size = part.stat().st_size == item.file.size
         if not has_size or (item.file.digest and _digest(part) != item.file.digest):
             part.unlink()

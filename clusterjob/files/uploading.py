@@ -12,29 +12,14 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from clusterjob.errors import CommandError
-from clusterjob.files.archive import encode
+from clusterjob.files.outgoing import Upload, encode
+from clusterjob.files.send import send
 from clusterjob.transport import RecordingTransport, RemoteTransport, Transport
 
 _HINT = "Choose a workdir (or rootdir) that you may write to, or make room there."
-
-
-@dataclass(frozen=True)
-class Upload:
-    """One file for the other side: its absolute path there, and its content.
-
-    That is a text, or the local file that has it.
-    """
-
-    path: str
-    content: str | Path
-    executable: bool = False
-    replace: bool = False  # whole or not at all, over a file that may be there
-    # the sha256 of its content, where it is known: a file that is there already is not sent
-    digest: str = ""
 
 
 def upload(transport: Transport, files: Sequence[Upload]) -> None:
@@ -46,8 +31,6 @@ def upload(transport: Transport, files: Sequence[Upload]) -> None:
     if isinstance(transport, RecordingTransport):
         transport = transport.inner
     if isinstance(transport, RemoteTransport):
-        from clusterjob.files.send import send
-
         send(transport, files)
     else:
         write_here(files)
@@ -67,7 +50,9 @@ def write_here(files: Sequence[Upload]) -> None:
             why = error.strerror or error
             if isinstance(file.content, Path) and error.filename == str(file.content):
                 raise CommandError(f"{file.content} cannot be read: {why}") from error
-            raise CommandError(f"{file.path} cannot be written: {why}", hint=_HINT) from error
+            raise CommandError(
+                f"{file.path} cannot be written: {why}", hint=_HINT
+            ) from error
 
 
 def _write(file: Upload) -> None:
@@ -78,7 +63,10 @@ def _write(file: Upload) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, mode)
         if isinstance(file.content, Path):
-            with os.fdopen(descriptor, "wb") as target, file.content.open("rb") as source:
+            with (
+                os.fdopen(descriptor, "wb") as target,
+                file.content.open("rb") as source,
+            ):
                 shutil.copyfileobj(source, target, 1 << 20)
             shutil.copymode(file.content, path)
         else:

@@ -22,7 +22,10 @@ class Pruned:
 
 
 def prune(
-    session: Session, older_than: float, statuses: Iterable[Status], dry_run: bool = False
+    session: Session,
+    older_than: float,
+    statuses: Iterable[Status],
+    dry_run: bool = False,
 ) -> Pruned:
     """Remove jobs that ended more than ``older_than`` seconds ago in one of ``statuses``.
 
@@ -41,7 +44,9 @@ def prune(
     keys = {
         record.key
         for record in session.store.select()
-        if record.status in wanted and _ended(record) < before and _may_go(record, needed)
+        if record.status in wanted
+        and _ended(record) < before
+        and _may_go(record, needed)
     }
     # with the earlier submissions of the same jobs
     gone = [record for record in everything if record.key in keys and record.finished]
@@ -66,7 +71,9 @@ def _may_go(record: Record, needed: set[str]) -> bool:
         return False
     if record.outputs.state is OnceState.DUE:
         return False
-    own = {f"{record.runs}/{record.exit_name(index)}.exit" for index in record.all_tasks()}
+    own = {
+        f"{record.runs}/{record.exit_name(index)}.exit" for index in record.all_tasks()
+    }
     return own.isdisjoint(needed)
 
 
