@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from clusterjob import Status, lease
+from clusterjob import Status
+from clusterjob.engine import lease
 from clusterjob.script import default_session
 from tests.contract.conftest import PLACES, Flavour, on
 

@@ -68,7 +68,7 @@ class Flavour:
             ):
                 setattr(job, name, value)
             else:
-                job._set_resource(name, value)
+                job.set_resource(name, value)
         return job
 
     def run(self, body: str, **settings: Any) -> AsyncResult:

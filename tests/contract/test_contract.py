@@ -664,7 +664,7 @@ def test_a_duplicate_submitted_by_hand_ends_at_once(cluster: Flavour) -> None:
         )
     )
     environment = dict(os.environ)
-    for name in scheduler.backend.general.job_variables.split():
+    for name in scheduler.backend.general.job_variables:
         environment.pop(name, None)
     variable = {"local": "SPOOL_JOB_ID", "slurm": "SLURM_JOB_ID", "sge": "JOB_ID"}[
         cluster.family
@@ -697,7 +697,10 @@ def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> 
         "local": "",
     }[cluster.family]
     done = scheduler._run(
-        f"cd {Path.cwd()}; " + scheduler._fill("submit", script=f"{options} {script}")
+        f"cd {Path.cwd()}; "
+        + scheduler._fill(
+            scheduler.backend.commands.submit, script=f"{options} {script}"
+        )
     )
     assert done.exit_code == 0, done.stderr
     if cluster.name == "local":  # it knows the token, and gives the job that has it
@@ -749,8 +752,9 @@ def test_time_limit(cluster: Flavour, overtime: Callable[[], AsyncResult]) -> No
 
 def test_check(cluster: Flavour) -> None:
     from clusterjob.admin import run_checks
+    from clusterjob.script import default_session
 
-    checks = list(run_checks(str(cluster.profile)))
+    checks = list(run_checks(default_session(), str(cluster.profile)))
     assert [(check.name, check.detail) for check in checks if not check.ok] == []
     assert len(checks) == (14 if cluster.way else 13)  # the connection
 

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 
 from clusterjob.script import default_session
-from clusterjob.transport import Connections, RemoteTransport, ask
+from clusterjob.transport import Connections, RemoteTransport
 from tests.conftest import namespace
 
 Reach = Callable[..., Any]
 
 
 @pytest.fixture
-def far(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def far(lab: Path) -> Iterator[Path]:
     """The folder of the lab's ssh files, seen from inside its network."""
-    monkeypatch.setattr(ask, "prompt", None)
     with namespace(lab):
         yield lab / "ssh"
 
