@@ -1,0 +1,289 @@
+"""Sessions, on the embedded scheduler: apart from each other, and used by many threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from clusterjob import (
+    AsyncResult,
+    JobNotFoundError,
+    JobScript,
+    Results,
+    Session,
+    Status,
+    StoreError,
+    default_session,
+    submit,
+)
+
+
+@pytest.fixture(autouse=True)
+def _spool(spool: Path) -> None:
+    pass
+
+
+def job(body: str, name: str, **params: object) -> JobScript:
+    made = JobScript(body, name, params=params)
+    Path("quick.ini").write_text(
+        "[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\npoll_interval = 0.2\n"
+    )
+    made.read_settings("quick.ini")
+    return made
+
+
+def test_two_sessions_do_not_see_each_others_state() -> None:
+    with Session("one") as one, Session("two") as two:
+        first = one.submit([job("echo one >> ledger", "n")])
+        assert len(two.results()) == 0
+        second = two.submit([job("echo one >> ledger", "n")])
+        assert first[0].key == second[0].key
+        assert first[0].record.token != second[0].record.token
+        assert first[0].cluster is not second[0].cluster
+        assert first[0].cluster.scheduler is not second[0].cluster.scheduler
+        assert one.connections is not two.connections
+        assert one.store.url != two.store.url
+        first.wait(30)
+        second.wait(30)
+    assert Path("ledger").read_text() == "one\none\n"
+    assert not Path(".clusterjob").exists()
+
+
+def test_two_sessions_of_one_store_share_its_records_alone() -> None:
+    with Session("same") as one, Session("same") as two:
+        first = one.submit([job("echo run >> ledger", "n")])[0]
+        second = two.submit([job("echo run >> ledger", "n")])[0]
+        assert first.record.token == second.record.token
+        assert first.record is not second.record
+        assert first.wait(30)
+        assert second.wait(30)
+        assert second.status == Status.COMPLETED
+    assert Path("ledger").read_text() == "run\n"
+
+
+def test_a_session_can_be_made_anew() -> None:
+    with Session("kept") as session:
+        token = session.submit([job("true", "n")])[0].record.token
+    again = Session("kept")
+    found = again.results("n")
+    assert [result.record.token for result in found] == [token]
+    assert found.wait(30).not_done == []
+    again.close()
+    assert again.results()[0].status == Status.COMPLETED  # it opens what it needs
+    again.close()
+
+
+def test_looking_makes_no_store() -> None:
+    session = Session("never")
+    assert session.plan([]).steps == ()
+    assert not Path("never").exists() or not list(Path("never").glob("*.json"))
+    with pytest.raises(StoreError, match="not known"):
+        Session("redis://x")
+
+
+def test_the_default_session_is_the_one_of_the_store_that_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert submit([job("true", "n")])[0].engine is default_session().engine
+    here = default_session().engine
+    monkeypatch.setenv("CLUSTERJOB_STORE", "elsewhere")
+    assert default_session().engine is not here
+    assert (
+        default_session().connections is here.connections
+    )  # a login is asked for once
+    monkeypatch.setattr(JobScript, "cache_folder", ".clusterjob")
+    assert default_session().engine is here
+
+
+def test_jobs_are_found_by_what_they_are_called() -> None:
+    results = submit([job("exit {{ n }}", f"n{n}", n=n) for n in range(3)])
+    results.wait(30)
+    session = default_session()
+    assert [
+        result.name for result in session.results("n1", str(results[0].job_id))
+    ] == [
+        "n1",
+        "n0",
+    ]
+    assert [result.name for result in session.results(states=[Status.COMPLETED])] == [
+        "n0"
+    ]
+    assert session.results("n1", states=[Status.COMPLETED]) == []
+    with pytest.raises(JobNotFoundError, match="'nowhere'"):
+        session.results("nowhere")
+
+
+def test_results_are_a_list_that_knows_more() -> None:
+    results = submit(
+        [job("echo {{ n }}; exit {{ n % 2 }}", f"n{n}", n=n) for n in range(4)]
+    )
+    assert isinstance(results, Results)
+    assert results == list(results)
+    assert isinstance(results[1:], Results)
+    assert isinstance(results + results[:1], Results)
+    done, not_done = results.wait(30)
+    assert (done, not_done) == (results, [])
+    assert results.counts == {Status.COMPLETED: 2, Status.FAILED: 2}
+    assert [result.name for result in results.failed] == ["n1", "n3"]
+    rows = results.table()
+    assert [row["name"] for row in rows] == ["n0", "n1", "n2", "n3"]
+    assert rows[1]["reason"] == "exit"
+    assert rows[1]["exit_code"] == 1
+    assert rows[0]["elapsed"] is not None
+    assert Path(rows[2]["stdout"]).read_text() == "2\n"
+    retried = results.retry()
+    assert [new is old for new, old in zip(retried, results, strict=True)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert retried[1].record.token != results[1].record.token
+    assert retried.wait(30).not_done == []
+    assert "2 FAILED" in repr(retried)
+    assert {result.name for result in retried.as_completed()} == {
+        "n0",
+        "n1",
+        "n2",
+        "n3",
+    }
+    waiting = submit([job(f"sleep 60 # {n}", f"long{n}") for n in range(2)])
+    waiting.cancel()
+    assert waiting.wait(30).not_done == []
+    assert waiting.counts == {Status.CANCELLED: 2}
+
+
+def test_waiting_without_a_timeout_yields_every_job() -> None:
+    results = submit([job(f"sleep 0.{n}", f"n{n}") for n in range(3)])
+    assert {result.name for result in results.as_completed()} == {"n0", "n1", "n2"}
+
+
+def test_files_of_a_job_with_outputs_are_its_outputs() -> None:
+    made = job("echo x > out.dat; echo y > other", "n")
+    made.outputs, made.workdir = ["*.dat"], "w"
+    result = made.submit()
+    assert result.wait(30)
+    assert [file.path for file in result.files()] == ["out.dat"]
+    assert {file.path for file in result.files("*")} == {"out.dat", "other"}
+    made = job("true", "none")
+    made.workdir = "w"
+    assert {file.path for file in made.submit().files()} == {"out.dat", "other"}
+
+
+def test_eight_threads_over_one_session() -> None:
+    """They submit, look, wait, cancel and ask for usage at once; each job runs once."""
+
+    def work(number: int) -> list[tuple[str, Status]]:
+        mine = session.submit(
+            [
+                job("echo {{ n }} >> ledger", f"own{number}", n=f"own{number}"),
+                job("echo shared >> ledger", "shared"),
+                job("sleep 60 # {{ n }}", f"long{number}", n=number),
+            ]
+        )
+        mine[2].cancel()
+        told = threading.Event()
+        mine[0].add_done_callback(lambda result: told.set())
+        for _ in range(5):
+            _ = session.results().counts
+            _ = session.plan([job("echo shared >> ledger", "shared")])
+        assert mine.wait(120).not_done == []
+        assert told.wait(60)
+        mine.table()
+        return [(result.name, result.status) for result in mine]
+
+    with Session("threads") as session, ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(work, range(8)))
+        records = session.results(earlier=True)
+    for number, outcome in enumerate(outcomes):
+        assert outcome == [
+            (f"own{number}", Status.COMPLETED),
+            ("shared", Status.COMPLETED),
+            (f"long{number}", Status.CANCELLED),
+        ]
+    lines = Path("ledger").read_text().split()
+    assert sorted(lines) == sorted(["shared", *(f"own{number}" for number in range(8))])
+    assert len(records) == 17
+
+
+def watchers() -> list[threading.Thread]:
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name == "clusterjob-watcher"
+    ]
+
+
+def test_a_callback_is_called_once_from_the_one_watching_thread() -> None:
+    called: list[tuple[str, str]] = []
+
+    def note(result: AsyncResult) -> None:
+        called.append((result.name, threading.current_thread().name))
+
+    session = Session("watched")
+    assert watchers() == []
+    results = session.submit([job(f"sleep 0.3 # {n}", f"n{n}") for n in range(3)])
+    for result in results:
+        result.add_done_callback(note)
+    assert len(watchers()) == 1
+    deadline = time.monotonic() + 30
+    while len(called) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert sorted(called) == [(f"n{n}", "clusterjob-watcher") for n in range(3)]
+    results[0].add_done_callback(note)  # it has ended: told all the same
+    while len(called) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert called[3] == ("n0", "clusterjob-watcher")
+    while (
+        watchers() and time.monotonic() < deadline
+    ):  # nobody wants to be told any more
+        time.sleep(0.02)
+    assert watchers() == []
+    session.close()
+
+
+def test_a_session_that_is_closed_calls_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    called: list[str] = []
+    session = Session("closed")
+    result = session.submit([job("sleep 60", "long")])[0]
+    result.add_done_callback(lambda result: called.append(result.name))
+    assert len(watchers()) == 1
+    session.close()
+    assert watchers() == []
+    result.cancel()
+    assert result.wait(30)
+    time.sleep(0.2)
+    assert called == []
+    session.close()
+
+
+def test_a_callback_that_fails_keeps_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    called = threading.Event()
+    with Session("failing") as session:
+        result = session.submit([job("true", "n")])[0]
+        result.add_done_callback(lambda result: 1 / 0)  # type: ignore[arg-type]
+        result.add_done_callback(lambda result: called.set())
+        assert called.wait(30)
+    assert "division by zero" in caplog.text
+
+
+def test_many_are_awaited_by_one_thread() -> None:
+    async def main() -> list[str]:
+        results = submit([job(f"sleep 0.2 # {n}", f"n{n}") for n in range(5)])
+        waiting = [asyncio.ensure_future(_wait_for(result)) for result in results]
+        await asyncio.sleep(0.05)
+        assert len(watchers()) == 1
+        return [result.name for result in await asyncio.gather(*waiting)]
+
+    assert asyncio.run(main()) == [f"n{n}" for n in range(5)]
+
+
+async def _wait_for(result: AsyncResult) -> AsyncResult:
+    return await result
