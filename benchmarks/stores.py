@@ -26,10 +26,8 @@ print(len(failed), time.perf_counter() - began)
 """
 HOLD = """
 import re, sys
-from clusterjob import AsyncResult
-from clusterjob.store import open_store
-store = open_store(sys.argv[1])
-handles = [AsyncResult(record, store) for record in store.select(name="held")]
+from clusterjob import Session
+handles = Session(sys.argv[1]).results("held")
 states = {handle.record.status for handle in handles}
 for handle in handles:
     handle.cluster

@@ -38,7 +38,6 @@ from clusterjob.files import (
     parse_files,
     parse_outputs,
 )
-from clusterjob.planning import Plan
 from clusterjob.profile import ATTRIBUTES, Profile, read_profile
 from clusterjob.result import AsyncResult, Results
 from clusterjob.session import Session
@@ -55,6 +54,8 @@ from clusterjob.store import (
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from clusterjob.planning import Plan
 
 _KEY_VERSION = 1  # changes when equal jobs would get other keys
 _canonical = json.JSONEncoder(sort_keys=True).encode

@@ -8,15 +8,17 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from clusterjob.engine import Engine, default_engines
 from clusterjob.errors import JobNotFoundError, SubmissionError
-from clusterjob.planning import Plan, make_plan
 from clusterjob.result import AsyncResult, Results, submit_records
 from clusterjob.status import Status
 from clusterjob.store import Record, Store, open_store
 from clusterjob.transport import Connections
+
+if TYPE_CHECKING:
+    from clusterjob.planning import Plan
 
 
 class Job(Protocol):
@@ -124,6 +126,8 @@ class Session:
         Nothing is submitted. Raises :class:`SettingsError`, :class:`RenderError`,
         :class:`StoreError`.
         """
+        from clusterjob.planning import make_plan
+
         records = self._prepare(jobs, cache_ids, after, batch="")
         return make_plan(self.store, records, force=force, retry=retry)
 

@@ -140,12 +140,3 @@ def test_importing_loads_little() -> None:
         ).stdout.strip()
         == "[]"
     )
-
-
-def test_public_names() -> None:
-    import clusterjob
-
-    for name in clusterjob.__all__:
-        assert getattr(clusterjob, name) is not None
-    with pytest.raises(AttributeError):
-        _ = clusterjob.nothing

@@ -19,6 +19,9 @@ from clusterjob.backend.resources import COMMON_RESOURCES
 from clusterjob.errors import SettingsError
 from clusterjob.status import Reason, Status
 
+# What is read from files is neither compared nor printed: dataclasses without the methods for that
+# are made in half the time, at every start.
+
 # In [States]. A reason: one word for two limits; the time used tells which.
 TIMEOUT_OR_MEMORY = "timeout_or_memory"
 # In [States]. A state: the job ended by itself, and its exit code says how.
@@ -83,7 +86,7 @@ class ErrorKind(str, Enum):
     ENDED = "ended"  # a job to cancel has ended
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class General:
     """[Backend]: how the scheduler's directives are written, and what its jobs see."""
 
@@ -108,7 +111,7 @@ class General:
     scan: re.Pattern[str] | None = None  # lines that the scheduler finds in bodies too
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Commands:
     """[Commands]: shell, with placeholders; empty where the scheduler has none."""
 
@@ -120,7 +123,7 @@ class Commands:
     version: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Limits:
     """[Limits], each with its unit."""
 
@@ -137,7 +140,7 @@ class Limits:
     retry_wait: float = 15.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Output:
     """How one command's answer is read: ``lines``, ``blocks`` of key and value, or ``json``."""
 
@@ -154,7 +157,7 @@ class Output:
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outputs:
     """The [Output:...] sections."""
 
@@ -164,7 +167,7 @@ class Outputs:
     find: Output = Output()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Directive:
     """One line of [Directives]: the resources it expresses and the template of the option.
 
@@ -182,7 +185,7 @@ class StateMeaning(NamedTuple):
     reason: Reason | str | None  # or TIMEOUT_OR_MEMORY
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class StateRule:
     """One pattern of [States], and what a state that matches it means."""
 
@@ -190,7 +193,7 @@ class StateRule:
     meaning: StateMeaning
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Backend:
     """A scheduler, as its folder in ``backends/`` and the overrides of a profile describe it."""
 

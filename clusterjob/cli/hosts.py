@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from clusterjob.admin import HostReport, survey, transport_of
-from clusterjob.admin import connect as log_in
 from clusterjob.cli.output import as_json, format_time, print_columns, print_json
 from clusterjob.script import default_session
 from clusterjob.transport import RemoteTransport
+
+if TYPE_CHECKING:
+    from clusterjob.admin import HostReport
 
 
 @click.command()
@@ -22,6 +24,8 @@ def hosts(offline: bool, as_json: bool) -> None:
 
     Exit code 1 where one cannot.
     """
+    from clusterjob.admin import survey
+
     found = survey(default_session(), offline)
     if as_json:
         print_json([vars(item) for item in found])
@@ -64,6 +68,9 @@ def connect(target: str, keep: str, close: bool) -> None:
     With 'transport = openssh' the login stays, and all programs of this machine use it. With
     'transport = ssh' this only tries whether the login works.
     """
+    from clusterjob.admin import connect as log_in
+    from clusterjob.admin import transport_of
+
     transport = transport_of(default_session(), target)
     if not isinstance(transport, RemoteTransport):
         what = "no login is kept" if close else "there is nothing to log in to"

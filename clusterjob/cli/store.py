@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from clusterjob.admin import Finding, copy_records, examine
-from clusterjob.admin import prune as prune_jobs
 from clusterjob.cli.output import as_json, format_time, print_json
 from clusterjob.errors import StoreError
 from clusterjob.script import default_session
 from clusterjob.status import Status
 from clusterjob.store import Store, open_store
 from clusterjob.units import parse_time
+
+if TYPE_CHECKING:
+    from clusterjob.admin import Finding
 
 
 @click.command()
@@ -26,6 +28,8 @@ def doctor(profile: str | None, fix: bool, as_json: bool) -> None:
 
     Say what is wrong and would be mended. Exit code 0: all is well, or mended; 1: something is not.
     """
+    from clusterjob.admin import examine
+
     findings = []
     for finding in examine(default_session(), profile, fix):
         findings.append(finding)
@@ -69,6 +73,8 @@ def prune(older_than: str, states: Sequence[str], dry_run: bool, as_json: bool) 
 
     Jobs that have not ended are never touched.
     """
+    from clusterjob.admin import prune as prune_jobs
+
     if older_than.strip().replace(".", "").isdigit():
         raise click.BadParameter(
             f"{older_than!r} has no unit; expected something like 30d or 12h",
@@ -117,6 +123,8 @@ def copy_store(source: str, target: str) -> None:
     FROM and TO are folders, sqlite:///PATH, file:///FOLDER or postgresql://... What the target has
     already stays as it is there.
     """
+    from clusterjob.admin import copy_records
+
     origin, destination = _open_existing(source), open_store(target)
     if origin.url == destination.url:
         raise click.UsageError("FROM and TO are the same store")

@@ -23,7 +23,7 @@ _CLOCK_SLACK = 120.0
 _WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
 
 
-@dataclass
+@dataclass(eq=False)
 class Assessment:
     """The records that changed, and what the scheduler complained about."""
 
@@ -36,7 +36,7 @@ class Assessment:
             self.changed.append(record)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _OpenTask:
     """A task that is not active any more, and has no end yet."""
 

@@ -20,7 +20,7 @@ from clusterjob.transport import Connections
 _log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """What became of a submission: for each record the one that holds its key, None if refused.
 

@@ -18,7 +18,7 @@ from clusterjob.store import Record, Task
 _NO_REASON = ("", "None", "(null)")
 
 
-@dataclass
+@dataclass(eq=False)
 class Evidence:
     """What one poll found out about one task."""
 
@@ -33,7 +33,7 @@ class Evidence:
     history_exists: bool = False  # there is accounting, as far as is known
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _FinalWord:
     """The scheduler says that a job has ended: the state, its cause, and where it says so."""
 

@@ -120,6 +120,7 @@ class Lease:
         self._store = store
         self._tokens = {record.token for record in records}
         self._done = threading.Event()
+        self._beating = threading.Lock()
         self._has_beaten = False
 
     def __enter__(self) -> Lease:
@@ -137,13 +138,17 @@ class Lease:
     ) -> None:
         _submitting.difference_update(self._tokens)
         self._done.set()
-        if self._has_beaten and not _submitting:
-            with contextlib.suppress(StoreError):
-                self._store.note(_PREFIX + process_name(), None)
+        with self._beating:  # a beat that is being written comes before its end
+            if self._has_beaten and not _submitting:
+                with contextlib.suppress(StoreError):
+                    self._store.note(_PREFIX + process_name(), None)
 
     def _beat(self) -> None:
         while not self._done.wait(BEAT):
-            # the next one may get through; the lease is longer than several
-            with contextlib.suppress(StoreError):
-                self._store.note(_PREFIX + process_name(), Note(time.time()))
-                self._has_beaten = True
+            with self._beating:
+                if self._done.is_set():
+                    return
+                # the next one may get through; the lease is longer than several
+                with contextlib.suppress(StoreError):
+                    self._store.note(_PREFIX + process_name(), Note(time.time()))
+                    self._has_beaten = True

@@ -29,7 +29,7 @@ _DAMAGED = "the record of this job is damaged: see 'clusterjob doctor'"
 _NAMES = 3  # of refused jobs, in an error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Refusal:
     """A job that was not accepted, and why."""
 
@@ -37,7 +37,7 @@ class Refusal:
     words: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Submitted:
     """What became of a batch: the record of each key, in order, and the refusals."""
 

@@ -16,7 +16,7 @@ _SHORTEST, _LONGEST = 0.02, 5.0  # s between two looks
 _OUTPUTS = 0.2  # s between two looks at jobs whose outputs are to come
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Wish:
     """Somebody wants to be told when a job has ended."""
 

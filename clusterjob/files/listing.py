@@ -42,7 +42,7 @@ class RemoteFile:
     digest: str = ""
 
 
-@dataclass
+@dataclass(eq=False)
 class Order:
     """What is wanted of one workdir, where it goes, and in the end what came of it."""
 

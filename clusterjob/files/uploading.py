@@ -16,7 +16,6 @@ from pathlib import Path
 
 from clusterjob.errors import CommandError
 from clusterjob.files.outgoing import Upload, encode
-from clusterjob.files.send import send
 from clusterjob.transport import RecordingTransport, RemoteTransport, Transport
 
 _HINT = "Choose a workdir (or rootdir) that you may write to, or make room there."
@@ -31,6 +30,8 @@ def upload(transport: Transport, files: Sequence[Upload]) -> None:
     if isinstance(transport, RecordingTransport):
         transport = transport.inner
     if isinstance(transport, RemoteTransport):
+        from clusterjob.files.send import send  # tar and zlib are for other hosts alone
+
         send(transport, files)
     else:
         write_here(files)

@@ -22,7 +22,7 @@ Begun = Literal["prologue", "epilogue"]
 VERSION = 2  # of what is stored, whatever the kind of store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Damaged:
     """A record that cannot be read: what is known of it, and why.
 
@@ -45,7 +45,7 @@ class Note:
     value: float | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Report:
     """What :meth:`Store.examine` found.
 
@@ -211,7 +211,7 @@ class Store(ABC):
             )
 
 
-@dataclass
+@dataclass(eq=False)
 class Claims:
     """What :func:`decide_claims` decided."""
 

@@ -9,7 +9,6 @@ from clusterjob.errors import SettingsError, suggest
 from clusterjob.transport.base import Hooks, Transport
 from clusterjob.transport.local import LocalTransport
 from clusterjob.transport.remote import RemoteTransport
-from clusterjob.transport.ssh_config import parse_remote
 
 KINDS = ("ssh", "openssh")
 
@@ -33,6 +32,8 @@ class Connections:
         """
         if not remote:
             return LocalTransport(self.hooks)
+        from clusterjob.transport.ssh_config import parse_remote
+
         kind = _choose_kind(kind)
         parse_remote(remote)
         key = (remote, kind, config)

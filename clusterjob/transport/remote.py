@@ -18,13 +18,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from clusterjob.errors import CommandError, LineBrokenError, TransportError
 from clusterjob.shell import load_shell
 from clusterjob.transport.base import Completed, Hooks, Sink
 from clusterjob.transport.host_state import HostState
-from clusterjob.transport.ssh_config import Hop, find_hop
+
+if TYPE_CHECKING:
+    from clusterjob.transport.ssh_config import Hop
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -99,6 +101,8 @@ class RemoteTransport(ABC):
 
     def _hop(self) -> Hop:
         """What the user's ssh configuration says about the host; read anew for each login."""
+        from clusterjob.transport.ssh_config import find_hop
+
         if self._known_hop is None:
             self._known_hop = find_hop(self.host, self.config)
         return self._known_hop
