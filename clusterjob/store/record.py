@@ -108,9 +108,9 @@ class Task:
         """Add to the history; the list is made anew, because copies of a task share it."""
         self.history = [*self.history, Event(when, state, words)]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the values that differ from the defaults."""
-        data = {}
+        data: dict[str, object] = {}
         for name in _TASK_FIELDS:
             value = getattr(self, name)
             if value not in (None, "", {}, []):
@@ -121,6 +121,7 @@ class Task:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Task:
+        """Read a task. Raises ValueError, KeyError or TypeError for what is none."""
         task = cls(**data)
         task.status = Status(task.status)
         task.reason = Reason(task.reason) if task.reason else None
