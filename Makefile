@@ -1,6 +1,7 @@
 # make demo    set everything up, and run the main job on this machine
 # make test    set everything up, and run all checks and tests; as root on Debian on real schedulers too
 # make unit    the quick tests alone
+# make test-user  what an ordinary user can run, as one (part of make test where that is root)
 # make lab     start the real schedulers and leave them running (make lab-down stops them)
 # make docs    build the documentation into docs/_build
 # make bench   the benchmarks; the ones that need Slurm or sshd start the lab
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint unit chaos lab lab-install lab-down docs bench clean
+.PHONY: demo test test-user lint unit chaos lab lab-install lab-down docs bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); }
@@ -41,6 +42,13 @@ lab-install:
 
 test: lint lab-install
 	$(BIN)/python -m pytest -n 6 --dist loadgroup
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-user; fi
+
+# All that an ordinary user can run, as one: root in a name space of its own, without its rights. What
+# needs the real schedulers is skipped.
+test-user: $(VENV)/all
+	CLUSTERJOB_REQUIRE_LAB= unshare --user --map-user=1000 --map-group=1000 \
+		$(BIN)/python -m pytest -n 6 --dist loadgroup -p no:cacheprovider
 
 # the storms of tests/chaos at full length: less than half an hour
 chaos: $(VENV)/all lab-install

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ LAB = Path(
 NETNS = Path("/run/netns/clusterjob-lab")
 STARTED = LAB / "started-by-the-tests"
 CLONE_NEWNET = 0x40000000
+SLOW_FOLDERS = ("chaos", "contract", "embedded", "ssh")  # they wait for jobs
+SLOW_FILES = ("test_docs.py", "test_notebooks.py", "test_package.py")
 
 
 @pytest.fixture(autouse=True)
@@ -118,10 +121,14 @@ def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run all tests of the Slurm whose daemons are stopped now and then: the others
-    need not wait for it.
+    """Mark what is slow, and let one process run all tests of the Slurm whose daemons are stopped.
+
+    The others need not wait for it.
     """
     for item in items:
+        folder = item.path.parent.name
+        if folder in SLOW_FOLDERS or item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
         if "noacct" in getattr(getattr(item, "callspec", None), "params", {}).values():
             item.add_marker(pytest.mark.xdist_group("noacct"))
 
@@ -189,6 +196,16 @@ def namespace(lab: Path | None) -> Iterator[None]:
 def _enter(descriptor: int) -> None:
     if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "setns")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why tests were skipped, in one line a reason."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        words = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        reasons[words.removeprefix("Skipped: ")] += 1
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
 def pytest_report_header() -> str:

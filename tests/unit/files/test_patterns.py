@@ -166,6 +166,7 @@ NAMES = st.text(
 ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=25,
     deadline=None,
