@@ -65,18 +65,12 @@ if TYPE_CHECKING:
     )
     from clusterjob.files import RemoteFile
     from clusterjob.planning import Action, Plan, PlannedJob
-    from clusterjob.result import (
-        AsyncResult,
-        JobRow,
-        Results,
-        WaitOutcome,
-        as_completed,
-        cancel,
-        wait,
-    )
+    from clusterjob.result import AsyncResult, JobRow
+    from clusterjob.results import Results, WaitOutcome, as_completed, cancel, wait
     from clusterjob.script import JobScript, JobSettings, default_session, plan, submit
     from clusterjob.session import Session
     from clusterjob.store import Event, Task
+    from clusterjob.transport import Connections, Hooks
 
 __version__ = "3.0.0.dev0"
 
@@ -91,7 +85,9 @@ __all__ = [
     "BackendNotFoundError",
     "ClusterJobError",
     "CommandError",
+    "Connections",
     "Event",
+    "Hooks",
     "HostKeyError",
     "JobFailedError",
     "JobNotFoundError",
@@ -129,24 +125,26 @@ __all__ = [
 _HOMES = {
     "Action": "planning",
     "AsyncResult": "result",
+    "Connections": "transport",
     "Event": "store",
+    "Hooks": "transport",
     "JobRow": "result",
     "JobScript": "script",
     "JobSettings": "script",
     "Plan": "planning",
     "PlannedJob": "planning",
     "RemoteFile": "files",
-    "Results": "result",
+    "Results": "results",
     "Session": "session",
     "Task": "store",
-    "WaitOutcome": "result",
-    "as_completed": "result",
-    "cancel": "result",
+    "WaitOutcome": "results",
+    "as_completed": "results",
+    "cancel": "results",
     "connect": "admin",
     "default_session": "script",
     "plan": "script",
     "submit": "script",
-    "wait": "result",
+    "wait": "results",
 }
 
 

@@ -1,4 +1,4 @@
-"""The live handle on a job, sequences of them, and waiting for many."""
+"""The live handle on a job."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypedDict, overload
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from clusterjob.engine import Batch, Cluster, Engine, default_engines
+from clusterjob.engine import Cluster, Engine, default_engines, new_batch
 from clusterjob.errors import (
     CommandError,
     JobFailedError,
@@ -44,14 +44,13 @@ from clusterjob.store import (
     Store,
     Task,
 )
+from clusterjob.waiting import rounds
 
 if TYPE_CHECKING:
     import asyncio
 
 _log = logging.getLogger(__name__)
 _LOOK = 1.0  # s between two looks at a log that is followed
-_SHORTEST_PAUSE = 0.005  # s between two rounds of waiting
-_OUTPUTS = 0.2  # s between two looks at jobs whose outputs are to come
 
 
 class JobRow(TypedDict):
@@ -79,13 +78,6 @@ class JobRow(TypedDict):
     max_rss: float | None
     stdout: str
     stderr: str
-
-
-class WaitOutcome(NamedTuple):
-    """The jobs that have ended, and the ones that have not."""
-
-    done: Results
-    not_done: Results
 
 
 class AsyncResult:
@@ -259,7 +251,9 @@ class AsyncResult:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job has ended, for ``timeout`` seconds at most; return whether it has."""
-        return not wait([self], timeout).not_done
+        for _ in rounds([self], timeout):
+            pass
+        return self.record.settled
 
     def get(self, timeout: float | None = None) -> Status:
         """Wait for the end of the job, and for its outputs; return its state, which is COMPLETED.
@@ -309,7 +303,8 @@ class AsyncResult:
 
         Raises :class:`CommandError`.
         """
-        cancel([self])
+        _ = self.cluster  # its record is the one that is watched
+        self.engine.cancel([self.record])
 
     def resubmit(self) -> AsyncResult:
         """Submit the job again as it was, and return the new handle.
@@ -321,7 +316,7 @@ class AsyncResult:
             raise SubmissionError(
                 f"job {self.name!r} ({self.job_id}) is {self.record.status}; cancel it first"
             )
-        return _resubmit(self.engine, [self.record])[0]
+        return resubmit(self.engine, [self.record])[0]
 
     def dump(self, path: str | os.PathLike[str]) -> None:
         """Write the record to a file of JSON, with the place of its store."""
@@ -489,198 +484,29 @@ class AsyncResult:
         return f"<AsyncResult {self.name!r} {self.job_id or '-'} {task.status}{why}>"
 
 
-class Results(list[AsyncResult]):
-    """The handles of several jobs, in order: what a submission returns.
-
-    It is a list, and does what is wanted of all of them at once.
-    """
-
-    @overload
-    def __getitem__(self, position: SupportsIndex) -> AsyncResult: ...
-
-    @overload
-    def __getitem__(self, position: slice) -> Results: ...
-
-    def __getitem__(self, position: SupportsIndex | slice) -> AsyncResult | Results:
-        if isinstance(position, slice):
-            return Results(super().__getitem__(position))
-        return super().__getitem__(position)
-
-    def __add__(self, other: list[AsyncResult]) -> Results:  # type: ignore[override]
-        return Results([*self, *other])
-
-    def __repr__(self) -> str:
-        counted = ", ".join(
-            f"{count} {status}" for status, count in self._count().items()
-        )
-        return f"<Results of {len(self)} jobs{': ' if counted else ''}{counted}>"
-
-    @property
-    def counts(self) -> dict[Status, int]:
-        """How many jobs are in each state, as new as their clusters may be asked."""
-        for result in self:
-            result.refresh()
-        return self._count()
-
-    def _count(self) -> dict[Status, int]:
-        states = [result.record.status for result in self]
-        return {status: states.count(status) for status in Status if status in states}
-
-    @property
-    def failed(self) -> Results:
-        """The jobs that are FAILED, as new as their clusters may be asked."""
-        return Results(result for result in self if result.status == Status.FAILED)
-
-    def wait(self, timeout: float | None = None) -> WaitOutcome:
-        """Wait until all have ended, for ``timeout`` seconds at most.
-
-        Returns the ones that have and the ones that have not.
-        """
-        return wait(self, timeout)
-
-    def as_completed(self, timeout: float | None = None) -> Iterator[AsyncResult]:
-        """Yield each when it has ended. Raises :class:`WaitTimeoutError`."""
-        return as_completed(self, timeout)
-
-    def table(self) -> list[JobRow]:
-        """Return a row a job, as plain values: for a data frame, or for a file."""
-        rows = []
-        for result in self:
-            _ = result.usage  # peak memory is asked for, once for all
-            rows.append(result.row())
-        return rows
-
-    def cancel(self) -> None:
-        """Cancel all that have not ended: one command a cluster. Raises :class:`CommandError`."""
-        cancel(self)
-
-    def retry(self) -> Results:
-        """Submit the jobs again, as they were, that have ended and did not complete.
-
-        One batch a session. Returns all the jobs, with the new handles in their places. Raises
-        :class:`SubmissionError`.
-        """
-        positions: dict[int, list[int]] = {}
-        for position, result in enumerate(self):
-            if result.status > Status.COMPLETED:
-                positions.setdefault(id(result.engine), []).append(position)
-        everyone = list(self)
-        for members in positions.values():
-            engine = everyone[members[0]].engine
-            records = [everyone[position].record for position in members]
-            for position, result in zip(
-                members, _resubmit(engine, records), strict=True
-            ):
-                everyone[position] = result
-        return Results(everyone)
-
-
 def submit_records(
     engine: Engine, records: Sequence[Record], again: Callable[[Record], bool]
-) -> Results:
+) -> list[AsyncResult]:
     """Submit records of any number of clusters and return a handle for each, in order.
 
-    ``again`` says whether the record that holds a key makes room. Raises :class:`SubmissionError`
-    where jobs were refused, with the handles of the others in its ``results``.
+    ``again`` says whether the record that holds a key makes room. Raises
+    :class:`SubmissionError` where jobs were refused, with the handles of the others in its
+    ``results``.
     """
-    batch: Batch = engine.submit(records, again)
-    results = [
-        AsyncResult(winner, engine) for winner in batch.winners if winner is not None
-    ]
+    batch = engine.submit(records, again)
+    winners = [winner for winner in batch.winners if winner is not None]
+    results = [AsyncResult(winner, engine) for winner in winners]
     error = batch.error(results)
     if error is not None:
         raise error
-    return Results(results)
+    return results
 
 
-def _resubmit(engine: Engine, records: Sequence[Record]) -> Results:
-    renewed = [record.renewed() for record in records]
+def resubmit(engine: Engine, records: Sequence[Record]) -> list[AsyncResult]:
+    """Submit jobs that have ended once more, as they were, in one batch."""
+    batch = new_batch()
+    renewed = [record.renewed(batch) for record in records]
     return submit_records(engine, renewed, lambda old: old.finished)
-
-
-def cancel(results: Iterable[AsyncResult]) -> None:
-    """Cancel jobs: one command a cluster. Ones that have ended stay what they were.
-
-    Raises :class:`CommandError` where a cluster could not be asked, after all the others were.
-    """
-    groups: dict[int, tuple[Engine, list[Record]]] = {}
-    for result in results:
-        _ = result.cluster  # its record is the one that is watched
-        groups.setdefault(id(result.engine), (result.engine, []))[1].append(
-            result.record
-        )
-    for engine, records in groups.values():
-        engine.cancel(records)
-
-
-def wait(results: Iterable[AsyncResult], timeout: float | None = None) -> WaitOutcome:
-    """Wait until all jobs have ended, for ``timeout`` seconds at most.
-
-    Returns the ones that have and the ones that have not.
-    """
-    everyone = list(results)
-    for _ in _rounds(everyone, _deadline(timeout)):
-        pass
-    done = [result for result in everyone if result.record.settled]
-    not_done = [result for result in everyone if not result.record.settled]
-    return WaitOutcome(Results(done), Results(not_done))
-
-
-def as_completed(
-    results: Iterable[AsyncResult], timeout: float | None = None
-) -> Iterator[AsyncResult]:
-    """Yield each result when its job has ended.
-
-    Raises :class:`WaitTimeoutError` after ``timeout`` seconds with jobs left.
-    """
-    everyone = list(dict.fromkeys(results))
-    left = len(everyone)
-    for ended in _rounds(everyone, _deadline(timeout)):
-        yield from ended
-        left -= len(ended)
-    if left:
-        raise WaitTimeoutError(
-            f"{left} of {len(everyone)} jobs have not ended after {timeout:g} s; they go on"
-        )
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def _rounds(
-    results: Sequence[AsyncResult], deadline: float | None
-) -> Iterator[list[AsyncResult]]:
-    """Yield the results that have ended since the last round.
-
-    Until none is left or the deadline is past.
-    """
-    left = list(results)
-    while left:
-        for cluster in {id(result.cluster): result.cluster for result in left}.values():
-            cluster.refresh()
-        for result in left:
-            if result.record.finished:
-                result.refresh()
-        ended = [result for result in left if result.record.settled]
-        if ended:
-            left = [result for result in left if not result.record.settled]
-            yield ended
-        if not left:
-            return
-        pause = min(map(_pause_of, left))
-        if deadline is not None:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return
-            pause = min(pause, remaining)
-        time.sleep(max(_SHORTEST_PAUSE, pause))
-
-
-def _pause_of(result: AsyncResult) -> float:
-    """Return the seconds until it is worth looking again."""
-    shortest = _OUTPUTS if result.record.finished else 0.0
-    return max(result.cluster.pace.wait_time(), shortest)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import os
-import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,15 +16,11 @@ from clusterjob.backend import (
     ResourceValue,
     check_resource,
     load_backend,
-    parse_array,
     render_text,
 )
 from clusterjob.engine import RUNS, Engine, Scheduler, render_record
 from clusterjob.errors import (
     RenderError,
-    ResourcesNotSupportedError,
-    SettingsError,
-    SubmissionError,
     TransportError,
 )
 from clusterjob.files import (
@@ -38,8 +30,16 @@ from clusterjob.files import (
     parse_files,
     parse_outputs,
 )
+from clusterjob.keys import (
+    check_array,
+    check_name,
+    cluster_reference,
+    job_key,
+    parent_of,
+)
 from clusterjob.profile import ATTRIBUTES, Profile, read_profile
-from clusterjob.result import AsyncResult, Results
+from clusterjob.result import AsyncResult
+from clusterjob.results import Results
 from clusterjob.session import Session
 from clusterjob.session import default_session as open_default_session
 from clusterjob.status import Status
@@ -47,7 +47,6 @@ from clusterjob.store import (
     ClusterReference,
     JobSpec,
     Once,
-    Parent,
     Record,
     Task,
 )
@@ -56,9 +55,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from clusterjob.planning import Plan
-
-_KEY_VERSION = 1  # changes when equal jobs would get other keys
-_canonical = json.JSONEncoder(sort_keys=True).encode
 
 
 class JobSettings(TypedDict, total=False):
@@ -272,7 +268,7 @@ class JobScript:
     def cluster_reference(self) -> ClusterReference:
         """The backend, its overrides and its host, as a record keeps them."""
         attributes = self.attributes
-        return _reference(
+        return cluster_reference(
             attributes.get("backend") or "local",
             attributes.get("remote") or "",
             str(attributes.get("transport") or ""),
@@ -414,7 +410,7 @@ class JobScript:
         workdir = self._resolve_workdir(scheduler, dry)
         spec = self._make_spec(backend, reference, workdir, cache_id, parents)
         name = str(spec.resources["jobname"])
-        indices = _check_array(backend, spec.resources.get("array"))
+        indices = check_array(backend, spec.resources.get("array"))
         return Record(
             key=job_key(spec, backend.name, workdir),
             token="TOKEN" if dry else secrets.token_hex(8),
@@ -458,8 +454,8 @@ class JobScript:
             name: value for name, value in self.resources.items() if value is not None
         }
         name = str(resources.setdefault("jobname", "job"))
-        _check_name(backend, "jobname", backend.general.jobname, name)
-        _check_name(backend, "workdir", backend.general.workdir, workdir)
+        check_name(backend, "jobname", backend.general.jobname, name)
+        check_name(backend, "workdir", backend.general.workdir, workdir)
         variables = {**self.variables(), "workdir": workdir, "jobname": name}
         body = self._render(self.body, "the body", variables)
         if "\0" in body:
@@ -486,7 +482,7 @@ class JobScript:
             outputs=outputs,
             into=self._outputs_folder(here) if outputs else "",
             after=tuple(
-                _parent(parent, reference)
+                parent_of(parent, reference)
                 for parent in parents
                 if parent.status != Status.COMPLETED
             ),
@@ -542,110 +538,4 @@ def plan(
     """Say what :func:`submit` would do with the same arguments, and why; nothing is submitted."""
     return default_session().plan(
         jobs, cache_ids=cache_ids, force=force, retry=retry, after=after
-    )
-
-
-def job_key(spec: JobSpec, backend: str, workdir: str) -> str:
-    """Return the hash that makes two submissions the same.
-
-    ``cache_id``, else what computes the result, and where. Resources are not part of it but for the
-    array: more time for a finished job does not run it again.
-    """
-    content: list[object]
-    if spec.cache_id:
-        content = ["cache_id", spec.cache_id]
-    else:
-        content = [
-            _KEY_VERSION,
-            spec.cluster.host,
-            backend,
-            workdir,
-            spec.body,
-            spec.shell,
-            spec.aux,
-            [(item.path, item.digest) for item in spec.inputs],
-            spec.resources.get("array"),
-        ]
-    return hashlib.sha256(
-        _canonical(content).encode("utf-8", "surrogatepass")
-    ).hexdigest()
-
-
-def _check_name(
-    backend: Backend, what: str, allowed: re.Pattern[str], name: str
-) -> None:
-    """Refuse names that the scheduler cannot take; its backend says which it can."""
-    if not allowed.fullmatch(name):
-        raise SettingsError(
-            f"{what} {name!r} is not allowed by backend {backend.name!r}; "
-            f"expected what {allowed.pattern!r} matches"
-        )
-
-
-def _check_array(backend: Backend, array: ResourceValue | None) -> list[int]:
-    """Return the indices of an array; none for any other job."""
-    indices = parse_array(str(array)) if array else []
-    most = backend.limits.array_size
-    if len(indices) > most:
-        raise ResourcesNotSupportedError(
-            f"array {array!r} has {len(indices)} elements; "
-            f"backend {backend.name!r} takes {most} ([Limits] array_size)"
-        )
-    return indices
-
-
-def _parent(record: Record, reference: ClusterReference) -> Parent:
-    """Return what a successor keeps of a job. Raises :class:`SubmissionError`."""
-    if record.cluster_id != reference.cluster_id:
-        raise SubmissionError(
-            "a job can only come after jobs of the same scheduler; "
-            f"{record.name!r} is with {record.backend!r}"
-        )
-    if record.finished:
-        raise SubmissionError(
-            f"job {record.name!r} ({record.job_id}) is {record.status}: "
-            "what comes after it would never run"
-        )
-    if not record.job_id:
-        why = record.task.words or record.phase.value
-        raise SubmissionError(
-            f"job {record.name!r} has no job id yet ({why}); submit its successors later"
-        )
-    names = [record.exit_name(index) for index in record.all_tasks()]
-    return Parent(
-        record.name,
-        record.job_id,
-        tuple(f"{record.runs}/{name}.exit" for name in names),
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def _reference(
-    name: str,
-    host: str,
-    transport: str,
-    ssh_config: str,
-    profiles: tuple[Profile, ...],
-    folders: tuple[str, ...],
-) -> ClusterReference:
-    """Return the reference of a cluster; equal ones of many jobs are one object."""
-    beside = [
-        str(profile.path.parent / "backends")
-        for profile in profiles
-        if (profile.path.parent / "backends").is_dir()
-    ]
-    overrides: dict[str, dict[str, str]] = {}
-    for profile in profiles:
-        for section, entries in profile.overrides.items():
-            overrides.setdefault(section, {}).update(entries)
-    return ClusterReference(
-        name=name,
-        host=host,
-        transport=transport,
-        ssh_config=os.path.abspath(os.path.expanduser(ssh_config))
-        if ssh_config
-        else "",
-        beside=(*dict.fromkeys(beside), *folders),
-        overrides=overrides,
-        source=str(profiles[-1].path) if overrides else "",
     )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-import secrets
-import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from clusterjob.engine import Engine, default_engines
+from clusterjob.engine import Engine, default_engines, new_batch
 from clusterjob.errors import JobNotFoundError, SubmissionError
-from clusterjob.result import AsyncResult, Results, submit_records
+from clusterjob.result import AsyncResult, submit_records
+from clusterjob.results import Results
 from clusterjob.status import Status
 from clusterjob.store import Record, Store, open_store
 from clusterjob.transport import Connections
@@ -107,10 +106,9 @@ class Session:
         :class:`StoreError`.
         """
         self.recover()
-        records = self._prepare(jobs, cache_ids, after, _new_batch())
-        return submit_records(
-            self.engine, records, functools.partial(_makes_room, force, retry)
-        )
+        records = self._prepare(jobs, cache_ids, after, new_batch())
+        makes_room = functools.partial(_makes_room, force, retry)
+        return Results(submit_records(self.engine, records, makes_room))
 
     def plan(
         self,
@@ -230,11 +228,6 @@ def default_session(store: str | os.PathLike[str] | None = None) -> Session:
 def close_default_sessions() -> None:
     """Close the default sessions and their connections; the next use makes them anew."""
     default_engines.close()
-
-
-def _new_batch() -> str:
-    """Name the folder of a batch: the time, for people, and a part that is new."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 def _makes_room(force: bool, retry: bool, old: Record) -> bool:

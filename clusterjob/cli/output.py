@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import click
 
-from clusterjob.result import AsyncResult, Results
+from clusterjob.result import AsyncResult
+from clusterjob.results import Results
 from clusterjob.script import default_session
 from clusterjob.status import Status
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +14,11 @@ from clusterjob.files import Upload
 from clusterjob.store import Record
 
 RUNS = ".clusterjob-runs"
+
+
+def new_batch() -> str:
+    """Name the folder of a batch: the time, for people, and a part that is new."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 def script_path(scheduler: Scheduler, record: Record) -> str:

@@ -222,27 +222,22 @@ class Record(_Referable):
             return {None: self.task}
         return dict(self.tasks.items())
 
-    def task_at(self, index: int | None) -> Task:
-        """Return the task that :meth:`all_tasks` has under an index."""
-        return self.task if index is None or self.tasks is None else self.tasks[index]
-
     def exit_name(self, index: int | None) -> str:
         """Return the name, without ``.exit``, of the exit record of the job or of an element."""
         return self.token if index is None else f"{self.token}.{index}"
 
     # -- other records of it -----------------------------------------------------------------------
 
-    def renewed(self) -> Record:
-        """Return a fresh record for another submission of the same job."""
-        token = secrets.token_hex(8)
+    def renewed(self, batch: str) -> Record:
+        """Return a fresh record for another submission of the same job, in another batch."""
         return Record(
             key=self.key,
-            token=token,
+            token=secrets.token_hex(8),
             name=self.name,
             backend=self.backend,
             host=self.host,
             workdir=self.workdir,
-            runs=f"{os.path.dirname(self.runs)}/{token}",
+            runs=f"{os.path.dirname(self.runs)}/{batch}",
             spec_json=self.spec_json,
             created=time.time(),
             cluster_id=self.cluster_id,

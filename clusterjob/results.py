@@ -1,0 +1,152 @@
+"""Sequences of handles: what a submission returns, and waiting for many jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, SupportsIndex, overload
+
+from clusterjob.engine import Engine
+from clusterjob.errors import WaitTimeoutError
+from clusterjob.result import AsyncResult, JobRow, resubmit
+from clusterjob.status import Status
+from clusterjob.store import Record
+from clusterjob.waiting import rounds
+
+
+class WaitOutcome(NamedTuple):
+    """The jobs that have ended, and the ones that have not."""
+
+    done: Results
+    not_done: Results
+
+
+class Results(list[AsyncResult]):
+    """The handles of several jobs, in order: what a submission returns.
+
+    It is a list, and does what is wanted of all of them at once.
+    """
+
+    @overload
+    def __getitem__(self, position: SupportsIndex) -> AsyncResult: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> Results: ...
+
+    def __getitem__(self, position: SupportsIndex | slice) -> AsyncResult | Results:
+        if isinstance(position, slice):
+            return Results(super().__getitem__(position))
+        return super().__getitem__(position)
+
+    def __add__(self, other: list[AsyncResult]) -> Results:  # type: ignore[override]
+        return Results([*self, *other])
+
+    def __repr__(self) -> str:
+        counted = ", ".join(
+            f"{count} {status}" for status, count in self._count().items()
+        )
+        return f"<Results of {len(self)} jobs{': ' if counted else ''}{counted}>"
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """How many jobs are in each state, as new as their clusters may be asked."""
+        for result in self:
+            result.refresh()
+        return self._count()
+
+    def _count(self) -> dict[Status, int]:
+        states = [result.record.status for result in self]
+        return {status: states.count(status) for status in Status if status in states}
+
+    @property
+    def failed(self) -> Results:
+        """The jobs that are FAILED, as new as their clusters may be asked."""
+        return Results(result for result in self if result.status == Status.FAILED)
+
+    def wait(self, timeout: float | None = None) -> WaitOutcome:
+        """Wait until all have ended, for ``timeout`` seconds at most.
+
+        Returns the ones that have and the ones that have not.
+        """
+        return wait(self, timeout)
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[AsyncResult]:
+        """Yield each when it has ended. Raises :class:`WaitTimeoutError`."""
+        return as_completed(self, timeout)
+
+    def table(self) -> list[JobRow]:
+        """Return a row a job, as plain values: for a data frame, or for a file."""
+        rows = []
+        for result in self:
+            _ = result.usage  # peak memory is asked for, once for all
+            rows.append(result.row())
+        return rows
+
+    def cancel(self) -> None:
+        """Cancel all that have not ended: one command a cluster. Raises :class:`CommandError`."""
+        cancel(self)
+
+    def retry(self) -> Results:
+        """Submit the jobs again, as they were, that have ended and did not complete.
+
+        One batch a session. Returns all the jobs, with the new handles in their places. Raises
+        :class:`SubmissionError`.
+        """
+        positions: dict[int, list[int]] = {}
+        for position, result in enumerate(self):
+            if result.status > Status.COMPLETED:
+                positions.setdefault(id(result.engine), []).append(position)
+        everyone = list(self)
+        for members in positions.values():
+            engine = everyone[members[0]].engine
+            records = [everyone[position].record for position in members]
+            for position, result in zip(
+                members, resubmit(engine, records), strict=True
+            ):
+                everyone[position] = result
+        return Results(everyone)
+
+
+def cancel(results: Iterable[AsyncResult]) -> None:
+    """Cancel jobs: one command a cluster. Ones that have ended stay what they were.
+
+    Raises :class:`CommandError` where a cluster could not be asked, after all the others were.
+    """
+    groups: dict[int, tuple[Engine, list[Record]]] = {}
+    for result in results:
+        _ = result.cluster  # its record is the one that is watched
+        groups.setdefault(id(result.engine), (result.engine, []))[1].append(
+            result.record
+        )
+    for engine, records in groups.values():
+        engine.cancel(records)
+
+
+def wait(results: Iterable[AsyncResult], timeout: float | None = None) -> WaitOutcome:
+    """Wait until all jobs have ended, for ``timeout`` seconds at most.
+
+    Returns the ones that have and the ones that have not.
+    """
+    everyone = list(results)
+    for _ in rounds(everyone, timeout):
+        pass
+    done = [result for result in everyone if result.record.settled]
+    not_done = [result for result in everyone if not result.record.settled]
+    return WaitOutcome(Results(done), Results(not_done))
+
+
+def as_completed(
+    results: Iterable[AsyncResult], timeout: float | None = None
+) -> Iterator[AsyncResult]:
+    """Yield each result when its job has ended.
+
+    Raises :class:`WaitTimeoutError` after ``timeout`` seconds with jobs left.
+    """
+    everyone = list(dict.fromkeys(results))
+    left = len(everyone)
+    for ended in rounds(everyone, timeout):
+        yield from ended
+        left -= len(ended)
+    if left:
+        raise WaitTimeoutError(
+            f"{left} of {len(everyone)} jobs have not ended after {timeout:g} s; they go on"
+        )

@@ -1,0 +1,64 @@
+"""Waiting for many jobs: rounds of looking, as often as their clusters may be asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from clusterjob.engine import Cluster
+from clusterjob.store import Record
+
+_SHORTEST_PAUSE = 0.005  # s between two rounds
+_OUTPUTS = 0.2  # s between two looks at jobs whose outputs are to come
+
+
+class Handle(Protocol):
+    """What is waited for."""
+
+    @property
+    def record(self) -> Record: ...
+
+    @property
+    def cluster(self) -> Cluster: ...
+
+    def refresh(self) -> None: ...
+
+
+AnyHandle = TypeVar("AnyHandle", bound=Handle)
+
+
+def rounds(
+    handles: Sequence[AnyHandle], timeout: float | None
+) -> Iterator[list[AnyHandle]]:
+    """Yield the handles whose jobs have ended since the last round.
+
+    Until none is left or ``timeout`` seconds are over; None for as long as it takes.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    left = list(handles)
+    while left:
+        for cluster in {id(handle.cluster): handle.cluster for handle in left}.values():
+            cluster.refresh()
+        for handle in left:
+            if handle.record.finished:
+                handle.refresh()
+        ended = [handle for handle in left if handle.record.settled]
+        if ended:
+            left = [handle for handle in left if not handle.record.settled]
+            yield ended
+        if not left:
+            return
+        pause = min(map(_pause_of, left))
+        if deadline is not None:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return
+            pause = min(pause, remaining)
+        time.sleep(max(_SHORTEST_PAUSE, pause))
+
+
+def _pause_of(handle: Handle) -> float:
+    """Return the seconds until it is worth looking again."""
+    shortest = _OUTPUTS if handle.record.finished else 0.0
+    return max(handle.cluster.pace.wait_time(), shortest)
