@@ -279,7 +279,10 @@ class AsyncResult:
         self.engine.watcher.add(self.record, self.cluster, lambda: fn(self))
 
     def __await__(self) -> Generator[Any, None, AsyncResult]:
-        """Wait without blocking the event loop; ``await result`` is the result itself."""
+        """Wait without blocking the event loop; ``await result`` is the result itself.
+
+        It is cancelled where the session is closed before.
+        """
         return self._wait_async().__await__()
 
     async def _wait_async(self) -> AsyncResult:
@@ -288,11 +291,16 @@ class AsyncResult:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
 
-        def tell(_: AsyncResult) -> None:
+        def tell(settle: Callable[[], object]) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_settle, ended)
+                loop.call_soon_threadsafe(settle)
 
-        self.add_done_callback(tell)
+        self.engine.watcher.add(
+            self.record,
+            self.cluster,
+            callback=lambda: tell(lambda: _settle(ended)),
+            forgotten=lambda: tell(ended.cancel),
+        )
         await ended
         return self
 

@@ -45,15 +45,15 @@ def transport_of(session: Session, target: str) -> Transport:
     return session.connections.open(target)
 
 
-def connect(target: str, keep: str = "12h") -> str:
+def connect(target: str, keep: str = "12h", session: Session | None = None) -> str:
     """Log in to the host of a profile (or a host by its name); return the route.
 
     What the host asks is put to the user. With ``transport = openssh`` the login serves all
     programs of this machine, and for ``keep`` after its last use (ssh_config(5), TIME FORMATS);
-    with ``ssh`` it serves this process. Raises :class:`LoginError`, :class:`TransportError`,
-    :class:`SettingsError`.
+    with ``ssh`` it serves the ``session``, by default all default ones. Raises
+    :class:`LoginError`, :class:`TransportError`, :class:`SettingsError`.
     """
-    transport = transport_of(default_session(), target)
+    transport = transport_of(session or default_session(), target)
     if not isinstance(transport, RemoteTransport):
         return "this machine"
     transport.login(keep)

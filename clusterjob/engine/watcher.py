@@ -13,6 +13,7 @@ from clusterjob.store import Record
 
 _log = logging.getLogger(__name__)
 _SHORTEST, _LONGEST = 0.02, 5.0  # s between two looks
+_PATIENCE = 10.0  # s that stopping waits for a look that goes on
 _OUTPUTS = 0.2  # s between two looks at jobs whose outputs are to come
 
 
@@ -23,6 +24,7 @@ class _Wish:
     record: Record
     cluster: Cluster
     callback: Callable[[], object]
+    forgotten: Callable[[], object] | None  # called where the watching ends before
 
 
 class Watcher:
@@ -38,13 +40,21 @@ class Watcher:
         self._stopped = False
 
     def add(
-        self, record: Record, cluster: Cluster, callback: Callable[[], object]
+        self,
+        record: Record,
+        cluster: Cluster,
+        callback: Callable[[], object],
+        forgotten: Callable[[], object] | None = None,
     ) -> None:
-        """Call ``callback`` from the watching thread when the job has ended."""
+        """Call ``callback`` from the watching thread when the job has ended.
+
+        ``forgotten`` is called in its place where :meth:`stop` comes first.
+        """
         with self._changed:
             self._stopped = False
-            self._wishes.append(_Wish(record, cluster, callback))
-            if self._thread is None:
+            self._wishes.append(_Wish(record, cluster, callback, forgotten))
+            # the thread of a process that was forked is not there any more
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._run, daemon=True, name="clusterjob-watcher"
                 )
@@ -56,10 +66,13 @@ class Watcher:
         with self._changed:
             thread = self._thread
             self._stopped = True
-            self._wishes.clear()
+            forgotten, self._wishes = self._wishes, []
             self._changed.notify_all()
+        for wish in forgotten:
+            if wish.forgotten is not None:
+                wish.forgotten()
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            thread.join(_PATIENCE)
 
     def _run(self) -> None:
         while True:
@@ -80,10 +93,11 @@ class Watcher:
         for wish in wishes:
             _attempt(lambda wish=wish: wish.cluster.finish(wish.record))  # type: ignore[misc]
         ended = [wish for wish in wishes if wish.record.settled]
+        told = set(map(id, ended))
         with self._changed:
             if self._stopped:
                 return
-            self._wishes = [wish for wish in self._wishes if wish not in ended]
+            self._wishes = [wish for wish in self._wishes if id(wish) not in told]
         for wish in ended:
             try:
                 wish.callback()

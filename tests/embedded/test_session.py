@@ -285,5 +285,20 @@ def test_many_are_awaited_by_one_thread() -> None:
     assert asyncio.run(main()) == [f"n{n}" for n in range(5)]
 
 
+def test_who_awaits_a_job_is_told_when_the_session_is_closed() -> None:
+    async def main(session: Session) -> None:
+        result = session.submit([job("sleep 60", "long")])[0]
+        waiting = asyncio.ensure_future(_wait_for(result))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(session.close)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(waiting, 10)
+        result.cancel()
+
+    session = Session("closing")
+    asyncio.run(main(session))
+    session.close()
+
+
 async def _wait_for(result: AsyncResult) -> AsyncResult:
     return await result
