@@ -232,3 +232,23 @@ def test_without_psycopg_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StoreError, match=r"pip install 'clusterjob\[postgres\]'"):
         open_store("postgresql:///x")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("database is locked", "was locked by another process"),
+        ("database schema is busy", "was locked by another process"),
+        ("database or disk is full", "cannot be written"),
+        ("file is not a database", "is damaged or no store"),
+    ],
+)
+def test_what_the_database_complains_about_is_told_apart(words: str, said: str) -> None:
+    store = the_sqlite()
+
+    def complain(*_: object) -> None:
+        raise sqlite3.OperationalError(words)
+
+    store._connect = complain  # type: ignore[method-assign,assignment]
+    with pytest.raises(StoreError, match=said):
+        store.select()
