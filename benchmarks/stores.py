@@ -72,7 +72,7 @@ def fill(url: str, count: int) -> None:
                 name,
                 "local",
                 spec.workdir,
-                spec.runs,
+                spec.folder,
                 phase=Phase.SUBMITTED,
                 job_id=str(number),
                 spec_json=spec.spec_json,

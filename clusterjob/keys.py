@@ -87,7 +87,7 @@ def parent_of(record: Record, reference: ClusterReference) -> Parent:
     return Parent(
         record.name,
         record.job_id,
-        tuple(f"{record.runs}/{name}.exit" for name in names),
+        tuple(f"{record.folder}/{name}.exit" for name in names),
     )
 
 

@@ -418,7 +418,7 @@ class JobScript:
             backend=backend.name,
             host=reference.host,
             workdir=workdir,
-            runs=f"{workdir}/{RUNS}/{batch or 'dry-run'}",
+            folder=f"{workdir}/{RUNS}/{batch or 'dry-run'}",
             spec_json=spec.to_json(),
             _spec=spec,
             cluster_id=reference.cluster_id,

@@ -135,7 +135,7 @@ class _Doctor:
             version = scheduler.version()
             tokens: dict[str, list[str]] = {}
             for record in live:
-                tokens.setdefault(record.runs, []).append(record.token)
+                tokens.setdefault(record.folder, []).append(record.token)
             found = scheduler.find(tokens, strangers=True)
         except ClusterJobError as error:
             advice = (

@@ -72,7 +72,8 @@ def _may_go(record: Record, needed: set[str]) -> bool:
     if record.outputs.state is OnceState.DUE:
         return False
     own = {
-        f"{record.runs}/{record.exit_name(index)}.exit" for index in record.all_tasks()
+        f"{record.folder}/{record.exit_name(index)}.exit"
+        for index in record.all_tasks()
     }
     return own.isdisjoint(needed)
 
@@ -84,7 +85,7 @@ def _remove(engine: Engine, gone: Sequence[Record]) -> Pruned:
         members = [record for record in gone if record.cluster_id == cluster_id]
         folders: dict[str, list[str]] = {}
         for record in members:
-            folders.setdefault(record.runs, []).append(record.token)
+            folders.setdefault(record.folder, []).append(record.token)
         try:
             engine.scheduler(reference).remove(folders)
         except ClusterJobError as error:

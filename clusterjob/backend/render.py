@@ -35,7 +35,7 @@ class Script:
     """What one submission needs besides its directives."""
 
     token: str
-    runs: str  # absolute folder of the batch on the scheduler's host
+    folder: str  # of the batch, absolute, on the scheduler's host
     workdir: str
     body: str  # rendered
     shell: str = "/bin/bash"
@@ -107,7 +107,7 @@ class Renderer:
     ) -> _Frame:
         guards, inputs = tuple(script.guards), tuple(script.inputs)
         key = (
-            script.runs,
+            script.folder,
             script.workdir,
             time,
             named,
@@ -121,7 +121,7 @@ class Renderer:
             text = self._template.render(
                 directives=[_DIRECTIVE],
                 token=_TOKEN,
-                runs=script.runs,
+                runs=script.folder,
                 workdir=script.workdir,
                 time=time,
                 jobname=_NAME if named else None,

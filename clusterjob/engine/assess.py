@@ -110,7 +110,7 @@ class Assessor:
             chosen = random.sample(range(len(open_tasks)), most)
             open_tasks = [open_tasks[number] for number in sorted(chosen)]
         report = self.ask_ended([(item.record, item.index) for item in open_tasks])
-        folders = {item.record.runs for item in open_tasks}
+        folders = {item.record.folder for item in open_tasks}
         self.batch_size.adapt(
             len(open_tasks), not report.unreadable.issuperset(folders)
         )
@@ -125,7 +125,7 @@ class Assessor:
                 item.listed,
                 listing.complete,
                 exit_record=own,
-                records_read=item.record.runs not in report.unreadable,
+                records_read=item.record.folder not in report.unreadable,
                 history=history_of(report, item.record, item.index),
                 history_asked=report.history.complete,
                 history_exists=self.scheduler.accounting,
@@ -136,7 +136,7 @@ class Assessor:
         """Read the exit records of tasks, and ask accounting about their jobs; one round trip."""
         runs: dict[str, list[str]] = {}
         for record, index in tasks:
-            runs.setdefault(record.runs, []).append(record.exit_name(index))
+            runs.setdefault(record.folder, []).append(record.exit_name(index))
         ids = by_member(record for record, _ in tasks)
         oldest = min(record.created for record, _ in tasks)
         return self.scheduler.ended(runs, ids, self.clock() - oldest + _WINDOW)

@@ -29,7 +29,7 @@ def script_path(scheduler: Scheduler, record: Record) -> str:
     filename = record.spec.filename
     if filename:
         return os.path.join(record.workdir, filename)
-    return f"{record.runs}/{record.token}.{scheduler.backend.general.extension}"
+    return f"{record.folder}/{record.token}.{scheduler.backend.general.extension}"
 
 
 def relative_script_path(scheduler: Scheduler, record: Record) -> str:
@@ -49,7 +49,7 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
         if record.tasks is not None and general.array_task
         else ""
     )
-    log = f"{RUNS}/{os.path.basename(record.runs)}/{record.token}{suffix}"
+    log = f"{RUNS}/{os.path.basename(record.folder)}/{record.token}{suffix}"
     resources = {"stdout": f"{log}.out", "stderr": f"{log}.err", **spec.resources}
     given = {name: value for name, value in resources.items() if value != ""}
     guards: list[str] = []
@@ -57,7 +57,7 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
         guards = [path for parent in spec.after for path in parent.records]
     script = Script(
         token=record.token,
-        runs=record.runs,
+        folder=record.folder,
         workdir=record.workdir,
         body=spec.body,
         shell=spec.shell,

@@ -89,7 +89,7 @@ class _Recovery:
             return
         tokens: dict[str, list[str]] = {}
         for record in doubtful:
-            tokens.setdefault(record.runs, []).append(record.token)
+            tokens.setdefault(record.folder, []).append(record.token)
         found = self.scheduler.find(tokens)
         for record in doubtful:
             if record.token in found:

@@ -105,7 +105,7 @@ class Scheduler:
         # some folders could not be entered: their jobs were not submitted
         if failed.strip():
             for ticket in tickets:
-                words = f"{ticket.runs} cannot be used: {answer.stderr.strip()}"
+                words = f"{ticket.folder} cannot be used: {answer.stderr.strip()}"
                 refusal = Receipt(ticket.token, ExitCode.FOLDER_UNUSABLE, words)
                 submission.receipts.setdefault(ticket.token, refusal)
         return submission

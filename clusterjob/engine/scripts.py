@@ -36,7 +36,7 @@ class Ticket:
 
     token: str
     workdir: str
-    runs: str  # the folder of the batch, absolute
+    folder: str  # of the batch, absolute
     script: str  # relative to the workdir, or absolute
 
 
@@ -55,7 +55,7 @@ def submission_script(
 ) -> str:
     """Return the script that submits a batch with ``command``, a few jobs at a time."""
     workers = max(1, min(backend.limits.submit_parallel, len(tickets)))
-    folders = list(dict.fromkeys(ticket.runs for ticket in tickets))
+    folders = list(dict.fromkeys(ticket.folder for ticket in tickets))
     unlock = "; ".join(f"cj_unlock {quote(folder)}" for folder in folders)
     # a simple command is redirected without a process of its own; of others we are kept apart
     is_simple = not re.search(r"[|&;<>()\n]", command)
@@ -79,8 +79,8 @@ def _worker_lines(number: int, tickets: Sequence[Ticket]) -> Iterable[str]:
     yield f"( cj_worker {number}"
     here: tuple[str, str] | None = None
     for ticket in tickets:
-        if (ticket.workdir, ticket.runs) != here:
-            here = (ticket.workdir, ticket.runs)
+        if (ticket.workdir, ticket.folder) != here:
+            here = (ticket.workdir, ticket.folder)
             yield f"cj_enter {quote_all(here)}"
         yield f"cj_submit {ticket.token} {quote(ticket.script)}"
     yield ") &"

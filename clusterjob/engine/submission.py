@@ -104,7 +104,7 @@ def offer(
         Ticket(
             record.token,
             record.workdir,
-            record.runs,
+            record.folder,
             relative_script_path(scheduler, record),
         )
         for record in records

@@ -34,7 +34,7 @@ def log_path(
     if not path:
         suffix = f".{index}" if index is not None else ""
         extension = "out" if stream == "stdout" else "err"
-        return f"{record.runs}/{record.token}{suffix}.{extension}"
+        return f"{record.folder}/{record.token}{suffix}.{extension}"
     if backend is not None and re.search(r"[%$^{]", path):
         values = {
             "{id}": record.job_id or "",

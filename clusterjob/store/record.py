@@ -150,7 +150,7 @@ class Record(_Referable):
     name: str
     backend: str
     workdir: str
-    runs: str  # absolute folder of the batch
+    folder: str  # of the batch, absolute
     host: str = ""  # as the user wrote it; "" is this machine
     phase: Phase = Phase.SUBMITTING
     job_id: str | None = None
@@ -237,7 +237,7 @@ class Record(_Referable):
             backend=self.backend,
             host=self.host,
             workdir=self.workdir,
-            runs=f"{os.path.dirname(self.runs)}/{batch}",
+            folder=f"{os.path.dirname(self.folder)}/{batch}",
             spec_json=self.spec_json,
             created=time.time(),
             cluster_id=self.cluster_id,
@@ -311,7 +311,7 @@ _ONCE = ("prologue", "epilogue", "outputs")
 _STATE = tuple(
     item.name for item in fields(Record) if item.name not in ("spec_json", "_spec")
 )
-_RENAMED = {"cluster_id": "place", "member": "cluster"}
+_RENAMED = {"cluster_id": "place", "folder": "runs", "member": "cluster"}
 # attribute: its name in JSON, for values that are JSON as they stand
 _WORDS = {
     name: _RENAMED.get(name, name)

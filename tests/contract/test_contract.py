@@ -659,7 +659,7 @@ def test_a_duplicate_submitted_by_hand_ends_at_once(cluster: Flavour) -> None:
     result = cluster.finish("echo run >> ledger")
     scheduler = result.cluster.scheduler
     script = next(
-        Path(result.record.runs).glob(
+        Path(result.record.folder).glob(
             f"{result.record.token}.{scheduler.backend.general.extension}"
         )
     )
@@ -684,7 +684,7 @@ def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> 
     result = cluster.run("sleep 2; echo run >> ledger")
     scheduler = result.cluster.scheduler
     script = next(
-        Path(result.record.runs).glob(
+        Path(result.record.folder).glob(
             f"{result.record.token}.{scheduler.backend.general.extension}"
         )
     )

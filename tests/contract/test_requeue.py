@@ -71,7 +71,7 @@ def test_a_requeued_job_keeps_its_record(cluster: Flavour) -> None:
         requeue(cluster, job_id)
         # Grid Engine 8.1.9 under load was seen to take 69 s until it ran the job again
         until(lambda result=result: started_again(cluster, result), 150)  # type: ignore[misc]
-        record = Path(result.record.runs, f"{result.record.token}.exit")
+        record = Path(result.record.folder, f"{result.record.token}.exit")
         assert (result.status, result.reason) == ended, (
             result.explain(),
             result.history,

@@ -143,7 +143,7 @@ def test_prune_removes_old_jobs_and_their_files_and_nothing_else() -> None:
     )
     wait(results[:3], 30)
     make_old("old", "failed")
-    folder = Path(results[0].record.runs)
+    folder = Path(results[0].record.folder)
     dry = json.loads(run("prune", "--older-than", "30d", "--dry-run", "--json"))
     assert [item["name"] for item in dry["removed"]] == ["old"]
     assert "old" in run("list")

@@ -61,7 +61,6 @@ def as_the_old_version_said_it(record: Record) -> dict[str, Any]:
             "backend",
             "host",
             "workdir",
-            "runs",
             "job_id",
             "member",
         ),
@@ -78,6 +77,7 @@ def as_the_old_version_said_it(record: Record) -> dict[str, Any]:
     tasks = record.tasks
     said = {
         **{name: getattr(record, name) for name in names},
+        "runs": record.folder,
         "submitted": record.submitted or [],
         "phase": record.phase.value,
         "prologue": record.prologue.to_json(),

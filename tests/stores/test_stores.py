@@ -31,7 +31,7 @@ def record(key: str = "k", token: str = "t", **values: object) -> Record:
         name="n",
         backend="b",
         workdir="/w",
-        runs="/r",
+        folder="/r",
         spec_json=JobSpec(body="x").to_json(),
         **values,
     )  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ def decide(
         name="n",
         backend="slurm",
         workdir="/w",
-        runs="/w/r",
+        folder="/w/r",
         job_id="12",
     )
     record._spec = JobSpec(after=(Parent("p", "1", ()),) if after else ())
@@ -242,7 +242,7 @@ def test_one_word_for_two_limits() -> None:
             name="n",
             backend="sge",
             workdir="/w",
-            runs="/w/r",
+            folder="/w/r",
             job_id="12",
         )
         record._spec = JobSpec(resources={"mem": mem, "time": limit})

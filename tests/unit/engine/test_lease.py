@@ -17,7 +17,7 @@ from clusterjob.store import Note, Phase, Record, Task, open_store
 
 def record(**values: object) -> Record:
     return Record(
-        key="k", token="t", name="n", backend="b", workdir="/w", runs="/r", **values
+        key="k", token="t", name="n", backend="b", workdir="/w", folder="/r", **values
     )  # type: ignore[arg-type]
 
 

@@ -74,7 +74,7 @@ def line(
 
 def ended(result: AsyncResult, code: int, ago: int = -1) -> None:
     text = f"job=41\nhost=h\nstart={now() - ago - 1}\nlimit=\nexit={code}\nend={now() - ago}\n"
-    Path(result.record.runs, f"{result.record.token}.exit").write_text(text)
+    Path(result.record.folder, f"{result.record.token}.exit").write_text(text)
 
 
 def test_states_follow_the_list() -> None:
@@ -587,7 +587,7 @@ def test_the_job_that_ran_counts_where_a_duplicate_slipped_through() -> None:
     result = job().submit()
     # the fence ended job 41; 40, of the same token, ran, and its exit record shows late
     listed(line(result, "FAILED"))
-    Path(result.record.runs, f"{result.record.token}.exit").write_text(
+    Path(result.record.folder, f"{result.record.token}.exit").write_text(
         f"job=40\nhost=h\nstart={now()}\nlimit=\n"
     )
     assert result.status == Status.PENDING
@@ -596,7 +596,7 @@ def test_the_job_that_ran_counts_where_a_duplicate_slipped_through() -> None:
     listed(line(result, "RUNNING", number="40"), line(result, "FAILED"))
     assert result.status == Status.RUNNING
     listed(line(result, "COMPLETED", number="40"), line(result, "FAILED"))
-    Path(result.record.runs, f"{result.record.token}.exit").write_text(
+    Path(result.record.folder, f"{result.record.token}.exit").write_text(
         f"job=40\nhost=h\nstart={now()}\nlimit=\nexit=0\nend={now()}\n"
     )
     assert result.status == Status.COMPLETED
@@ -678,7 +678,7 @@ def test_outputs_that_could_not_come_are_tried_again(
     Path("root/there/far").mkdir(parents=True)
     Path("root/there/far/out").write_text("x")
     result = made.submit()
-    Path(result.record.runs).mkdir(parents=True, exist_ok=True)
+    Path(result.record.folder).mkdir(parents=True, exist_ok=True)
     ended(result, 0)
     listed()
     stream = LocalTransport.stream
@@ -710,7 +710,7 @@ def test_outputs_that_could_not_be_written_come_with_the_next_submission() -> No
     Path("root/there/far").mkdir(parents=True)
     Path("root/there/far/out").write_text("x")
     result = made.submit()
-    Path(result.record.runs).mkdir(parents=True, exist_ok=True)
+    Path(result.record.folder).mkdir(parents=True, exist_ok=True)
     ended(result, 0)
     Path("there").touch()  # a file where the folder should be
     assert result.wait(5)
