@@ -60,36 +60,37 @@ def submit_records(
     now, me = time.time(), process_name()
     for record in records:
         record.owner, record.leased = me, now
-    held = store.claim(records, again)
-    winners: list[Record] = []
-    refused: list[Refusal] = []
-    fresh: dict[str, Record] = {}
-    mine = {id(record) for record in records}
-    for record, holder in zip(records, held, strict=True):
-        winners.append(record if holder is None else holder)
-        if holder is None:
-            refused.append(Refusal(record, _DAMAGED))
-        elif id(holder) in mine:
-            fresh[holder.token] = holder
-    if fresh:
-        refused += _send(store, scheduler, list(fresh.values()))
+    # the lease comes before the claim: another thread's poll would take the jobs for abandoned
+    with Lease(store, records):
+        held = store.claim(records, again)
+        winners: list[Record] = []
+        refused: list[Refusal] = []
+        fresh: dict[str, Record] = {}
+        mine = {id(record) for record in records}
+        for record, holder in zip(records, held, strict=True):
+            winners.append(record if holder is None else holder)
+            if holder is None:
+                refused.append(Refusal(record, _DAMAGED))
+            elif id(holder) in mine:
+                fresh[holder.token] = holder
+        if fresh:
+            refused += _send(store, scheduler, list(fresh.values()))
     return Submitted(winners, refused)
 
 
 def _send(store: Store, scheduler: Scheduler, fresh: Sequence[Record]) -> list[Refusal]:
     """Bring claimed jobs to the scheduler; refused ones are taken out of the store again."""
-    with Lease(store, fresh):
-        try:
-            for record in fresh:
-                run_prologue(store, record)
-            upload(scheduler.transport, uploads_of(scheduler, fresh))
-        except BaseException:
-            # the store may be what failed; then they are resumed like those of a dead process
-            with contextlib.suppress(StoreError):
-                store.discard(fresh)
-            raise
-        refused = offer(store, scheduler, fresh)
-        store.discard([refusal.record for refusal in refused])
+    try:
+        for record in fresh:
+            run_prologue(store, record)
+        upload(scheduler.transport, uploads_of(scheduler, fresh))
+    except BaseException:
+        # the store may be what failed; then they are resumed like those of a dead process
+        with contextlib.suppress(StoreError):
+            store.discard(fresh)
+        raise
+    refused = offer(store, scheduler, fresh)
+    store.discard([refusal.record for refusal in refused])
     return refused
 
 

@@ -11,6 +11,7 @@ import itertools
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -507,6 +508,29 @@ def test_a_cluster_that_cannot_cancel_keeps_no_other() -> None:
     with pytest.raises(CommandError, match="down"):
         cancel([first, second])
     assert Path("cancelled").read_text() == "41\n"
+
+
+def test_another_threads_poll_leaves_a_submission_alone_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also between the claim and all that follows: it is this process that submits."""
+    commands = {"submit": "echo tried >> tried; cat answer"}
+    first = job("first", **commands).submit()
+    claim = first.store.claim
+
+    def claim_then_poll(*arguments: Any) -> Any:
+        held = claim(*arguments)
+        thread = threading.Thread(target=first.cluster.poller.finish_submissions)
+        thread.start()
+        thread.join()
+        return held
+
+    monkeypatch.setattr(first.store, "claim", claim_then_poll)
+    Path("answer").write_text("42\n")
+    second = job("second", **commands).submit()
+    assert second.job_id == "42"
+    assert Path("tried").read_text() == "tried\n" * 2
+    assert first.store.by_tokens([second.record.token])
 
 
 def test_cancel_that_fails_is_an_error() -> None:
