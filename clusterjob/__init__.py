@@ -6,7 +6,7 @@ the same handle, so that a notebook that died can be run again from the top::
     from clusterjob import JobScript, as_completed, submit
 
     jobs = [
-        JobScript("./simulate -T {{ T }}", f"sim-{T}", params={"T": T}, time="2h", ppn=4, mem="4G")
+        JobScript("./simulate -T {{ T }}", f"sim-{T}", params={"T": T}, time="2h", mem="1G")
         for T in (10, 20, 30)
     ]
     for result in as_completed(submit(jobs)):

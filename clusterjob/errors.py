@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -142,12 +143,13 @@ class HostKeyError(LoginError):
 class SubmissionError(ClusterJobError):
     """Jobs were not accepted.
 
-    ``results`` are the handles of the jobs of the batch that were, in their order.
+    ``results`` are the handles of the jobs of the batch that were, in their order: the
+    :class:`Results` of a submission.
     """
 
     def __init__(self, message: str, results: Iterable[object] = ()) -> None:
         super().__init__(message)
-        self.results = list(results)
+        self.results: list[Any] = list(results)
 
 
 class StoreError(ClusterJobError):

@@ -324,7 +324,7 @@ class AsyncResult:
             raise SubmissionError(
                 f"job {self.name!r} ({self.job_id}) is {self.record.status}; cancel it first"
             )
-        return resubmit(self.engine, [self.record])[0]
+        return resubmit(self.engine, [self.record], lambda old: old.finished)[0]
 
     def dump(self, path: str | os.PathLike[str]) -> None:
         """Write the record to a file of JSON, with the place of its store."""
@@ -510,11 +510,16 @@ def submit_records(
     return results
 
 
-def resubmit(engine: Engine, records: Sequence[Record]) -> list[AsyncResult]:
-    """Submit jobs that have ended once more, as they were, in one batch."""
+def resubmit(
+    engine: Engine, records: Sequence[Record], again: Callable[[Record], bool]
+) -> list[AsyncResult]:
+    """Submit jobs that have ended once more, as they were, in one batch.
+
+    Where the job was submitted anew meanwhile, ``again`` says whether that one makes room.
+    """
     batch = new_batch()
     renewed = [record.renewed(batch) for record in records]
-    return submit_records(engine, renewed, lambda old: old.finished)
+    return submit_records(engine, renewed, again)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

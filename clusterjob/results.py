@@ -88,7 +88,9 @@ class Results(list[AsyncResult]):
     def retry(self) -> Results:
         """Submit the jobs again, as they were, that have ended and did not complete.
 
-        One batch a session. Returns all the jobs, with the new handles in their places. Raises
+        One batch a session. Returns all the jobs, with the new handles in their places; these
+        handles stay what they are. A job that was submitted anew meanwhile, and completed or is on
+        its way, is not submitted once more: its newer handle is returned. Raises
         :class:`SubmissionError`.
         """
         positions: dict[int, list[int]] = {}
@@ -99,9 +101,10 @@ class Results(list[AsyncResult]):
         for members in positions.values():
             engine = everyone[members[0]].engine
             records = [everyone[position].record for position in members]
-            for position, result in zip(
-                members, resubmit(engine, records), strict=True
-            ):
+            retried = resubmit(
+                engine, records, lambda old: old.status > Status.COMPLETED
+            )
+            for position, result in zip(members, retried, strict=True):
                 everyone[position] = result
         return Results(everyone)
 

@@ -15,6 +15,7 @@ from clusterjob.backend import (
     Backend,
     ResourceValue,
     check_resource,
+    check_spelling,
     load_backend,
     render_text,
 )
@@ -183,8 +184,10 @@ class JobScript:
         for name, value in {**settings, **(options or {})}.items():
             if name in ATTRIBUTES:
                 setattr(self, name, value)
-            else:
-                self.set_resource(name, value)
+                continue
+            if name in settings:
+                check_spelling(name, ATTRIBUTES)
+            self.set_resource(name, value)
         if jobname is not None:
             self.set_resource("jobname", jobname)
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from clusterjob.engine import Engine, default_engines, new_batch
-from clusterjob.errors import JobNotFoundError, SubmissionError
+from clusterjob.errors import JobNotFoundError, SettingsError, SubmissionError
 from clusterjob.result import AsyncResult, submit_records
 from clusterjob.results import Results
 from clusterjob.status import Status
@@ -108,7 +108,11 @@ class Session:
         self.recover()
         records = self._prepare(jobs, cache_ids, after, new_batch())
         makes_room = functools.partial(_makes_room, force, retry)
-        return Results(submit_records(self.engine, records, makes_room))
+        try:
+            return Results(submit_records(self.engine, records, makes_room))
+        except SubmissionError as error:
+            error.results = Results(error.results)
+            raise
 
     def plan(
         self,
@@ -136,10 +140,13 @@ class Session:
         after: Iterable[AsyncResult],
         batch: str,
     ) -> list[Record]:
-        parents = list(after)
+        jobs = _check_jobs(jobs)
+        parents = _check_parents(after)
         for parent in parents:
             parent.refresh()
-        ids = [None] * len(jobs) if cache_ids is None else cache_ids
+        ids = [None] * len(jobs) if cache_ids is None else list(cache_ids)
+        if len(ids) != len(jobs):
+            raise SettingsError(f"there are {len(jobs)} jobs and {len(ids)} cache_ids")
         records = [parent.record for parent in parents]
         return [
             job.prepare(self.engine, cache_id=cache_id, parents=records, batch=batch)
@@ -167,21 +174,26 @@ class Session:
         leaves only those that are known to be in one of them, ``earlier`` adds submissions that
         were replaced by a later one of the same job. Raises :class:`JobNotFoundError`.
         """
+        wanted = None if states is None else _check_states(states)
         if jobs:
-            records = self._find(jobs)
+            records = self._find(jobs, earlier)
         else:
-            records = self.store.select(statuses=states, earlier=earlier)
-        wanted = None if states is None else set(states)
+            records = self.store.select(statuses=wanted, earlier=earlier)
         chosen = [
             record for record in records if wanted is None or record.status in wanted
         ]
         return Results(AsyncResult(record, self.engine) for record in chosen)
 
-    def _find(self, words: Iterable[str]) -> list[Record]:
+    def _find(self, words: Iterable[str], earlier: bool) -> list[Record]:
         """Return the records that words name, in the order of the words."""
         found: dict[str, Record] = {}
         for word in words:
-            records = self.store.named(word)
+            if not isinstance(word, str):
+                raise SettingsError(
+                    f"{word!r} names no job: expected job ids, names or beginnings of keys, "
+                    "each an argument of its own"
+                )
+            records = self.store.named(word, earlier)
             if not records:
                 raise JobNotFoundError(
                     f"no job has the id or name {word!r}, or a key that starts so, in "
@@ -228,6 +240,41 @@ def default_session(store: str | os.PathLike[str] | None = None) -> Session:
 def close_default_sessions() -> None:
     """Close the default sessions and their connections; the next use makes them anew."""
     default_engines.close()
+
+
+def _check_jobs(jobs: object) -> list[Job]:
+    """Return the jobs of a batch. Raises :class:`SettingsError` for what is none."""
+    if not isinstance(jobs, Iterable) or isinstance(jobs, str):
+        raise SettingsError(f"a batch is a list of job scripts, not {jobs!r}")
+    found = list(jobs)
+    for job in found:
+        if not hasattr(job, "prepare"):
+            raise SettingsError(
+                f"{job!r} is no job script: make one with JobScript(...)"
+            )
+    return found
+
+
+def _check_parents(after: object) -> list[AsyncResult]:
+    """Return the jobs that must complete first; one handle stands for itself."""
+    if isinstance(after, AsyncResult):
+        return [after]
+    parents: list[AsyncResult] = []
+    for result in after if isinstance(after, Iterable) else [after]:
+        if not isinstance(result, AsyncResult):
+            raise SettingsError(f"after = {result!r} is no result of a submission")
+        parents.append(result)
+    return parents
+
+
+def _check_states(states: object) -> set[Status]:
+    found: set[Status] = set()
+    for state in states if isinstance(states, Iterable) else [states]:
+        if not isinstance(state, Status):
+            names = ", ".join(f"Status.{status.name}" for status in Status)
+            raise SettingsError(f"{state!r} is no state; expected a list of {names}")
+        found.add(state)
+    return found
 
 
 def _makes_room(force: bool, retry: bool, old: Record) -> bool:

@@ -46,7 +46,7 @@ def test_help_is_a_page_with_an_example() -> None:
 def test_the_example_of_the_page_runs(spool: Path) -> None:
     example = inspect.getdoc(clusterjob).split("::\n\n")[1].split("\n\nWithout")[0]  # type: ignore[union-attr]
     code = (
-        inspect.cleandoc(example).replace("./simulate -T", "echo").replace('"4G"', "10")
+        inspect.cleandoc(example).replace("./simulate -T", "echo").replace('"1G"', "10")
     )
     code = code.replace("ppn=4", "ppn=1")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -78,7 +78,7 @@ def connect(target: str, keep: str, close: bool) -> None:
         return
     if close:
         transport.disconnect()
-        click.echo(f"{transport.host}: no login is kept")
+        click.echo(f"{transport.host}: the login was ended; none is kept")
         return
     click.echo(f"logged in: {log_in(target, keep)}")
     if transport.outlives_process:

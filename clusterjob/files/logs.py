@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from clusterjob.backend import Backend
-from clusterjob.errors import CommandError
+from clusterjob.errors import CommandError, SettingsError
 from clusterjob.shell import quote, quote_all
 from clusterjob.status import Status
 from clusterjob.store import OnceState, Record
@@ -29,7 +29,9 @@ def log_path(
     """Return the absolute path of a log on the job's host; ``index`` is an array's element.
 
     The backend is needed where the user named the file: it knows what stands for the job's id.
+    Raises :class:`SettingsError` for a stream and an element that there are not.
     """
+    _check_log(record, stream, index)
     path = record.spec.resources.get(stream)
     if not path:
         suffix = f".{index}" if index is not None else ""
@@ -46,6 +48,25 @@ def log_path(
     return os.path.join(record.workdir, path)
 
 
+def _check_log(record: Record, stream: str, index: int | None) -> None:
+    if stream not in ("stdout", "stderr"):
+        raise SettingsError(
+            f"there is no stream {stream!r}; expected 'stdout' or 'stderr'"
+        )
+    if index is None:
+        return
+    if record.tasks is None:
+        raise SettingsError(
+            f"job {record.name!r} is no array: it has no element {index}"
+        )
+    if index not in record.tasks:
+        known = ", ".join(map(str, list(record.tasks)[:10]))
+        raise SettingsError(
+            f"the array {record.name!r} has no element {index}; it has {known}"
+            + (" and more" if len(record.tasks) > 10 else "")
+        )
+
+
 def read_log(
     transport: Transport,
     backend: Backend,
@@ -56,8 +77,12 @@ def read_log(
 ) -> str:
     """Return a log, or its last ``lines``; those of an array one after the other.
 
-    Raises :class:`CommandError`.
+    Raises :class:`CommandError`, :class:`SettingsError`.
     """
+    if lines is not None and lines < 0:
+        raise SettingsError(
+            f"{lines} is no number of lines; expected 0 or more, or None for all"
+        )
     indices: Sequence[int | None] = [index]
     if index is None and record.tasks is not None:
         indices = list(record.tasks)
@@ -80,6 +105,8 @@ def explain(
     lines = [_summary(record, job_id)]
     if record.outputs.state is OnceState.FAILED:
         lines.append(f"  its outputs did not come: {record.outputs.error}")
+    if record.epilogue.state is OnceState.FAILED:
+        lines += [f"  {line}" for line in record.epilogue.error.splitlines()]
     index = _most_telling_element(record)
     streams: tuple[Stream, ...] = ("stdout", "stderr")
     for stream in streams:

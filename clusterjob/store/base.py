@@ -140,9 +140,9 @@ class Store(ABC):
         """Return the tokens of all jobs of a cluster that have not ended."""
 
     @abstractmethod
-    def named(self, word: str) -> list[Record]:
+    def named(self, word: str, earlier: bool = False) -> list[Record]:
         """Return the current records that a word names: a job id, a name, or the start of a key;
-        the first kind that fits counts.
+        the first kind that fits counts. ``earlier`` adds submissions that were replaced.
         """
 
     @abstractmethod

@@ -145,9 +145,9 @@ class FileStore(Store):
             and not reading.finished
         ]
 
-    def named(self, word: str) -> list[Record]:
+    def named(self, word: str, earlier: bool = False) -> list[Record]:
         bare = word.partition(";")[0]
-        records = self.select() if word else []
+        records = self.select(earlier=earlier) if word else []
         kinds = (
             [record for record in records if record.job_id == bare],
             [record for record in records if record.name == word],

@@ -192,16 +192,17 @@ class SqlStore(Store):
             )
             return [row[0] for row in rows]
 
-    def named(self, word: str) -> list[Record]:
+    def named(self, word: str, earlier: bool = False) -> list[Record]:
         if not word:
             return []
+        current = "1 = 1" if earlier else "current = 1"
         bare = word.partition(";")[0]
         for condition, values in (
             ("job_id = ?", [bare]),
             ("name = ?", [word]),
             ("key >= ? AND key < ?", [word, word + _BEHIND_ALL]),
         ):
-            found = self._select(f"current = 1 AND {condition}", values)
+            found = self._select(f"{current} AND {condition}", values)
             if found:
                 return found
         return []
