@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, SupportsIndex, overload
 
 from clusterjob.engine import Engine
-from clusterjob.errors import WaitTimeoutError
+from clusterjob.errors import SettingsError, WaitTimeoutError
 from clusterjob.result import AsyncResult, JobRow, resubmit
 from clusterjob.status import Status
 from clusterjob.store import Record
@@ -109,13 +109,31 @@ class Results(list[AsyncResult]):
         return Results(everyone)
 
 
+def check_handles(results: object) -> list[AsyncResult]:
+    """Return the handles that are given; one alone stands for itself.
+
+    Raises :class:`SettingsError` for anything else.
+    """
+    if isinstance(results, AsyncResult):
+        return [results]
+    found: list[AsyncResult] = []
+    for result in results if isinstance(results, Iterable) else [results]:
+        if not isinstance(result, AsyncResult):
+            raise SettingsError(
+                f"{result!r} is no result of a submission; expected what submit(...) or "
+                "results(...) returned"
+            )
+        found.append(result)
+    return found
+
+
 def cancel(results: Iterable[AsyncResult]) -> None:
     """Cancel jobs: one command a cluster. Ones that have ended stay what they were.
 
     Raises :class:`CommandError` where a cluster could not be asked, after all the others were.
     """
     groups: dict[int, tuple[Engine, list[Record]]] = {}
-    for result in results:
+    for result in check_handles(results):
         _ = result.cluster  # its record is the one that is watched
         groups.setdefault(id(result.engine), (result.engine, []))[1].append(
             result.record
@@ -129,7 +147,7 @@ def wait(results: Iterable[AsyncResult], timeout: float | None = None) -> WaitOu
 
     Returns the ones that have and the ones that have not.
     """
-    everyone = list(results)
+    everyone = check_handles(results)
     for _ in rounds(everyone, timeout):
         pass
     done = [result for result in everyone if result.record.settled]
@@ -144,7 +162,7 @@ def as_completed(
 
     Raises :class:`WaitTimeoutError` after ``timeout`` seconds with jobs left.
     """
-    everyone = list(dict.fromkeys(results))
+    everyone = list(dict.fromkeys(check_handles(results)))
     left = len(everyone)
     for ended in rounds(everyone, timeout):
         yield from ended

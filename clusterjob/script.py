@@ -20,10 +20,7 @@ from clusterjob.backend import (
     render_text,
 )
 from clusterjob.engine import RUNS, Engine, Scheduler, render_record
-from clusterjob.errors import (
-    RenderError,
-    TransportError,
-)
+from clusterjob.errors import RenderError, SettingsError, TransportError
 from clusterjob.files import (
     Files,
     check_inside,
@@ -46,6 +43,7 @@ from clusterjob.session import default_session as open_default_session
 from clusterjob.status import Status
 from clusterjob.store import (
     ClusterReference,
+    InputFile,
     JobSpec,
     Once,
     Record,
@@ -471,6 +469,8 @@ class JobScript:
             )
             for path, text in self.aux_scripts.items()
         }
+        inputs = expand_inputs(self.inputs)
+        _check_names(name, aux, inputs)
         named = {**settings, **self.params}
         outputs = parse_outputs(self.outputs)
         filename = settings.get("filename")
@@ -481,7 +481,7 @@ class JobScript:
             cluster=reference,
             cwd=here,
             aux=aux,
-            inputs=expand_inputs(self.inputs),
+            inputs=inputs,
             outputs=outputs,
             into=self._outputs_folder(here) if outputs else "",
             after=tuple(
@@ -506,6 +506,18 @@ class JobScript:
         if workdir.startswith(("/", "~")):
             return here
         return os.path.normpath(os.path.join(here, workdir))
+
+
+def _check_names(
+    name: str, aux: Mapping[str, str], inputs: Sequence[InputFile]
+) -> None:
+    """Two files of one name would be one."""
+    twice = sorted(aux.keys() & {item.path for item in inputs})
+    if twice:
+        raise SettingsError(
+            f"{twice[0]!r} is an auxiliary script of job {name!r} and one of its inputs; give one "
+            "of them another name in the workdir"
+        )
 
 
 def default_session() -> Session:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from clusterjob.engine import Engine, default_engines, new_batch
 from clusterjob.errors import JobNotFoundError, SettingsError, SubmissionError
 from clusterjob.result import AsyncResult, submit_records
-from clusterjob.results import Results
+from clusterjob.results import Results, check_handles
 from clusterjob.status import Status
 from clusterjob.store import Record, Store, open_store
 from clusterjob.transport import Connections
@@ -141,7 +141,7 @@ class Session:
         batch: str,
     ) -> list[Record]:
         jobs = _check_jobs(jobs)
-        parents = _check_parents(after)
+        parents = check_handles(after)
         for parent in parents:
             parent.refresh()
         ids = [None] * len(jobs) if cache_ids is None else list(cache_ids)
@@ -253,18 +253,6 @@ def _check_jobs(jobs: object) -> list[Job]:
                 f"{job!r} is no job script: make one with JobScript(...)"
             )
     return found
-
-
-def _check_parents(after: object) -> list[AsyncResult]:
-    """Return the jobs that must complete first; one handle stands for itself."""
-    if isinstance(after, AsyncResult):
-        return [after]
-    parents: list[AsyncResult] = []
-    for result in after if isinstance(after, Iterable) else [after]:
-        if not isinstance(result, AsyncResult):
-            raise SettingsError(f"after = {result!r} is no result of a submission")
-        parents.append(result)
-    return parents
 
 
 def _check_states(states: object) -> set[Status]:

@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 
-from clusterjob import JobScript, as_completed, submit
+from clusterjob import JobScript, JobSettings, as_completed, submit
 
 BODY = """#!/usr/bin/env python3
 from math import sin
@@ -45,7 +45,7 @@ def exact(amplitude: float) -> float:
 
 def sweep(folder: str) -> list[JobScript]:
     """Return the jobs of the sweep, one an amplitude."""
-    settings = {"rootdir": folder, "time": "5m", "mem": 200}
+    settings: JobSettings = {"rootdir": folder, "time": "5m", "mem": 200}
     degrees = [5, 30, 60, 90, 120, 150, 170, 179]
     return [
         JobScript(

@@ -41,10 +41,8 @@ def list_backends(beside: Iterable[Path] = ()) -> dict[str, Path]:
     """Return the folder of each backend on the lookup path, by name."""
     found: dict[str, Path] = {}
     for folder in backend_folders(beside):
-        if not folder.is_dir():
-            continue
-        for path in sorted(folder.iterdir()):
-            if (path / "backend.ini").is_file():
+        for path in _folders_in(folder):
+            if _is_backend(path):
                 found.setdefault(path.name, path)
     return dict(sorted(found.items()))
 
@@ -56,7 +54,7 @@ def find_backend(name: str, beside: Iterable[Path] = ()) -> Path:
     """
     if "/" in name:
         path = Path(name).expanduser()
-        if (path / "backend.ini").is_file():
+        if _is_backend(path):
             return path.resolve()
         raise BackendNotFoundError(
             f"there is no backend in the folder {name!r}: it has no backend.ini"
@@ -64,7 +62,7 @@ def find_backend(name: str, beside: Iterable[Path] = ()) -> Path:
     beside = list(beside)
     folders = backend_folders(beside)
     for folder in folders:
-        if name and (folder / name / "backend.ini").is_file():
+        if name and _is_backend(folder / name):
             return folder / name
     hint = suggest(name, list_backends(beside))
     looked = ", ".join(str(folder) for folder in folders)
@@ -86,3 +84,24 @@ def job_variable_patterns() -> tuple[str, ...]:
             if word.endswith("*") or word.startswith("!"):
                 found[word] = None
     return tuple(found)
+
+
+def _is_backend(folder: Path) -> bool:
+    try:
+        return (folder / "backend.ini").is_file()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"whether there are backends of yours in {folder} cannot be seen ({error.strerror}): mend "
+        "the permissions, or name another folder of settings in $XDG_CONFIG_HOME"
+    )

@@ -33,10 +33,13 @@ COMMON_RESOURCES = (
 )
 _COUNTS = ("nodes", "ppn", "threads", "gpus")
 _TEXTS = ("jobname", "queue", "account", "stdout", "stderr", "array")
+# the most that any known scheduler can be set up to take: MaxArraySize, slurm.conf(5), 24.11
+_MOST_ELEMENTS = 4_000_000
+_N = r"\d{1,15}"
 _ARRAY = re.compile(
-    r"((?:\d+(?:-\d+(?::\d+)?)?)(?:,\d+(?:-\d+(?::\d+)?)?)*)(?:%[1-9]\d*)?"
+    rf"((?:{_N}(?:-{_N}(?::{_N})?)?)(?:,{_N}(?:-{_N}(?::{_N})?)?)*)(?:%[1-9]\d*)?"
 )
-_ARRAY_PART = re.compile(r"(\d+)(?:-(\d+))?(?::(\d+))?")
+_ARRAY_PART = re.compile(rf"({_N})(?:-({_N}))?(?::({_N}))?")
 
 
 def check_resource(name: str, value: object) -> ResourceValue | None:
@@ -176,7 +179,13 @@ def parse_array(spec: str) -> list[int]:
         )
     indices: dict[int, None] = {}
     for part in match[1].split(","):
-        indices.update(dict.fromkeys(_parse_range(part, spec)))
+        elements = _parse_range(part, spec)
+        if len(indices) + len(elements) > _MOST_ELEMENTS:
+            raise SettingsError(
+                f"the array {spec!r} has more than {_MOST_ELEMENTS:,} elements, which no scheduler "
+                "takes: submit it in parts"
+            )
+        indices.update(dict.fromkeys(elements))
     return list(indices)
 
 

@@ -129,6 +129,7 @@ class Assessor:
                 history=history_of(report, item.record, item.index),
                 history_asked=report.history.complete,
                 history_exists=self.scheduler.accounting,
+                host_answered=report.answered,
             )
             self._judge(item.record, item.index, item.task, evidence, found)
 

@@ -31,6 +31,7 @@ class Evidence:
     history: Answer | None = None
     history_asked: bool = False  # accounting answered, and all of it could be read
     history_exists: bool = False  # there is accounting, as far as is known
+    host_answered: bool = True  # who was asked for exit records said something
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +205,8 @@ class _Case:
             return self._finish(Status.CANCELLED, signal=answer.signal)
         # it began: nothing more will be written
         was_killed = self.own is not None and bool(answer.signal or answer.exit_code)
+        if not was_killed and self._lacks_folder(answer.state):
+            return None
         has_settled = self.evidence.records_read and self._has_waited(
             self.limits.settle
         )
@@ -227,6 +230,8 @@ class _Case:
         """It is not listed, accounting says nothing, and the exit record has no end."""
         evidence, own = self.evidence, self.own
         accounting_asked = evidence.history_asked or not evidence.history_exists
+        if accounting_asked and self._lacks_folder("not in the queue"):
+            return None
         if not evidence.records_read or not accounting_asked:
             return None
         has_settled = self._has_waited(self.limits.settle)
@@ -243,6 +248,20 @@ class _Case:
             self.task.words = f"not in the queue, {known}, and it left no exit record"
             return self._finish(Status.FAILED, Reason.LOST)
         return None
+
+    def _lacks_folder(self, said: str) -> bool:
+        """Whether the folder of exit records is gone: a file system that is away, or deleted.
+
+        It may come back, so nothing is decided; a person who cancels the job gives it up.
+        """
+        evidence = self.evidence
+        if evidence.records_read or not evidence.host_answered:
+            return False
+        folder = self.record.folder
+        self.task.words = f"{said}, but {folder}, where its exit record stood, is gone"
+        if self.record.cancel_requested and self._has_waited(self.limits.settle):
+            self._finish(Status.FAILED, Reason.LOST)
+        return True
 
     def _gone_without_a_word(self, own: ExitRecord) -> None:
         """It began, and nobody knows how it ended."""

@@ -75,6 +75,7 @@ class EndReport:
     # folders of runs that could not be entered
     unreadable: set[str] = field(default_factory=set)
     history: Listing = field(default_factory=Listing)
+    answered: bool = True  # the host could be asked
 
 
 def parse_receipts(text: str) -> dict[str, Receipt]:

@@ -212,7 +212,8 @@ class Scheduler:
         try:
             answer = self._run(ended_script(self.backend, runs, commands, mark))
         except CommandError as error:
-            return EndReport(unreadable=set(runs), history=Listing(error=str(error)))
+            nothing = Listing(error=str(error))
+            return EndReport(unreadable=set(runs), history=nothing, answered=False)
         report = EndReport()
         if commands:
             report.history = self._listing("finished", answer, mark, len(commands))

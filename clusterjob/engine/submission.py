@@ -25,7 +25,7 @@ from clusterjob.files import upload
 from clusterjob.status import Status
 from clusterjob.store import Phase, Record, Store
 
-_DAMAGED = "the record of this job is damaged: see 'clusterjob doctor'"
+_DAMAGED = "a record in the store is damaged, and is or may be this job's: see 'clusterjob doctor'"
 _NAMES = 3  # of refused jobs, in an error
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,6 +40,15 @@ class Watcher:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self.looking = threading.RLock()  # held while it asks: no moment for a fork
+        with _registry:
+            _watchers.add(self)
+
+    def forget_parent(self) -> None:
+        """In a process that was forked: the thread and the wishes are the parent's."""
+        self._wishes, self._thread = [], None
+        self._changed = threading.Condition()
+        self.looking = threading.RLock()
 
     def add(
         self,
@@ -53,7 +64,6 @@ class Watcher:
         with self._changed:
             self._stopped = False
             self._wishes.append(_Wish(record, cluster, callback, forgotten))
-            # the thread of a process that was forked is not there any more
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._run, daemon=True, name="clusterjob-watcher"
@@ -88,10 +98,11 @@ class Watcher:
 
     def _look(self, wishes: list[_Wish]) -> None:
         """Ask about all jobs, and call back for those that have ended."""
-        for cluster in {id(wish.cluster): wish.cluster for wish in wishes}.values():
-            _attempt(cluster.refresh)
-        for wish in wishes:
-            _attempt(lambda wish=wish: wish.cluster.finish(wish.record))  # type: ignore[misc]
+        with self.looking:
+            for cluster in {id(wish.cluster): wish.cluster for wish in wishes}.values():
+                _attempt(cluster.refresh)
+            for wish in wishes:
+                _attempt(lambda wish=wish: wish.cluster.finish(wish.record))  # type: ignore[misc]
         ended = [wish for wish in wishes if wish.record.settled]
         told = set(map(id, ended))
         with self._changed:
@@ -101,7 +112,7 @@ class Watcher:
         for wish in ended:
             try:
                 wish.callback()
-            except Exception:
+            except BaseException:  # sys.exit() too: others wait for theirs
                 _log.exception("a callback of job %r failed", wish.record.name)
 
     def _pause(self) -> float:
@@ -118,3 +129,40 @@ def _attempt(step: Callable[[], object]) -> None:
         step()
     except ClusterJobError as error:
         _log.warning("%s", str(error).partition("\n")[0])
+
+
+# -- fork ------------------------------------------------------------------------------------------
+# A fork (multiprocessing on Linux before Python 3.14) copies locks as they are, but not the threads
+# that would open them. So it waits until no watcher of this process is in the middle of a look.
+
+_watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+_registry = threading.RLock()
+_held: list[Watcher] = []
+
+
+def _before_fork() -> None:
+    _registry.acquire()
+    _held[:] = list(_watchers)
+    for watcher in _held:
+        watcher.looking.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    for watcher in _held:
+        watcher.looking.release()
+    _held.clear()
+    _registry.release()
+
+
+def _after_fork_in_child() -> None:
+    for watcher in _held:
+        watcher.forget_parent()
+    _held.clear()
+    _registry.release()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

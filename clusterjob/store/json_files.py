@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ from clusterjob.store.base import (
     take_over_one,
 )
 from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
+
+# how the file of a record begins: see FileStore._save
+_KEY = re.compile(r'\{"key": "([^"\\]+)"')
 
 
 class FileStore(Store):
@@ -52,7 +56,7 @@ class FileStore(Store):
         self, records: Sequence[Record], again: Callable[[Record], bool]
     ) -> list[Record | None]:
         with self._locked():
-            claims = decide_claims(records, self._current(), again)
+            claims = decide_claims(records, self._holders(records), again)
             self._save(claims.fresh)
         mine = {id(record) for record in claims.fresh}
 
@@ -357,6 +361,19 @@ class FileStore(Store):
             found[reading.key or reading.token] = reading
         return found
 
+    def _holders(self, records: Sequence[Record]) -> dict[str, Record | Damaged]:
+        """Return who holds keys; a damaged record that names no job may be any of the new ones'."""
+        holders = self._current()
+        nameless = [
+            reading
+            for reading in holders.values()
+            if isinstance(reading, Damaged) and not reading.key
+        ]
+        if nameless:
+            for record in records:
+                holders.setdefault(record.key, nameless[0])
+        return holders
+
     def _good(self, readings: Mapping[str, Record | Damaged]) -> dict[str, Record]:
         """Return the readings that are records; the others are named in the log."""
         found = {}
@@ -396,10 +413,11 @@ def _read(path: Path) -> Record | Damaged | None:
         if record.token != path.stem or record.key != key:
             raise ValueError("it is the record of another job")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        written = _KEY.match(text)  # the beginning may tell whose record it was
         return Damaged(
             path.stem,
             f"{type(error).__name__}: {error}",
-            str(key),
+            str(key) or (written[1] if written else ""),
             str(name),
             None,
             text,

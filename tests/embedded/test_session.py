@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import clusterjob
 from clusterjob import (
     AsyncResult,
     JobNotFoundError,
     JobScript,
     Results,
     Session,
+    SettingsError,
     Status,
     StoreError,
+    SubmissionError,
     default_session,
     submit,
 )
+
+# as one who does not check types writes it
+loose: Any = clusterjob
 
 
 @pytest.fixture(autouse=True)
@@ -264,11 +275,40 @@ def test_a_session_that_is_closed_calls_nobody(
     session.close()
 
 
-def test_a_callback_that_fails_keeps_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_that_is_forked_waits_for_jobs_of_its_own() -> None:
+    with Session("forked") as session:
+        told = threading.Event()
+        first = session.submit([job("sleep 1", "parent")])[0]
+        first.add_done_callback(lambda result: told.set())
+        for number in range(4):  # at any moment of the thread that watches
+            time.sleep(0.03)
+            child = os.fork()
+            if child == 0:
+                _work_in_child(session, number)
+            _, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+        assert told.wait(30)
+
+
+def _work_in_child(session: Session, number: int) -> None:
+    signal.alarm(30)  # a deadlock ends too
+    called = threading.Event()
+    result = session.submit([job(f"echo {number}", f"child{number}")])[0]
+    result.add_done_callback(lambda result: called.set())
+    done = result.wait(20) and called.wait(10)
+    os._exit(0 if done else 1)
+
+
+@pytest.mark.parametrize(
+    "bad", [lambda _: 1 / 0, lambda _: sys.exit("division by zero")]
+)
+def test_a_callback_that_fails_keeps_no_other(
+    bad: Callable[[AsyncResult], object], caplog: pytest.LogCaptureFixture
+) -> None:
     called = threading.Event()
     with Session("failing") as session:
         result = session.submit([job("true", "n")])[0]
-        result.add_done_callback(lambda result: 1 / 0)  # type: ignore[arg-type]
+        result.add_done_callback(bad)
         result.add_done_callback(lambda result: called.set())
         assert called.wait(30)
     assert "division by zero" in caplog.text
@@ -302,3 +342,72 @@ def test_who_awaits_a_job_is_told_when_the_session_is_closed() -> None:
 
 async def _wait_for(result: AsyncResult) -> AsyncResult:
     return await result
+
+
+def test_what_failed_is_retried_once_however_often_that_is_asked() -> None:
+    body = "echo run >> {{ folder }}/ledger; test -e {{ folder }}/ready"
+    here = str(Path.cwd())
+    old = submit([job(body, "n", folder=here), job("true", "other")])
+    old.wait(30)
+    assert [result.status for result in old] == [Status.FAILED, Status.COMPLETED]
+    Path("ready").touch()
+    new = old.retry()
+    new.wait(30)
+    again = old.retry()  # the old handles know nothing of it
+    assert [result.job_id for result in again] == [result.job_id for result in new]
+    assert [result.status for result in again] == [Status.COMPLETED] * 2
+    assert Path("ledger").read_text() == "run\nrun\n"
+    session = default_session()
+    first = old[0].job_id or ""
+    with pytest.raises(JobNotFoundError):
+        session.results(first)
+    assert [result.job_id for result in session.results(first, earlier=True)] == [first]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda done: loose.submit(["echo"]), "'echo' is no job script"),
+        (lambda done: loose.submit("echo"), "a list of job scripts, not 'echo'"),
+        (lambda done: loose.plan(3), "a list of job scripts, not 3"),
+        (
+            lambda done: loose.submit([job("true", "b")], cache_ids=[]),
+            "1 jobs and 0 cache_ids",
+        ),
+        (lambda done: loose.submit([job("true", "b")], after=[1]), "1 is no result"),
+        (lambda done: loose.wait(["a"]), "'a' is no result"),
+        (lambda done: loose.cancel("abc"), "'a' is no result"),
+        (
+            lambda done: loose.default_session().results(states=[3]),
+            "3 is no state; expected",
+        ),
+        (lambda done: loose.default_session().results(["a"]), "names no job: expected"),
+        (lambda done: done.stdout(index=1), "'a' is no array: it has no element 1"),
+        (lambda done: done.tail(-1), "-1 is no number of lines"),
+        (lambda done: done.log_path("stdin"), "no stream 'stdin'; expected 'stdout'"),
+        (lambda done: loose.JobScript("true", rootdri="/x"), "did you mean 'rootdir'"),
+    ],
+)
+def test_a_wrong_argument_is_answered_by_what_was_expected(
+    call: Callable[[Any], object], words: str
+) -> None:
+    done = submit([job("true", "a")])[0]
+    done.get(30)
+    with pytest.raises(SettingsError) as caught:
+        call(done)
+    assert words.lower() in str(caught.value).lower()
+    assert [result.name for result in default_session().results()] == ["a"]
+
+
+def test_a_refused_batch_tells_what_was_accepted_as_results() -> None:
+    good, bad = job("true", "good"), job("true", "bad")
+    bad.array = "1-3"
+    with pytest.raises(SubmissionError) as caught:
+        submit([good, _refused(bad)])
+    assert isinstance(caught.value.results, Results)
+    assert [result.name for result in caught.value.results] == ["good"]
+
+
+def _refused(script: JobScript) -> JobScript:
+    script.ppn = 100000
+    return script

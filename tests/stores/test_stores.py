@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -315,6 +316,22 @@ def test_a_damaged_record_harms_only_itself(
     assert [
         winner and winner.token for winner in store.claim([record("k2", "new2")], never)
     ] == ["new2"]
+
+
+@pytest.mark.parametrize("length", [0, 20, 100])
+def test_a_record_cut_short_is_not_submitted_again(tmp_path: Path, length: int) -> None:
+    from clusterjob.store.json_files import FileStore
+
+    store = FileStore(tmp_path / "store")
+    store.claim([record("k1", "t1"), record("k2", "t2")], never)
+    path = store._path("t2")
+    path.write_text(path.read_text()[:length])
+    claims = [record("k1", "new1"), record("k2", "new2"), record("k3", "new3")]
+    winners = [winner and winner.token for winner in store.claim(claims, never)]
+    # where the key was lost too, any new job may be the one
+    assert winners == ["t1", None, "new3" if length else None]
+    assert store.quarantine(store.examine().damaged[0])
+    assert store.claim([record("k3", "new3")], never)[0] is not None
 
 
 def test_what_cannot_be_reached_is_one_clear_error(tmp_path: object) -> None:

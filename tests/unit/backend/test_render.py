@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from clusterjob import JobScript
+from clusterjob import JobScript, plan
 from clusterjob.backend import list_backends, load_backend, parse_array, render_text
 from clusterjob.backend.render import split_shebang
-from clusterjob.errors import RenderError
+from clusterjob.errors import RenderError, SettingsError
 
 JOB = {
     "queue": "q",
@@ -107,9 +107,33 @@ def test_shebangs() -> None:
 def test_arrays() -> None:
     assert parse_array("1-4%2") == [1, 2, 3, 4]
     assert parse_array("0-9:3,20") == [0, 3, 6, 9, 20]
+    for huge in ("1-99999999999", "1-3000000,3000001-6000000"):
+        with pytest.raises(SettingsError, match="more than 4,000,000 elements"):
+            parse_array(huge)
+    with pytest.raises(SettingsError, match="is not an array"):
+        parse_array("1-" + "9" * 40)
     assert "--array=1-4%2" in str(JobScript("true", backend="slurm", array="1-4%2"))
     assert "-t 1-4 -tc 2" in str(JobScript("true", backend="sge", array="1-4%2"))
     assert '-J "job[1-4]%2"' in str(JobScript("true", backend="lsf", array="1-4%2"))
+
+
+def test_a_name_that_stands_for_two_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    job = JobScript(
+        "true", "n", aux_scripts={"f": "x"}, inputs=[(str(tmp_path / "mine"), "f")]
+    )
+    with pytest.raises(SettingsError, match="'f' is an auxiliary script of job 'n'"):
+        plan([job])
+
+
+def test_a_folder_of_settings_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a name that is too long fails for root too, who may read all folders
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ("x" * 300)))
+    for look in (list_backends, lambda: load_backend("slurm")):
+        with pytest.raises(SettingsError, match=r"cannot be seen .*XDG_CONFIG_HOME"):
+            look()
 
 
 def test_variables_of_a_body() -> None:

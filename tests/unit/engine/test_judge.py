@@ -180,6 +180,16 @@ def test_completed_without_an_exit_record_is_not_believed() -> None:
     assert decide("COMPLETED", waited=60, readable=False).status == Status.RUNNING
 
 
+def test_a_job_whose_folder_is_gone_can_be_given_up() -> None:
+    for state in ("COMPLETED", None):
+        left = decide(state, waited=400, readable=False)
+        assert left.status == Status.RUNNING
+        assert "/w/r, where its exit record stood, is gone" in left.words
+        given_up = decide(state, waited=60, readable=False, cancelled=True)
+        assert outcome(given_up) == (Status.FAILED, Reason.LOST)
+        assert given_up.words == left.words
+
+
 def test_vanished_is_never_done() -> None:
     assert decide(None).status == Status.RUNNING
     assert decide(None, waited=100).status == Status.RUNNING
