@@ -252,14 +252,15 @@ class _Case:
     def _lacks_folder(self, said: str) -> bool:
         """Whether the folder of exit records is gone: a file system that is away, or deleted.
 
-        It may come back, so nothing is decided; a person who cancels the job gives it up.
+        It may come back, so nothing is decided; a person who cancels the job gives it up. That
+        too not before ``lost_after``: the cancel may be older than the trouble.
         """
         evidence = self.evidence
         if evidence.records_read or not evidence.host_answered:
             return False
         folder = self.record.folder
         self.task.words = f"{said}, but {folder}, where its exit record stood, is gone"
-        if self.record.cancel_requested and self._has_waited(self.limits.settle):
+        if self.record.cancel_requested and self._has_waited(self.limits.lost_after):
             self._finish(Status.FAILED, Reason.LOST)
         return True
 

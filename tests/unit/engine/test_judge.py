@@ -185,7 +185,9 @@ def test_a_job_whose_folder_is_gone_can_be_given_up() -> None:
         left = decide(state, waited=400, readable=False)
         assert left.status == Status.RUNNING
         assert "/w/r, where its exit record stood, is gone" in left.words
-        given_up = decide(state, waited=60, readable=False, cancelled=True)
+        early = decide(state, waited=60, readable=False, cancelled=True)
+        assert early.status == Status.RUNNING
+        given_up = decide(state, waited=400, readable=False, cancelled=True)
         assert outcome(given_up) == (Status.FAILED, Reason.LOST)
         assert given_up.words == left.words
 
