@@ -19,7 +19,7 @@ from clusterjob.backend import (
     load_backend,
     render_text,
 )
-from clusterjob.engine import RUNS, Engine, Scheduler, render_record
+from clusterjob.engine import RUNS, Engine, Scheduler, default_engines, render_record
 from clusterjob.errors import RenderError, SettingsError, TransportError
 from clusterjob.files import (
     Files,
@@ -280,7 +280,8 @@ class JobScript:
 
     def get_backend(self) -> Backend:
         """Return the backend, with the overrides of the profiles. Raises :class:`SettingsError`."""
-        return default_session().engine.scheduler(self.cluster_reference).backend
+        engine = default_engines.at_hand(JobScript.cache_folder)
+        return engine.scheduler(self.cluster_reference).backend
 
     # -- rendering ---------------------------------------------------------------------------------
 
@@ -321,7 +322,7 @@ class JobScript:
 
         This is what ``str(job)`` is. Raises :class:`RenderError`, :class:`SettingsError`.
         """
-        engine = default_session().engine
+        engine = default_engines.at_hand(JobScript.cache_folder)
         record = self.prepare(engine)
         return render_record(engine.scheduler(record.spec.cluster), record)
 

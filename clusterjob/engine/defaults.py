@@ -36,6 +36,16 @@ class DefaultEngines:
                 )
             return engine
 
+    def at_hand(self, where: str | os.PathLike[str] | None = None) -> Engine:
+        """Return an engine for who needs its schedulers alone: to render writes nothing down.
+
+        So it is not looked up which store is meant where there is any engine.
+        """
+        with self._lock:
+            for engine in self._engines.values():
+                return engine
+        return self.get(where)
+
     def close(self) -> None:
         """Close them all, and the connections; the next use makes them anew."""
         with self._lock:
