@@ -170,9 +170,10 @@ class Session:
     ) -> Results:
         """Return handles of jobs that are in the store; no cluster is asked.
 
-        ``jobs`` are job ids, names, or beginnings of keys; without any it is all jobs. ``states``
-        leaves only those that are known to be in one of them, ``earlier`` adds submissions that
-        were replaced by a later one of the same job. Raises :class:`JobNotFoundError`.
+        ``jobs`` are job ids, names, or beginnings of keys (six characters and more); without any it
+        is all jobs. ``states`` leaves only those that are known to be in one of them, ``earlier``
+        adds submissions that were replaced by a later one of the same job. Raises
+        :class:`JobNotFoundError`.
         """
         wanted = None if states is None else _check_states(states)
         if jobs:

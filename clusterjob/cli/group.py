@@ -31,7 +31,8 @@ NOT_FOUND = 4
 def cli(where: str | None) -> None:
     """Batch jobs, written once and run under any scheduler.
 
-    A job is named by its job id, its name, or the start of its key.
+    A job is named by its job id, its name, or the start of its key
+    (six characters and more).
 
     Exit codes: 0 all is well (asked about jobs: all completed); 1 an error, or a job failed or was
     cancelled; 2 wrong usage; 3 jobs have not ended; 4 there is no such job.

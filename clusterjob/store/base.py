@@ -20,6 +20,9 @@ from clusterjob.store.record import Record
 log = logging.getLogger(__name__)
 Begun = Literal["prologue", "epilogue"]
 VERSION = 2  # of what is stored, whatever the kind of store
+SHORTEST_KEY = (
+    6  # characters that name a job by its key: fewer may be the id of another
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +144,9 @@ class Store(ABC):
 
     @abstractmethod
     def named(self, word: str, earlier: bool = False) -> list[Record]:
-        """Return the current records that a word names: a job id, a name, or the start of a key;
-        the first kind that fits counts. ``earlier`` adds submissions that were replaced.
+        """Return the current records that a word names: a job id, a name, or the first characters
+        of a key, ``SHORTEST_KEY`` at least; the first kind that fits counts. ``earlier`` adds
+        submissions that were replaced.
         """
 
     @abstractmethod

@@ -17,6 +17,7 @@ from typing import Any
 
 from clusterjob.errors import StoreError
 from clusterjob.store.base import (
+    SHORTEST_KEY,
     VERSION,
     Begun,
     Damaged,
@@ -152,11 +153,12 @@ class FileStore(Store):
     def named(self, word: str, earlier: bool = False) -> list[Record]:
         bare = word.partition(";")[0]
         records = self.select(earlier=earlier) if word else []
-        kinds = (
+        kinds = [
             [record for record in records if record.job_id == bare],
             [record for record in records if record.name == word],
-            [record for record in records if record.key.startswith(word)],
-        )
+        ]
+        if len(word) >= SHORTEST_KEY:
+            kinds.append([record for record in records if record.key.startswith(word)])
         return next((found for found in kinds if found), [])
 
     def changed_elsewhere(self) -> bool:

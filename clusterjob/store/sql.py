@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from clusterjob.errors import StoreError
 from clusterjob.store.base import (
+    SHORTEST_KEY,
     VERSION,
     Begun,
     Damaged,
@@ -197,11 +198,10 @@ class SqlStore(Store):
             return []
         current = "1 = 1" if earlier else "current = 1"
         bare = word.partition(";")[0]
-        for condition, values in (
-            ("job_id = ?", [bare]),
-            ("name = ?", [word]),
-            ("key >= ? AND key < ?", [word, word + _BEHIND_ALL]),
-        ):
+        kinds = [("job_id = ?", [bare]), ("name = ?", [word])]
+        if len(word) >= SHORTEST_KEY:
+            kinds.append(("key >= ? AND key < ?", [word, word + _BEHIND_ALL]))
+        for condition, values in kinds:
             found = self._select(f"{current} AND {condition}", values)
             if found:
                 return found

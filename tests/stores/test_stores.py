@@ -97,13 +97,20 @@ def test_what_is_finished_stays_as_it_is(store: Store) -> None:
 
 def test_records_are_named_by_id_name_and_key(store: Store) -> None:
     store.claim(
-        [record("abc1", "t1", job_id="12"), record("abd2", "t2", job_id="abc1")], never
+        [
+            record("12345678c1", "t1", job_id="12"),
+            record("12345678d2", "t2", job_id="12345678c1"),
+        ],
+        never,
     )
     assert [item.token for item in store.named("12")] == ["t1"]
     assert [item.token for item in store.named("12;cluster")] == ["t1"]
     assert [item.token for item in store.named("n")] == ["t1", "t2"]
-    assert [item.token for item in store.named("ab")] == ["t1", "t2"]
-    assert store.named("") == store.named("zzz") == []
+    assert [item.token for item in store.named("123456")] == ["t1", "t2"]
+    assert [item.token for item in store.named("12345678c1")] == ["t2"]
+    # so few may be the id of a job that is not known here
+    assert store.named("1") == store.named("12345") == []
+    assert store.named("") == store.named("zzzzzz") == []
 
 
 def test_selecting(store: Store) -> None:
