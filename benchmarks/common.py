@@ -6,7 +6,9 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from clusterjob import JobScript, submit
 
 
 @contextlib.contextmanager
@@ -33,3 +35,25 @@ def stopwatch() -> Iterator[list[float]]:
 def report(what: str, value: float, unit: str, target: str) -> None:
     """Print one line of result."""
     print(f"{what:58} {value:10.2f} {unit:8} target: {target}")
+
+
+def held_jobs(label: str, count: int) -> list[JobScript]:
+    """Return jobs for Slurm that are accepted and do not start."""
+    return [
+        JobScript(
+            f"true {label} {number}",
+            f"bench{number}",
+            backend="slurm",
+            mem=10,
+            hold=True,
+        )
+        for number in range(count)
+    ]
+
+
+def submission_time(jobs: Sequence[JobScript]) -> float:
+    """Return the seconds that it takes to submit a batch, all of it."""
+    with stopwatch() as watch:
+        results = submit(jobs)
+    assert all(result.job_id for result in results)
+    return watch[0]

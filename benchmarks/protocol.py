@@ -14,9 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from common import report, stopwatch, workplace
-
-from clusterjob import JobScript, submit
+from common import held_jobs, report, stopwatch, submission_time, workplace
 
 COUNT, ROUNDS = 500, 7
 LAB = Path(
@@ -37,29 +35,12 @@ cat plain/ids.*
 """
 
 
-def jobs(label: str) -> list[JobScript]:
-    return [
-        JobScript(
-            f"true {label} {number}",
-            f"bench{number}",
-            backend="slurm",
-            mem=10,
-            hold=True,
-        )
-        for number in range(COUNT)
-    ]
-
-
 def with_protocol(label: str) -> float:
-    batch = jobs(label)
-    with stopwatch() as watch:
-        results = submit(batch)
-    assert all(result.job_id for result in results)
-    return watch[0]
+    return submission_time(held_jobs(label, COUNT))
 
 
 def without(label: str) -> float:
-    batch = jobs(label)
+    batch = held_jobs(label, COUNT)
     with stopwatch() as watch:
         Path("plain").mkdir(exist_ok=True)
         for number, job in enumerate(batch):

@@ -9,9 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from common import report, stopwatch, workplace
-
-from clusterjob import JobScript, submit
+from common import held_jobs, report, stopwatch, submission_time, workplace
 
 COUNT = 500
 LAB = Path(
@@ -40,20 +38,7 @@ def bare() -> float:
 
 def batch(label: str) -> float:
     """Return the seconds of a batch of ours."""
-    jobs = [
-        JobScript(
-            f"true {label} {number}",
-            f"bench{number}",
-            backend="slurm",
-            mem=10,
-            hold=True,
-        )
-        for number in range(COUNT)
-    ]
-    with stopwatch() as watch:
-        results = submit(jobs)
-    assert all(result.job_id for result in results)
-    return watch[0]
+    return submission_time(held_jobs(label, COUNT))
 
 
 def clear() -> None:

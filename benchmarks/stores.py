@@ -86,6 +86,12 @@ def fill(url: str, count: int) -> None:
     store.close()
 
 
+def printed_by(*arguments: str) -> str:
+    """Return what a new Python process prints."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 with workplace() as folder:
     for url, count, target in (
         (f"sqlite:///{folder}/store.sqlite", COUNT, "< 1"),
@@ -95,12 +101,7 @@ with workplace() as folder:
             fill(url, count)
         kind = url.partition(":")[0]
         report(f"{kind}: {count} records put in", watch[0], "s", "-")
-        listed = subprocess.run(
-            [sys.executable, "-c", LIST, url],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.split()
+        listed = printed_by("-c", LIST, url).split()
         report(
             f"{kind}: a fresh process lists the {listed[0]} failed of {count}",
             float(listed[1]),
@@ -108,31 +109,16 @@ with workplace() as folder:
             target,
         )
     began = time.perf_counter()
-    command = [
-        sys.executable,
-        "-m",
-        "clusterjob",
-        "--store",
-        f"sqlite:///{folder}/store.sqlite",
-        "list",
-        "--state",
-        "failed",
-    ]
-    lines = subprocess.run(
-        command, check=True, capture_output=True, text=True
-    ).stdout.count("\n")
+    store = f"sqlite:///{folder}/store.sqlite"
+    command = ["-m", "clusterjob", "--store", store, "list", "--state", "failed"]
+    lines = printed_by(*command).count("\n")
     report(
         f"the command line lists them ({lines} lines)",
         time.perf_counter() - began,
         "s",
         "-",
     )
-    held = subprocess.run(
-        [sys.executable, "-c", HOLD, f"sqlite:///{folder}/store.sqlite"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
+    held = printed_by("-c", HOLD, store).split()
     report(
         f"memory of a process that holds {held[0]} handles",
         float(held[1]),
