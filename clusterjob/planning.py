@@ -104,11 +104,16 @@ def make_plan(
     """
     held = store.by_keys([record.key for record in records])
     steps = []
+    # by name: the jobs of a batch often have one in common
+    newest: dict[str, Record | None] = {}
     for record in records:
         holder = held.get(record.key)
         if holder is None:
-            earlier = store.select(name=record.name)
-            why = find_differences(earlier[-1], record) if earlier else ()
+            if record.name not in newest:
+                earlier = store.select(name=record.name)
+                newest[record.name] = earlier[-1] if earlier else None
+            old = newest[record.name]
+            why = find_differences(old, record) if old is not None else ()
             steps.append(
                 PlannedJob(record.name, record.key, Action.SUBMIT, differences=why)
             )
@@ -123,7 +128,7 @@ def make_plan(
 def _action_for(holder: Record, force: bool, retry: bool) -> Action:
     if not holder.finished:
         return Action.RUNNING
-    if force or (retry and holder.status > Status.COMPLETED):
+    if holder.makes_room(force, retry):
         return Action.RETRY
     return Action.CACHED
 

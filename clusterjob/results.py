@@ -93,16 +93,15 @@ class Results(list[AsyncResult]):
         its way, is not submitted once more: its newer handle is returned. Raises
         :class:`SubmissionError`.
         """
-        positions: dict[int, list[int]] = {}
+        positions: dict[Engine, list[int]] = {}
         for position, result in enumerate(self):
             if result.status > Status.COMPLETED:
-                positions.setdefault(id(result.engine), []).append(position)
+                positions.setdefault(result.engine, []).append(position)
         everyone = list(self)
-        for members in positions.values():
-            engine = everyone[members[0]].engine
+        for engine, members in positions.items():
             records = [everyone[position].record for position in members]
             retried = resubmit(
-                engine, records, lambda old: old.status > Status.COMPLETED
+                engine, records, lambda old: old.makes_room(force=False, retry=True)
             )
             for position, result in zip(members, retried, strict=True):
                 everyone[position] = result
@@ -132,13 +131,11 @@ def cancel(results: Iterable[AsyncResult]) -> None:
 
     Raises :class:`CommandError` where a cluster could not be asked, after all the others were.
     """
-    groups: dict[int, tuple[Engine, list[Record]]] = {}
+    groups: dict[Engine, list[Record]] = {}
     for result in check_handles(results):
         _ = result.cluster  # its record is the one that is watched
-        groups.setdefault(id(result.engine), (result.engine, []))[1].append(
-            result.record
-        )
-    for engine, records in groups.values():
+        groups.setdefault(result.engine, []).append(result.record)
+    for engine, records in groups.items():
         engine.cancel(records)
 
 

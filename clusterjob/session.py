@@ -107,9 +107,9 @@ class Session:
         """
         self.recover()
         records = self._prepare(jobs, cache_ids, after, new_batch())
-        makes_room = functools.partial(_makes_room, force, retry)
+        again = functools.partial(_may_replace, force, retry)
         try:
-            return Results(submit_records(self.engine, records, makes_room))
+            return Results(submit_records(self.engine, records, again))
         except SubmissionError as error:
             error.results = Results(error.results)
             raise
@@ -266,11 +266,11 @@ def _check_states(states: object) -> set[Status]:
     return found
 
 
-def _makes_room(force: bool, retry: bool, old: Record) -> bool:
+def _may_replace(force: bool, retry: bool, old: Record) -> bool:
     """Say whether the record that holds a key makes room for a new submission."""
     if force and not old.finished:
         raise SubmissionError(
             f"job {old.name!r} ({old.job_id}) has not ended: "
             "cancel it before it is submitted again with force"
         )
-    return force or (retry and old.status > Status.COMPLETED)
+    return old.makes_room(force, retry)

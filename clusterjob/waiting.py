@@ -38,7 +38,7 @@ def rounds(
     deadline = None if timeout is None else time.monotonic() + timeout
     left = list(handles)
     while left:
-        for cluster in {id(handle.cluster): handle.cluster for handle in left}.values():
+        for cluster in dict.fromkeys(handle.cluster for handle in left):
             cluster.refresh()
         for handle in left:
             if handle.record.finished:

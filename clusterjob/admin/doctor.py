@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ class _Doctor:
                 continue
             detail = f"{_title(record)} was not finished by {record.owner or 'anybody'}"
             finding = Finding("submission", False, detail, "finish it")
-            yield self._mend(finding, lambda record=record: self._finish(record))  # type: ignore[misc]
+            yield self._mend(finding, functools.partial(self._finish, record))
 
     def _finish(self, record: Record) -> str:
         self.engine.finish_submissions()

@@ -168,12 +168,11 @@ class Engine:
 
         Raises :class:`CommandError` where a cluster could not be asked, after all the others were.
         """
-        groups: dict[int, tuple[Cluster, list[Record]]] = {}
+        groups: dict[Cluster, list[Record]] = {}
         for record in records:
-            cluster = self.cluster_of(record)
-            groups.setdefault(id(cluster), (cluster, []))[1].append(record)
+            groups.setdefault(self.cluster_of(record), []).append(record)
         failed: CommandError | None = None
-        for cluster, members in groups.values():
+        for cluster, members in groups.items():
             cluster.refresh(force=True)  # one that ended unseen is no job to cancel
             try:
                 cluster.cancel(members)

@@ -15,7 +15,8 @@ cj_exit_locked=98
 cj_give_up=3 # refusals of the same words after which a worker asks no more
 
 # Two files a job on a disk cost more than all the rest: in memory, where that is to be had.
-cj_tmp=$(mktemp -d /dev/shm/clusterjob.XXXXXX 2>/dev/null || mktemp -d) || exit $cj_exit_no_temporary_folder
+cj_tmp=$(mktemp -d /dev/shm/clusterjob.XXXXXX 2>/dev/null || mktemp -d) ||
+    exit $cj_exit_no_temporary_folder
 # Nobody may be listening any more at the end: that must not keep it from tidying up. A caught signal
 # is none for what is started here, an ignored one would be.
 trap 'rm -rf "$cj_tmp"; cj_unlock_all' EXIT
@@ -100,7 +101,8 @@ cj_submit() {
     if [ $cj_code -eq 0 ]; then
         # the receipt is on disk before anything else happens
         cj_same=0
-        printf '=%s 0 %s\n' "$cj_token" "$cj_said" >&4 || printf '=%s 0 %s\n' "$cj_token" "$cj_said" >&3
+        printf '=%s 0 %s\n' "$cj_token" "$cj_said" >&4 ||
+            printf '=%s 0 %s\n' "$cj_token" "$cj_said" >&3
         return
     fi
     if [ "$cj_said" = "$cj_last" ]; then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -99,10 +100,10 @@ class Watcher:
     def _look(self, wishes: list[_Wish]) -> None:
         """Ask about all jobs, and call back for those that have ended."""
         with self.looking:
-            for cluster in {id(wish.cluster): wish.cluster for wish in wishes}.values():
+            for cluster in dict.fromkeys(wish.cluster for wish in wishes):
                 _attempt(cluster.refresh)
             for wish in wishes:
-                _attempt(lambda wish=wish: wish.cluster.finish(wish.record))  # type: ignore[misc]
+                _attempt(functools.partial(wish.cluster.finish, wish.record))
         ended = [wish for wish in wishes if wish.record.settled]
         told = set(map(id, ended))
         with self._changed:

@@ -30,6 +30,7 @@ from clusterjob.store.base import (
 )
 from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
 
+_Stamp = tuple[int, int, int]
 # how the file of a record begins: see FileStore._save
 _KEY = re.compile(r'\{"key": "([^"\\]+)"')
 
@@ -47,8 +48,8 @@ class FileStore(Store):
         self.folder = folder
         self.url = f"file://{folder}"
         self._thread_lock = threading.RLock()
-        self._files: dict[str, tuple[tuple[int, int, int], Record | Damaged]] = {}
-        self._seen: dict[str, tuple[int, int, int]] | None = None
+        self._files: dict[str, tuple[_Stamp, Record | Damaged]] = {}
+        self._seen: dict[str, _Stamp] | None = None
         self._ready = False
 
     # -- submitting --------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ class FileStore(Store):
             part.unlink(missing_ok=True)
             raise
 
-    def _scan(self) -> dict[str, tuple[int, int, int]]:
+    def _scan(self) -> dict[str, _Stamp]:
         self._prepare()
         found = {}
         try:
@@ -319,12 +320,7 @@ class FileStore(Store):
                 for entry in entries:
                     if entry.name.endswith(".json") and not entry.name.startswith("."):
                         with contextlib.suppress(FileNotFoundError):
-                            stat = entry.stat()
-                            found[entry.name[:-5]] = (
-                                stat.st_mtime_ns,
-                                stat.st_size,
-                                stat.st_ino,
-                            )
+                            found[entry.name[:-5]] = _stamp(entry.stat())
         except OSError as error:
             raise self._explain(error) from error
         return found
@@ -343,8 +339,7 @@ class FileStore(Store):
                 stats = {}
                 for token in tokens:
                     with contextlib.suppress(OSError):
-                        stat = self._path(token).stat()
-                        stats[token] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+                        stats[token] = _stamp(self._path(token).stat())
             found: dict[str, Record | Damaged] = {}
             for token, stamp in stats.items():
                 known = self._files.get(token)
@@ -398,6 +393,11 @@ class FileStore(Store):
         except (FileNotFoundError, ValueError):
             return {}
         return notes
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    """Return what tells one state of a file from another."""
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _read(path: Path) -> Record | Damaged | None:

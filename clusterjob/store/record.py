@@ -206,6 +206,10 @@ class Record(_Referable):
         """Whether that state is final."""
         return self.task.status >= 0
 
+    def makes_room(self, force: bool, retry: bool) -> bool:
+        """Whether this job, which has ended, gives its key to a new submission."""
+        return force or (retry and self.status > Status.COMPLETED)
+
     @property
     def settled(self) -> bool:
         """Whether the job has ended, and its outputs have come or cannot."""
@@ -297,7 +301,9 @@ class Record(_Referable):
                 data[name] = Once.from_json(data[name])
         record = cls(**data, task=task, spec_json=spec_json)
         record.phase = Phase(record.phase)
-        record.submitted = tuple(record.submitted) if record.submitted else None  # type: ignore[assignment]
+        if record.submitted is not None:  # JSON has lists alone
+            began, ended = record.submitted
+            record.submitted = (began, ended)
         record.wanted = tuple(OutputPattern(*item) for item in record.wanted)
         if tasks is not None:
             record.tasks = {

@@ -111,7 +111,8 @@ def _load(hop: Hop, path: str, ask: Ask) -> Any:
     passphrase = None
     for attempt in range(hop.prompts + 1):
         try:
-            return paramiko.PKey.from_path(path, passphrase)  # type: ignore[arg-type]  # cryptography takes bytes
+            # the annotation says str, cryptography takes bytes
+            return paramiko.PKey.from_path(path, passphrase)  # type: ignore[arg-type]
         # encrypted, and there was no passphrase
         except (TypeError, paramiko.PasswordRequiredException):
             if passphrase is not None:
