@@ -51,9 +51,10 @@ with workplace():
     assert states == {Status.RUNNING}
     report(f"status of {len(half)} running handles: commands", asked, "", "<= 1")
     report("... and its time", watch[0] * 1000, "ms", "-")
-    for result in results:
-        result.record.task.status = Status.COMPLETED
-    results[0].store.write(result.record for result in results)
+    results[0].store.update(
+        [result.record for result in results],
+        lambda record: setattr(record.task, "status", Status.COMPLETED),
+    )
     with stopwatch() as watch:
         done = subprocess.run(
             [sys.executable, "-c", AGAIN], check=True, capture_output=True, text=True

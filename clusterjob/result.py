@@ -477,9 +477,14 @@ class AsyncResult:
 
     def _note_outputs_came(self) -> None:
         open_states = (OnceState.DUE, OnceState.FAILED, OnceState.STARTED)
-        if self.record.finished and self.record.outputs.state in open_states:
-            self.record.outputs = ONCE_DONE
-            self.store.write([self.record])
+
+        def note(record: Record) -> bool:
+            if not record.finished or record.outputs.state not in open_states:
+                return False
+            record.outputs = ONCE_DONE
+            return True
+
+        self.store.update([self.record], note)
 
     def explain(self) -> str:
         """Say in a few lines what became of the job: cause, code, job id, the end of its logs."""

@@ -156,9 +156,12 @@ class _Doctor:
     def _examine_receipt(self, record: Record, receipt: Receipt) -> Finding:
         noted, given = record.job_id, receipt.job_id
         detail = f"{record.name!r}: the record says job {noted}, the receipt {given}"
-        record.job_id = receipt.job_id
         finding = Finding("receipt", False, detail, "believe the receipt")
-        return self._mend(finding, lambda: self.store.write([record]))
+
+        def believe(stored: Record) -> None:
+            stored.job_id = receipt.job_id
+
+        return self._mend(finding, lambda: self.store.update([record], believe))
 
     def _examine_strangers(self, found: dict[str, Receipt]) -> Iterator[Finding]:
         known = self.store.by_tokens(found)

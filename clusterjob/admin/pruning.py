@@ -93,8 +93,7 @@ def _remove(engine: Engine, gone: Sequence[Record]) -> Pruned:
                 f"{len(members)} jobs were kept, because their files could not be removed: {error}"
             )
             continue
-        engine.store.discard(members)
-        pruned.removed += members
+        pruned.removed += engine.store.discard(members)
     return pruned
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from clusterjob.engine.arrays import aggregate
@@ -36,9 +37,7 @@ class Accounting:
             report = poller.assessor.ask_ended(tasks)
             if report.history.asked:
                 self._note_complete(records, now)
-            for item in records:
-                _note_usage(item, report)
-            poller.store.write(records)
+            poller.store.update(records, functools.partial(_note_usage, report))
 
     def _lacks_usage(self, record: Record) -> bool:
         return (
@@ -60,7 +59,7 @@ class Accounting:
                 self._complete.add(record.token)
 
 
-def _note_usage(record: Record, report: EndReport) -> None:
+def _note_usage(report: EndReport, record: Record) -> None:
     for index, task in record.all_tasks().items():
         history = history_of(report, record, index)
         if history is not None:

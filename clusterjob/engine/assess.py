@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from clusterjob.backend import Answer, ExitRecord
+from clusterjob.backend import Answer, Backend, ExitRecord
 from clusterjob.engine.arrays import aggregate
 from clusterjob.engine.jobs import by_member
 from clusterjob.engine.judge import Evidence, judge
@@ -25,15 +25,42 @@ _WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
 
 @dataclass(eq=False)
 class Assessment:
-    """The records that changed, and what the scheduler complained about."""
+    """What was found out about jobs: the records that it changes, and what the scheduler complained
+    about.
 
+    Nothing is changed before :meth:`judge` is called for a record; another process may have written
+    it meanwhile.
+    """
+
+    backend: Backend
     changed: list[Record] = field(default_factory=list)
     error: str = ""
+    # by token and index
+    _evidence: dict[str, dict[int | None, Evidence]] = field(default_factory=dict)
 
-    def note(self, record: Record) -> None:
-        """Add a record; those of one job come one after the other."""
-        if not self.changed or self.changed[-1] is not record:
-            self.changed.append(record)
+    def note(
+        self, record: Record, index: int | None, task: Task, evidence: Evidence
+    ) -> None:
+        """Note evidence that changes a task, or whose job it is."""
+        is_duplicate = other_id(record, evidence.exit_record) is not None
+        if is_duplicate or judge(self.backend, record, task, evidence) is not task:
+            if record.token not in self._evidence:
+                self.changed.append(record)
+            self._evidence.setdefault(record.token, {})[index] = evidence
+
+    def judge(self, record: Record) -> None:
+        """Make of a record what the evidence says."""
+        for index, evidence in self._evidence[record.token].items():
+            job_id = other_id(record, evidence.exit_record)
+            if job_id is not None:
+                _adopt_id(record, job_id)
+                continue
+            if index is None or record.tasks is None:
+                record.task = judge(self.backend, record, record.task, evidence)
+            else:
+                task = record.tasks[index]
+                record.tasks[index] = judge(self.backend, record, task, evidence)
+        aggregate(record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +83,7 @@ class Assessor:
 
     def assess(self, records: Iterable[Record], listing: Listing) -> Assessment:
         """Judge every task of the records by a list of active jobs."""
-        found = Assessment()
+        found = Assessment(self.scheduler.backend)
         open_tasks: list[_OpenTask] = []
         for record in records:
             for index, task in record.all_tasks().items():
@@ -67,13 +94,11 @@ class Assessor:
                 )
                 if answer is not None and not self._has_ended(answer):
                     evidence = Evidence(self.clock(), answer, listing.complete)
-                    self._judge(record, index, task, evidence, found)
+                    found.note(record, index, task, evidence)
                 elif answer is not None or listing.complete:
                     open_tasks.append(_OpenTask(record, index, task, answer))
         if open_tasks:
             self._settle(open_tasks, listing, found)
-        for record in found.changed:
-            aggregate(record)
         return found
 
     def _has_ended(self, answer: Answer) -> bool:
@@ -83,23 +108,6 @@ class Assessor:
             Status.PENDING,
             Status.RUNNING,
         )
-
-    def _judge(
-        self,
-        record: Record,
-        index: int | None,
-        task: Task,
-        evidence: Evidence,
-        found: Assessment,
-    ) -> None:
-        new = judge(self.scheduler.backend, record, task, evidence)
-        if new is task:
-            return
-        if index is None or record.tasks is None:
-            record.task = new
-        else:
-            record.tasks[index] = new
-        found.note(record)
 
     def _settle(
         self, open_tasks: Sequence[_OpenTask], listing: Listing, found: Assessment
@@ -117,9 +125,6 @@ class Assessor:
         found.error = report.history.error
         for item in open_tasks:
             own = report.records.get(item.record.exit_name(item.index))
-            if own is not None and _adopt_id(item.record, own):
-                found.note(item.record)
-                continue
             evidence = Evidence(
                 self.clock(),
                 item.listed,
@@ -131,7 +136,7 @@ class Assessor:
                 history_exists=self.scheduler.accounting,
                 host_answered=report.answered,
             )
-            self._judge(item.record, item.index, item.task, evidence, found)
+            found.note(item.record, item.index, item.task, evidence)
 
     def ask_ended(self, tasks: Sequence[tuple[Record, int | None]]) -> EndReport:
         """Read the exit records of tasks, and ask accounting about their jobs; one round trip."""
@@ -169,17 +174,22 @@ def history_of(report: EndReport, record: Record, index: int | None) -> Answer |
     return own_answer(record, report.history.answers.get(_listing_key(record, index)))
 
 
-def _adopt_id(record: Record, own: ExitRecord) -> bool:
-    """Take the id of the job that ran where the record has another's; return whether it had.
+def other_id(record: Record, own: ExitRecord | None) -> str | None:
+    """Return the id of the job that ran, where the record has another's.
 
     Of two jobs with one token the fence lets the first run.
     """
+    if own is None:
+        return None
     ran = re.match(r"\d+", own.job_id)
     noted = re.match(r"\d+", record.job_id or "")
     if ran is None or noted is None or ran[0] == noted[0]:
-        return False
-    words = f"{record.job_id} is a duplicate that ended; {ran[0]} ran"
-    record.task.note_event(time.time(), record.status.name, words)
+        return None
     is_whole = re.fullmatch(r"\d+(\[\])?", own.job_id)
-    record.job_id = own.job_id if is_whole else ran[0]
-    return True
+    return own.job_id if is_whole else ran[0]
+
+
+def _adopt_id(record: Record, job_id: str) -> None:
+    words = f"{record.job_id} is a duplicate that ended; {job_id} ran"
+    record.task.note_event(time.time(), record.status.name, words)
+    record.job_id = job_id

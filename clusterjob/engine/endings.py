@@ -62,20 +62,20 @@ class Endings:
         has_them = record.outputs.state in (OnceState.DUE, OnceState.DONE)
         if wanted == record.output_patterns and has_them:
             return
+
+        def want(stored: Record) -> None:
+            stored.wanted, stored.into = wanted, later.outputs_folder
+            stored.outputs = ONCE_DUE
+
         with self._lock:
-            record.wanted, record.into = wanted, later.outputs_folder
-            record.outputs = ONCE_DUE
-            self._poller.store.write([record])
+            self._poller.store.update([record], want)
 
     def _fetch_outputs(self, records: Sequence[Record]) -> None:
         """Fetch outputs; a line that is broken is tried again with the next polls."""
         records = list({record.token: record for record in records}.values())
         store = self._poller.store
         with _one_process_at_a_time(self._poller.jobs.cluster_id):
-            stored = store.by_tokens(record.token for record in records)
-            for record in records:  # another process may have been quicker
-                if record.token in stored:
-                    record.outputs = stored[record.token].outputs
+            store.refresh(records)  # another process may have been quicker
             due = [record for record in records if record.outputs is ONCE_DUE]
             due = due[: self._batch_size.most]
             if not due:
@@ -83,9 +83,10 @@ class Endings:
             orders = self._download(due)
             if orders is None:
                 return
-            for record, order in zip(due, orders, strict=True):
-                record.outputs = _outcome(record, order)
-            store.write(due)
+            by_token = {
+                record.token: order for record, order in zip(due, orders, strict=True)
+            }
+            store.update(due, lambda record: _note(record, by_token[record.token]))
 
     def _download(self, due: Sequence[Record]) -> list[Order] | None:
         """Fetch what is due; None where the line broke."""
@@ -114,6 +115,15 @@ class Endings:
 
 def _lacks_outputs(record: Record) -> bool:
     return record.finished and record.outputs is ONCE_DUE
+
+
+def _note(record: Record, order: Order) -> bool:
+    """Note what came of fetching, unless other outputs are wanted meanwhile."""
+    wanted = (record.output_patterns, Path(record.outputs_folder))
+    if (order.wanted, order.into) != wanted:
+        return False
+    record.outputs = _outcome(record, order)
+    return True
 
 
 def _outcome(record: Record, order: Order) -> Once:

@@ -128,8 +128,6 @@ class Engine:
                 tracked = batch.winners[position] = cluster.track(winner)
                 if winner.token != records[position].token:
                     cluster.want_outputs(tracked, records[position])
-                elif tracked is not winner:  # another thread's poll met it on its way
-                    tracked.update_from(winner)
             cluster.pace.reset_backoff()
             if done.refused:
                 batch.refused.append((cluster.scheduler, done.refused))

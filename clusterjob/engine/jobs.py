@@ -24,11 +24,15 @@ class TrackedJobs:
         )
         # live jobs of the store that nobody in this process holds a handle on
         self._others: list[Record] = []
+        self._seen = 0  # changes of the store, when copies were compared last
 
     def track(self, record: Record) -> Record:
         """Return the one object that stands for a record in this process."""
         with self._lock:
-            return self._records.setdefault(record.token, record)
+            held = self._records.setdefault(record.token, record)
+        if held.version < record.version:
+            held.update_from(record)
+        return held
 
     def select(self, is_meant: Callable[[Record], bool]) -> list[Record]:
         """Return the tracked records that are meant."""
@@ -59,13 +63,10 @@ class TrackedJobs:
 
     def reload(self, live: Iterable[Record]) -> None:
         """Take over what other processes found out meanwhile."""
-        if not self.store.changed_elsewhere():
-            return
-        records = [*live, *self._others]
-        stored = self.store.by_tokens(record.token for record in records)
-        for record in records:
-            if record.token in stored:
-                record.update_from(stored[record.token])
+        changes = self.store.changes()
+        if changes != self._seen:
+            self.store.refresh([*live, *self._others])
+            self._seen = changes
 
 
 def by_member(records: Iterable[Record]) -> dict[str | None, list[str]]:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 from clusterjob.errors import SubmissionError
-from clusterjob.store import ONCE_DONE, ONCE_STARTED, Once, OnceState, Record, Store
+from clusterjob.store import (
+    ONCE_DONE,
+    ONCE_DUE,
+    ONCE_STARTED,
+    Once,
+    OnceState,
+    Record,
+    Store,
+)
 
 
 class WrongMachineError(SubmissionError):
@@ -61,8 +69,7 @@ def run_prologue(store: Store, record: Record) -> None:
         )
     store.begin(record, "prologue")
     run_local_script(record, "prologue")
-    record.prologue = ONCE_DONE
-    store.write([record])
+    store.update([record], lambda stored: setattr(stored, "prologue", ONCE_DONE))
 
 
 def run_epilogue(store: Store, record: Record) -> None:
@@ -71,11 +78,13 @@ def run_epilogue(store: Store, record: Record) -> None:
     What goes wrong is kept in the record, and does not change the state.
     """
     if not store.begin(record, "epilogue"):
-        record.epilogue = ONCE_STARTED
+        store.refresh([record])
+        if record.epilogue is ONCE_DUE:  # the record was deleted
+            record.epilogue = ONCE_STARTED
         return
+    outcome = ONCE_DONE
     try:
         run_local_script(record, "epilogue")
-        record.epilogue = ONCE_DONE
     except SubmissionError as error:
-        record.epilogue = Once.failed(str(error))
-    store.write([record])
+        outcome = Once.failed(str(error))
+    store.update([record], lambda stored: setattr(stored, "epilogue", outcome))

@@ -112,7 +112,7 @@ class Poller:
         found = self.assessor.assess(submitted, listing)
         if found.error:
             self._note_error(found.error)
-        self.store.write(found.changed)
+        self.store.update(found.changed, found.judge)
 
     def _note_answer(self, listing: Listing) -> None:
         now = self.clock()

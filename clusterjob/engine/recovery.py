@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from clusterjob.engine.job_files import uploads_of
+from clusterjob.engine.jobs import by_member
 from clusterjob.engine.lease import Lease, heartbeats, is_abandoned, process_name
 from clusterjob.engine.local_scripts import WrongMachineError, run_prologue
 from clusterjob.engine.scheduler import Scheduler
@@ -49,10 +50,7 @@ def finish_submissions(
         except StoreError:
             raise
         except ClusterJobError as error:
-            for record in taken:
-                if record.unsent:
-                    _leave_open(record, error)
-            store.write(taken)
+            _leave_open(store, taken, error)
 
 
 class _Recovery:
@@ -75,13 +73,17 @@ class _Recovery:
         ready += self._send_files(able)
         if ready:
             refused += offer(self.store, self.scheduler, ready)
-        for refusal in refused:
-            task = refusal.record.task
+        words = {refusal.record.token: refusal.words for refusal in refused}
+
+        def fail(record: Record) -> bool:
+            if not record.unsent:
+                return False
+            task = record.task
             task.status, task.reason = Status.FAILED, Reason.SUBMISSION
-            task.words = refusal.words
-        self.store.write(
-            [record for record in left if record.phase is Phase.SUBMITTING]
-        )
+            task.words = words[record.token]
+            return True
+
+        self.store.update([refusal.record for refusal in refused], fail)
 
     def _look_for(self, doubtful: Sequence[Record]) -> None:
         """Ask whether the scheduler has jobs whose answer was lost, and note their ids."""
@@ -91,30 +93,32 @@ class _Recovery:
         for record in doubtful:
             tokens.setdefault(record.folder, []).append(record.token)
         found = self.scheduler.find(tokens)
-        for record in doubtful:
-            if record.token in found:
-                record.submitted = record.submitted or (record.created, time.time())
+
+        def note(record: Record) -> None:
+            record.submitted = record.submitted or (record.created, time.time())
+            if record.phase is not Phase.SUBMITTED:
                 accept(record, found[record.token])
-        self.store.write(doubtful)
+
+        there = [record for record in doubtful if record.token in found]
+        self.store.update(there, note)
 
     def _without_cancelled(self, records: Sequence[Record]) -> list[Record]:
         """Return the records to submit.
 
         What was cancelled meanwhile is cancelled now, or was never submitted.
         """
-        ids: dict[str | None, list[str]] = {}
+
+        def give_up(record: Record) -> bool:
+            if not record.unsent:
+                return False
+            record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
+            return True
+
         cancelled = [record for record in records if record.cancel_requested]
-        for record in cancelled:
-            if record.job_id:
-                ids.setdefault(record.member, []).append(record.job_id)
-            else:
-                record.task.status, record.task.reason = (
-                    Status.CANCELLED,
-                    Reason.CANCELLED,
-                )
+        ids = by_member(cancelled)
         if ids:
             self.scheduler.cancel(ids)
-        self.store.write(cancelled)
+        self.store.update(cancelled, give_up)
         return [
             record
             for record in records
@@ -135,7 +139,7 @@ class _Recovery:
                 run_prologue(self.store, record)
                 able.append(record)
             except WrongMachineError as error:
-                _leave_open(record, error)
+                _leave_open(self.store, [record], error)
             except SubmissionError as error:
                 refused.append(Refusal(record, str(error).rstrip()))
         return able, refused
@@ -158,11 +162,20 @@ class _Recovery:
         except ClusterJobError as error:
             if len(records) > 1:  # find out which it is
                 return [record for one in records for record in self._send_files([one])]
-            _leave_open(records[0], error)
+            _leave_open(self.store, records, error)
             return []
 
 
-def _leave_open(record: Record, error: ClusterJobError) -> None:
-    """Leave a submission to nobody, with the reason: it is tried again at the next poll."""
-    record.owner = ""
-    record.task.words = str(error).splitlines()[0]
+def _leave_open(
+    store: Store, records: Sequence[Record], error: ClusterJobError
+) -> None:
+    """Leave submissions to nobody, with the reason: they are tried again at the next poll."""
+
+    def leave(record: Record) -> bool:
+        if not record.unsent:
+            return False
+        record.owner = ""
+        record.task.words = str(error).splitlines()[0]
+        return True
+
+    store.update(records, leave)

@@ -8,6 +8,8 @@ and to the scheduler. What a process that died left behind is finished by
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from clusterjob.backend import ErrorKind
 from clusterjob.engine.conflicts import check_conflicts
 from clusterjob.engine.job_files import relative_script_path, uploads_of
+from clusterjob.engine.jobs import by_member
 from clusterjob.engine.lease import Lease, process_name
 from clusterjob.engine.local_scripts import run_prologue
 from clusterjob.engine.replies import Receipt
@@ -26,6 +29,7 @@ from clusterjob.status import Status
 from clusterjob.store import Phase, Record, Store
 
 _DAMAGED = "a record in the store is damaged, and is or may be this job's: see 'clusterjob doctor'"
+_log = logging.getLogger(__name__)
 _NAMES = 3  # of refused jobs, in an error
 
 
@@ -113,27 +117,62 @@ def offer(
     try:
         submission = scheduler.submit(tickets)
     except TransportError as error:
-        first = str(error).splitlines()[0]
-        for record in records:
-            record.task.words = f"it is not known whether it was submitted: {first}"
-        store.write(records)
+        words = (
+            f"it is not known whether it was submitted: {str(error).splitlines()[0]}"
+        )
+        store.update(records, functools.partial(_note_words, words))
         return []
     except CommandError as error:
         return [Refusal(record, str(error)) for record in records]
     refused = []
-    for record in records:
-        record.submitted = (submission.began, submission.ended)
+
+    def note(record: Record) -> None:
+        record.submitted = record.submitted or (submission.began, submission.ended)
         words = _note_answer(scheduler, record, submission.receipts.get(record.token))
         if words is not None:
             refused.append(Refusal(record, words))
-    store.write(records)
+
+    store.update(records, note)
+    _cancel_unwanted(store, scheduler, records)
     return refused
+
+
+def _note_words(words: str, record: Record) -> bool:
+    if record.phase is not Phase.SUBMITTING:
+        return False
+    record.task.words = words
+    return True
+
+
+def _cancel_unwanted(
+    store: Store, scheduler: Scheduler, records: Sequence[Record]
+) -> None:
+    """Cancel what somebody else wanted cancelled while it was on its way."""
+    unwanted = [record for record in records if record.cancel_requested]
+    ids = by_member(unwanted)
+    if not ids:
+        return
+    try:
+        scheduler.cancel(ids)
+    except CommandError as error:
+        words = (
+            f"it was to be cancelled, and could not be: {str(error).splitlines()[0]}"
+        )
+        _log.warning("%s", words)
+
+        def tell(record: Record) -> None:
+            record.cancel_requested = None
+            record.task.note_event(time.time(), record.status.name, words)
+
+        store.update(unwanted, tell)
 
 
 def _note_answer(
     scheduler: Scheduler, record: Record, receipt: Receipt | None
 ) -> str | None:
     """Note what the scheduler said to one job; return its words where it was refused."""
+    if record.phase is Phase.SUBMITTED:
+        return None  # whoever took it over meanwhile was told
     if receipt is None:
         record.task.words = "the scheduler's answer is missing"
     elif receipt.job_id:

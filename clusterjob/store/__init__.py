@@ -1,6 +1,6 @@
 """Where records live: SQLite, a folder of JSON files, PostgreSQL."""
 
-from clusterjob.store.base import Damaged, Note, Report, Store
+from clusterjob.store.base import Change, Damaged, Note, Report, Store
 from clusterjob.store.open import locate_store, open_store
 from clusterjob.store.record import (
     ONCE_DONE,
@@ -27,6 +27,7 @@ __all__ = [
     "ONCE_DUE",
     "ONCE_NONE",
     "ONCE_STARTED",
+    "Change",
     "ClusterReference",
     "Damaged",
     "Event",

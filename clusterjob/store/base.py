@@ -19,7 +19,9 @@ from clusterjob.store.record import Record
 
 log = logging.getLogger(__name__)
 Begun = Literal["prologue", "epilogue"]
-VERSION = 2  # of what is stored, whatever the kind of store
+# what a write does to a record; False where there is nothing to write
+Change = Callable[[Record], object]
+VERSION = 3  # of what is stored, whatever the kind of store
 SHORTEST_KEY = (
     6  # characters that name a job by its key: fewer may be the id of another
 )
@@ -87,14 +89,27 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def write(self, records: Iterable[Record]) -> None:
-        """Write the state of records that are in the store; one that is finished there keeps its
-        state.
+    def update(self, records: Iterable[Record], change: Change) -> None:
+        """Apply a change to the newest state of records, and write what it changed.
+
+        A copy that is behind what another process wrote is brought up to date first, so that a
+        write takes back nothing that it does not know of. ``change`` is called once for each record
+        that is in the store, and returns False where there is nothing to write. A state that is
+        final stays, whatever it does. What goes wrong leaves store and copies as they were.
         """
 
     @abstractmethod
-    def discard(self, records: Iterable[Record]) -> None:
-        """Delete records; the one before of the same key counts again."""
+    def refresh(self, records: Iterable[Record]) -> None:
+        """Bring copies up to date with what other processes wrote."""
+
+    @abstractmethod
+    def discard(self, records: Iterable[Record]) -> list[Record]:
+        """Delete records, and return those that were deleted; the one before of the same key counts
+        again.
+
+        A record that another process wrote since this copy was read stays, and the copy is brought
+        up to date.
+        """
 
     @abstractmethod
     def take_over(
@@ -150,8 +165,8 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def changed_elsewhere(self) -> bool:
-        """Whether anybody else may have written since this was asked last."""
+    def changes(self) -> int:
+        """Return a number that is another one whenever anybody else may have written."""
 
     # -- notes -------------------------------------------------------------------------------------
 
@@ -250,6 +265,34 @@ def decide_claims(
     return claims
 
 
+class Edits:
+    """Changes to copies of records, which are taken back where they could not be written."""
+
+    def __init__(self, change: Change) -> None:
+        self._change = change
+        self._before: list[tuple[Record, Record]] = []
+        self.changed: list[Record] = []
+
+    def apply(self, record: Record, newest: Record | None = None) -> None:
+        """Change a record, after it was brought up to date with the newest reading."""
+        before = now = record.snapshot()
+        self._before.append((record, before))
+        if newest is not None:
+            record.update_from(newest)
+            now = record.snapshot()
+        if self._change(record) is False:
+            return
+        if now.finished and record.status != now.status:
+            record.task, record.tasks = now.task, now.tasks
+        record.version += 1
+        self.changed.append(record)
+
+    def take_back(self) -> None:
+        """Make the copies what they were."""
+        for record, before in self._before:
+            record.update_from(before)
+
+
 def take_over_one(stored: Record, seen: Record, owner: str, now: float) -> bool:
     """Take over ``stored`` where it is as it was ``seen``; either way ``seen`` is brought up to
     date.
@@ -261,6 +304,7 @@ def take_over_one(stored: Record, seen: Record, owner: str, now: float) -> bool:
     )
     if same:
         stored.take_over(owner, now)
+        stored.version += 1
     seen.update_from(stored)
     return same
 

@@ -20,7 +20,9 @@ from clusterjob.store.base import (
     SHORTEST_KEY,
     VERSION,
     Begun,
+    Change,
     Damaged,
+    Edits,
     Note,
     Report,
     Store,
@@ -50,6 +52,7 @@ class FileStore(Store):
         self._thread_lock = threading.RLock()
         self._files: dict[str, tuple[_Stamp, Record | Damaged]] = {}
         self._seen: dict[str, _Stamp] | None = None
+        self._changes = 0
         self._ready = False
 
     # -- submitting --------------------------------------------------------------------------------
@@ -67,24 +70,42 @@ class FileStore(Store):
 
         return [own(winner) for winner in claims.winners]
 
-    def write(self, records: Iterable[Record]) -> None:
-        wanted = list(records)
-        if not wanted:
+    def update(self, records: Iterable[Record], change: Change) -> None:
+        copies = list(records)
+        if not copies:
             return
-        with self._locked():
-            stored = self._read_all()
-            self._save(
-                record
-                for record in wanted
-                if _may_write(record, stored.get(record.token))
-            )
-
-    def discard(self, records: Iterable[Record]) -> None:
-        gone = [record.token for record in records]
-        if gone:
+        edits = Edits(change)
+        try:
             with self._locked():
-                for token in gone:
-                    self._path(token).unlink(missing_ok=True)
+                stored, newer = self._compare(copies)
+                for record in copies:
+                    if record.token in stored:
+                        edits.apply(record, newer.get(record.token))
+                self._save(edits.changed)
+        except BaseException:
+            edits.take_back()
+            raise
+
+    def refresh(self, records: Iterable[Record]) -> None:
+        copies = list(records)
+        _, newer = self._compare(copies)
+        for record in copies:
+            if record.token in newer:
+                record.update_from(newer[record.token])
+
+    def discard(self, records: Iterable[Record]) -> list[Record]:
+        copies = list(records)
+        if not copies:
+            return []
+        with self._locked():
+            _, newer = self._compare(copies)
+            gone = [record for record in copies if record.token not in newer]
+            for record in gone:
+                self._path(record.token).unlink(missing_ok=True)
+        for record in copies:
+            if record.token in newer:
+                record.update_from(newer[record.token])
+        return gone
 
     def take_over(
         self, records: Sequence[Record], owner: str, now: float
@@ -108,9 +129,10 @@ class FileStore(Store):
                 return False
             stored = _copy(found)
             setattr(stored, what, ONCE_STARTED)
-            setattr(record, what, ONCE_STARTED)
+            stored.version += 1
             self._save([stored])
-            return True
+        record.update_from(stored)
+        return True
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -162,12 +184,12 @@ class FileStore(Store):
             kinds.append([record for record in records if record.key.startswith(word)])
         return next((found for found in kinds if found), [])
 
-    def changed_elsewhere(self) -> bool:
+    def changes(self) -> int:
         with self._thread_lock:
             now = self._scan()
-            changed = self._seen is not None and now != self._seen
+            self._changes += now != self._seen
             self._seen = now
-            return changed
+            return self._changes
 
     # -- notes -------------------------------------------------------------------------------------
 
@@ -266,9 +288,11 @@ class FileStore(Store):
             (self.folder / "records").mkdir(parents=True, mode=0o700, exist_ok=True)
             self.folder.chmod(0o700)
             stamp = self.folder / "version.json"
-            if not stamp.exists():
+            version = 0
+            if stamp.exists():
+                version = json.loads(stamp.read_text(encoding="utf-8"))["clusterjob"]
+            if version < VERSION:
                 self._write(stamp, json.dumps({"clusterjob": VERSION}))
-            version = json.loads(stamp.read_text(encoding="utf-8"))["clusterjob"]
         except OSError as error:
             raise self._explain(error) from error
         except (ValueError, KeyError, TypeError) as error:
@@ -351,6 +375,18 @@ class FileStore(Store):
                 found[token] = known[1]
             return found
 
+    def _compare(self, copies: Sequence[Record]) -> tuple[set[str], dict[str, Record]]:
+        """Return the tokens of the copies that are stored, and new readings of those that others
+        have written; one that cannot be read is as good as gone.
+        """
+        stored = self._good(self._read_all([record.token for record in copies]))
+        newer = {
+            record.token: _copy(stored[record.token])
+            for record in copies
+            if record.token in stored and stored[record.token].version != record.version
+        }
+        return set(stored), newer
+
     def _current(self) -> dict[str, Record | Damaged]:
         """Return the newest record of each key; a damaged one whose key is known holds it."""
         found: dict[str, Record | Damaged] = {}
@@ -425,13 +461,6 @@ def _read(path: Path) -> Record | Damaged | None:
             text,
         )
     return record
-
-
-def _may_write(record: Record, stored: Record | Damaged | None) -> bool:
-    """Whether a state may be written over the stored one: one that is finished stays."""
-    if not isinstance(stored, Record):
-        return False
-    return not stored.finished or stored.status == record.status
 
 
 def _age(reading: Record | Damaged) -> tuple[float, str]:

@@ -46,15 +46,17 @@ class PostgresStore(SqlStore):
         self._dsn = url
         self.url = _without_password(url)
         self._revision: int | None = None
+        self._changes = 0
 
-    def changed_elsewhere(self) -> bool:
+    def changes(self) -> int:
         with self._transaction(write=False) as connection:
             revision = connection.execute(
                 "SELECT revision FROM clusterjob.state"
             ).fetchone()[0]
-        changed = self._revision is not None and revision != self._revision
-        self._revision = revision
-        return changed
+        with self._lock:
+            self._changes += revision != self._revision
+            self._revision = revision
+            return self._changes
 
     def quarantine(self, damaged: Damaged) -> str:
         with self._transaction() as connection:

@@ -6,6 +6,7 @@ Names in JSON are those of the first version of the store, whatever the attribut
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import secrets
@@ -173,6 +174,7 @@ class Record(_Referable):
     into: str = ""  # and where it wants them
     task: Task = field(default_factory=Task)
     tasks: dict[int, Task] | None = None  # of an array
+    version: int = 0  # how often it was written over in its store
     _spec: JobSpec | None = None
 
     # -- what was asked for ------------------------------------------------------------------------
@@ -266,6 +268,15 @@ class Record(_Referable):
         """Take over the state of a newer reading of the same record."""
         for name in _STATE:
             setattr(self, name, getattr(other, name))
+
+    def snapshot(self) -> Record:
+        """Return a copy to go back to. Tasks of an array are shared: they are never changed, but
+        replaced.
+        """
+        kept = copy.copy(self)
+        kept.task = copy.copy(self.task)
+        kept.tasks = None if self.tasks is None else dict(self.tasks)
+        return kept
 
     # -- JSON --------------------------------------------------------------------------------------
 

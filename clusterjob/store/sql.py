@@ -19,7 +19,9 @@ from clusterjob.store.base import (
     SHORTEST_KEY,
     VERSION,
     Begun,
+    Change,
     Damaged,
+    Edits,
     Note,
     Report,
     Store,
@@ -40,7 +42,8 @@ CREATE TABLE records (
     data TEXT NOT NULL,
     spec TEXT NOT NULL,
     place TEXT NOT NULL DEFAULT '',
-    unsent INTEGER NOT NULL DEFAULT 0
+    unsent INTEGER NOT NULL DEFAULT 0,
+    version INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX one_a_key ON records (key, current);
 CREATE INDEX by_status ON records (status) WHERE current = 1;
@@ -57,17 +60,17 @@ CREATE INDEX by_place ON records (place) WHERE status < 0;
 CREATE INDEX open_ones ON records (created) WHERE unsent = 1;
 CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION)
 """
+_TO_3 = "ALTER TABLE records ADD COLUMN version INTEGER NOT NULL DEFAULT 0"
 # from each version to the next; `_fill_columns` does what SQL cannot
-MIGRATIONS = {1: _TO_2}
+MIGRATIONS = {1: _TO_2, 2: _TO_3}
 _CHUNK = 500  # keys of one SELECT ... IN
 _BEHIND_ALL = "\U0010ffff"  # sorts behind whatever a key or a name may go on with
 # columns of _READ
 _TOKEN, _KEY = 0, 3
 _READ = "SELECT token, data, spec, key, name, job_id FROM records"
-# one that is finished keeps its state
 _WRITE = (
-    "UPDATE records SET job_id = ?, status = ?, data = ?, unsent = ? "
-    "WHERE token = ? AND (status < 0 OR status = ?)"
+    "UPDATE records SET job_id = ?, status = ?, data = ?, unsent = ?, version = ? "
+    "WHERE token = ?"
 )
 
 
@@ -107,17 +110,42 @@ class SqlStore(Store):
             insert(connection, claims.fresh)
         return claims.winners
 
-    def write(self, records: Iterable[Record]) -> None:
-        rows = [_state_row(record) for record in records]
-        if rows:
+    def update(self, records: Iterable[Record], change: Change) -> None:
+        copies = list(records)
+        if not copies:
+            return
+        edits = Edits(change)
+        try:
             with self._transaction() as connection:
-                connection.executemany(_WRITE, rows)
+                stored, newer = self._compare(connection, copies)
+                for record in copies:
+                    if record.token in stored:
+                        edits.apply(record, newer.get(record.token))
+                _write(connection, edits.changed)
+        except BaseException:
+            edits.take_back()
+            raise
 
-    def discard(self, records: Iterable[Record]) -> None:
-        gone = [(record.token, record.key) for record in records]
-        if gone:
-            with self._transaction() as connection:
-                delete(connection, gone)
+    def refresh(self, records: Iterable[Record]) -> None:
+        copies = list(records)
+        with self._transaction(write=False) as connection:
+            _, newer = self._compare(connection, copies)
+        for record in copies:
+            if record.token in newer:
+                record.update_from(newer[record.token])
+
+    def discard(self, records: Iterable[Record]) -> list[Record]:
+        copies = list(records)
+        if not copies:
+            return []
+        with self._transaction() as connection:
+            _, newer = self._compare(connection, copies)
+            gone = [record for record in copies if record.token not in newer]
+            delete(connection, [(record.token, record.key) for record in gone])
+        for record in copies:
+            if record.token in newer:
+                record.update_from(newer[record.token])
+        return gone
 
     def take_over(
         self, records: Sequence[Record], owner: str, now: float
@@ -132,10 +160,7 @@ class SqlStore(Store):
                     found, record, owner, now
                 ):
                     taken.append(record)
-            connection.executemany(
-                "UPDATE records SET data = ?, unsent = 1 WHERE token = ?",
-                [(record.to_json(), record.token) for record in taken],
-            )
+            _write(connection, taken)
         return taken
 
     def begin(self, record: Record, what: Begun) -> bool:
@@ -145,12 +170,10 @@ class SqlStore(Store):
             if not isinstance(stored, Record) or getattr(stored, what) is not ONCE_DUE:
                 return False
             setattr(stored, what, ONCE_STARTED)
-            setattr(record, what, ONCE_STARTED)
-            connection.execute(
-                "UPDATE records SET data = ? WHERE token = ?",
-                (stored.to_json(), record.token),
-            )
-            return True
+            stored.version += 1
+            _write(connection, [stored])
+        record.update_from(stored)
+        return True
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -301,14 +324,36 @@ class SqlStore(Store):
         self, connection: Connection, column: str, values: Sequence[str], named: int
     ) -> Iterator[tuple[str, Record | Damaged]]:
         """Yield the records in which a column has one of the values, by the ``named`` column."""
-        for start in range(0, len(values), _CHUNK):
-            part = values[start : start + _CHUNK]
-            places = ",".join("?" * len(part))
+        for part, places in _portions(values):
             rows = connection.execute(
                 f"{_READ} WHERE {column} IN ({places})", part
             ).fetchall()
             for row in rows:
                 yield row[named], read_row(row)
+
+    def _compare(
+        self, connection: Connection, copies: Sequence[Record]
+    ) -> tuple[set[str], dict[str, Record]]:
+        """Return the tokens of the copies that are stored, and new readings of those that others
+        have written; one that cannot be read is as good as gone.
+        """
+        versions: dict[str, int] = {}
+        tokens = [record.token for record in copies]
+        for part, places in _portions(tokens):
+            versions.update(
+                connection.execute(
+                    f"SELECT token, version FROM records WHERE token IN ({places})",
+                    part,
+                )
+            )
+        behind = [
+            record.token
+            for record in copies
+            if versions.get(record.token, record.version) != record.version
+        ]
+        newer = self._good(self._readings(connection, "token", behind, _TOKEN))
+        unreadable = set(behind).difference(newer)
+        return versions.keys() - unreadable, newer
 
     # -- what a database does in its own way -------------------------------------------------------
 
@@ -345,15 +390,28 @@ def read_row(row: Sequence[Any]) -> Record | Damaged:
 
 def _state_row(record: Record) -> tuple[object, ...]:
     """Return the values of ``_WRITE``."""
-    status = int(record.status)
     return (
         record.job_id,
-        status,
+        int(record.status),
         record.to_json(),
         int(record.unsent),
+        record.version,
         record.token,
-        status,
     )
+
+
+def _write(connection: Connection, records: Iterable[Record]) -> None:
+    """Write the state of records that are in the tables."""
+    rows = [_state_row(record) for record in records]
+    if rows:
+        connection.executemany(_WRITE, rows)
+
+
+def _portions(values: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
+    """Yield the values of SELECTs, each with its places in the statement."""
+    for start in range(0, len(values), _CHUNK):
+        part = values[start : start + _CHUNK]
+        yield part, ",".join("?" * len(part))
 
 
 def _new_row(record: Record, current: int | None) -> tuple[object, ...]:
@@ -370,6 +428,7 @@ def _new_row(record: Record, current: int | None) -> tuple[object, ...]:
         record.spec_json,
         record.cluster_id,
         int(record.unsent),
+        record.version,
     )
 
 

@@ -52,17 +52,20 @@ class SqliteStore(SqlStore):
         super().__init__()
         self.path = path
         self.url = f"sqlite:///{path}"
-        self._version: int | None = None
+        # as the open connection counts; another one counts from elsewhere
+        self._data_version: int | None = None
+        self._changes = 0
 
-    def changed_elsewhere(self) -> bool:
+    def changes(self) -> int:
         with self._lock:
             try:
-                version = self._connect().execute("PRAGMA data_version").fetchone()[0]
+                connection = self._connect()
+                version = connection.execute("PRAGMA data_version").fetchone()[0]
             except sqlite3.Error as error:
                 raise self._explain(error) from error
-            changed = self._version is not None and version != self._version
-            self._version = version
-            return changed
+            self._changes += version != self._data_version
+            self._data_version = version
+            return self._changes
 
     def quarantine(self, damaged: Damaged) -> str:
         target = self.path.parent / "damaged" / f"{damaged.token}.json"
@@ -138,6 +141,7 @@ class SqliteStore(SqlStore):
         connection.execute("PRAGMA synchronous = FULL")
         self._prepare(connection)
         self._connection, self._pid = connection, os.getpid()
+        self._data_version = None
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:

@@ -126,9 +126,8 @@ def make_old(*names: str) -> None:
     """Date the ends of jobs back by a hundred days."""
     store = default_session().store
     records = [record for name in names for record in store.select(name=name)]
-    for record in records:
-        record.task.ended = time.time() - 100 * 86400
-    store.write(records)
+    ended = time.time() - 100 * 86400
+    store.update(records, lambda record: setattr(record.task, "ended", ended))
     store.close()
 
 
@@ -194,8 +193,8 @@ def test_prune_takes_jobs_of_one_cluster_whatever_profile_they_came_from() -> No
 def test_prune_keeps_jobs_whose_outputs_have_not_come() -> None:
     result = JobScript("echo x > out", "slow-line", outputs=["out"]).submit()
     assert result.wait(30)
-    result.record.outputs = ONCE_DUE  # as it is while the line is broken
-    result.store.write([result.record])
+    # as it is while the line is broken
+    result.store.update([result.record], lambda it: setattr(it, "outputs", ONCE_DUE))
     make_old("slow-line")
     assert "0 submissions" in run("prune", "--older-than", "1d")
     assert [record.name for record in default_session().store.select()] == ["slow-line"]

@@ -114,7 +114,7 @@ def test_what_was_searched_for_is_found(store: Store) -> None:
 
 def test_records_are_written_back_as_they_were(store: Store) -> None:
     records = store.select(earlier=True)
-    store.write(records)
+    store.update(records, lambda record: None)
     again = store.select(earlier=True)
     assert [as_the_old_version_said_it(record) for record in again] == EXPECTED[
         "records"

@@ -13,6 +13,8 @@ from clusterjob.errors import StoreError
 from clusterjob.status import Reason, Status
 from clusterjob.store import (
     ONCE_DUE,
+    ONCE_STARTED,
+    Change,
     JobSpec,
     Note,
     Phase,
@@ -21,6 +23,7 @@ from clusterjob.store import (
     Task,
     open_store,
 )
+from clusterjob.store.base import VERSION
 
 Opener = Callable[[], Store]
 
@@ -40,6 +43,15 @@ def record(key: str = "k", token: str = "t", **values: object) -> Record:
 
 def never(_: Record) -> bool:
     return False
+
+
+def put(status: Status) -> Change:
+    """Return a change that gives a record a task in this state."""
+
+    def change(stored: Record) -> None:
+        stored.task = Task(status)
+
+    return change
 
 
 def test_a_record_comes_back_as_it_was(store: Store) -> None:
@@ -88,10 +100,16 @@ def test_one_record_a_key(store: Store) -> None:
 def test_what_is_finished_stays_as_it_is(store: Store) -> None:
     made = record()
     store.claim([made], never)
-    made.task = Task(Status.COMPLETED)
-    store.write([made])
-    made.task = Task(Status.FAILED)
-    store.write([made])
+    store.update([made], put(Status.COMPLETED))
+    store.update([made], put(Status.FAILED))
+    assert made.status == Status.COMPLETED
+    assert store.by_tokens(["t"])["t"].status == Status.COMPLETED
+
+    def change_in_place(stored: Record) -> None:
+        stored.task.status = Status.CANCELLED
+
+    store.update([made], change_in_place)
+    assert made.status == Status.COMPLETED
     assert store.by_tokens(["t"])["t"].status == Status.COMPLETED
 
 
@@ -135,22 +153,96 @@ def test_selecting(store: Store) -> None:
     assert [item.token for item in store.select(statuses=[Status.FAILED])] == ["4"]
     assert store.select(name="other") == []
     assert sorted(store.live("here")) == ["1", "3"]
-    made[2].phase, made[2].job_id = Phase.SUBMITTED, "6"
-    store.write([made[2]])
+
+    def accept(stored: Record) -> None:
+        stored.phase, stored.job_id = Phase.SUBMITTED, "6"
+
+    store.update([made[2]], accept)
     assert [item.token for item in store.select(unsent=True)] == ["2"]
 
 
 def test_a_change_by_another_is_noticed_and_ours_is_not(another: Opener) -> None:
     first, second = another(), another()
     first.claim([record()], never)
-    second.changed_elsewhere()
-    first.changed_elsewhere()
+    before = first.changes()
     seen = second.by_tokens(["t"])["t"]
-    seen.task = Task(Status.RUNNING)
-    second.write([seen])
-    assert first.changed_elsewhere() is True
-    assert first.changed_elsewhere() is False
+    second.update([seen], put(Status.RUNNING))
+    after = first.changes()
+    # two who ask the same store are both told
+    assert after != before
+    assert first.changes() == after
     assert first.by_tokens(["t"])["t"].status == Status.RUNNING
+
+
+def test_a_stale_copy_takes_nothing_back(another: Opener) -> None:
+    first, second = another(), another()
+    first.claim([record(epilogue=ONCE_DUE)], never)
+    here, there = first.by_tokens(["t"])["t"], second.by_tokens(["t"])["t"]
+    second.update([there], lambda it: setattr(it, "cancel_requested", 5.0))
+    assert second.begin(there, "epilogue")
+    first.update([here], put(Status.RUNNING))
+    stored = another().by_tokens(["t"])["t"]
+    for seen in (stored, here):
+        assert seen.cancel_requested == 5.0
+        assert seen.epilogue is ONCE_STARTED
+        assert seen.status == Status.RUNNING
+    assert (there.version, here.version, stored.version) == (2, 3, 3)
+
+
+def test_a_copy_is_brought_up_to_date(another: Opener) -> None:
+    first, second = another(), another()
+    first.claim([record(), record("k2", "t2")], never)
+    copies = list(first.by_tokens(["t", "t2"]).values())
+    second.update(second.select()[:1], put(Status.RUNNING))
+    first.refresh(copies)
+    assert {it.token: it.status for it in copies} == {
+        "t": Status.RUNNING,
+        "t2": Status.PENDING,
+    }
+
+
+def test_a_change_that_fails_leaves_store_and_copies_as_they_were(
+    store: Store,
+) -> None:
+    made = [record(), record("k2", "t2")]
+    store.claim(made, never)
+
+    def change(stored: Record) -> None:
+        stored.task.words = "half done"
+        if stored.token == "t2":
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        store.update(made, change)
+    assert [it.task.words for it in (*made, *store.select())] == [""] * 4
+    assert [it.version for it in (*made, *store.select())] == [0] * 4
+    # what says False is not written
+    store.update(made, lambda stored: False)
+    assert [it.version for it in store.select()] == [0, 0]
+
+
+def test_a_record_that_is_gone_is_not_written_anew(store: Store) -> None:
+    made = record()
+    store.claim([made], never)
+    assert store.discard([made]) == [made]
+    store.update([made], put(Status.RUNNING))
+    assert store.select() == []
+    assert made.status == Status.PENDING
+
+
+def test_what_another_wrote_meanwhile_is_not_deleted(another: Opener) -> None:
+    first, second = another(), another()
+    mine = record()
+    first.claim([mine], never)
+    theirs = second.by_tokens(["t"])["t"]
+
+    def accept(stored: Record) -> None:
+        stored.phase, stored.job_id = Phase.SUBMITTED, "41"
+
+    second.update([theirs], accept)
+    assert first.discard([mine]) == []
+    assert mine.job_id == "41"
+    assert [it.job_id for it in first.select()] == ["41"]
 
 
 def test_what_again_raises_leaves_the_store_as_it_was(store: Store) -> None:
@@ -258,9 +350,7 @@ def test_threads_may_share_it(store: Store) -> None:
     def work(number: int) -> None:
         made = [record(f"{number}-{key}", f"{number}-{key}") for key in range(20)]
         store.claim(made, never)
-        for item in made:
-            item.task = Task(Status.COMPLETED)
-        store.write(made)
+        store.update(made, put(Status.COMPLETED))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -275,7 +365,7 @@ def test_it_is_healthy(store: Store) -> None:
     report = store.examine()
     assert (report.broken, report.damaged) == ("", [])
     assert report.facts["records"] == "2"
-    assert report.facts["version"] == "2"
+    assert report.facts["version"] == str(VERSION)
 
 
 def test_a_store_that_was_closed_opens_again(store: Store) -> None:

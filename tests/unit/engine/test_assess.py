@@ -10,7 +10,7 @@ import pytest
 from clusterjob import Reason, Status
 from clusterjob.backend import Answer, ExitRecord, load_backend
 from clusterjob.engine.arrays import aggregate
-from clusterjob.engine.assess import Assessor
+from clusterjob.engine.assess import Assessment, Assessor
 from clusterjob.engine.pace import BatchSize
 from clusterjob.engine.replies import EndReport, Listing
 from clusterjob.store import JobSpec, Phase, Record, Task
@@ -23,14 +23,16 @@ class Scheduler:
         self.backend = load_backend("slurm")
         self.accounting = True
         self.asked: list[str] = []
+        self.end = ExitRecord("1", 1, "n", exit_code=0, ended=5.0)
 
     def ended(
         self, runs: Mapping[str, Sequence[str]], ids: object, age: float
     ) -> EndReport:
         names = [name for members in runs.values() for name in members]
         self.asked += names
-        ends = {name: ExitRecord("1", 1, "n", exit_code=0, ended=5.0) for name in names}
-        return EndReport(ends, history=Listing(complete=True, asked=True))
+        return EndReport(
+            dict.fromkeys(names, self.end), history=Listing(complete=True, asked=True)
+        )
 
 
 def record(token: str, job_id: str, **values: Any) -> Record:
@@ -48,6 +50,11 @@ def record(token: str, job_id: str, **values: Any) -> Record:
         task=Task(Status.RUNNING),
         **values,
     )
+
+
+def apply(found: Assessment) -> None:
+    for changed in found.changed:
+        found.judge(changed)
 
 
 @pytest.fixture
@@ -76,6 +83,7 @@ def test_absence_from_a_complete_list_is_asked_about(
     found = assessor.assess([missing], Listing(asked=True, complete=True))
     assert scheduler.asked == ["a"]
     assert found.changed == [missing]
+    apply(found)
     assert missing.status == Status.COMPLETED
 
 
@@ -87,7 +95,7 @@ def test_a_listed_end_is_asked_about_also_where_the_list_is_incomplete(
         ("1", None): Answer("1", state="COMPLETED", token="a"),
         ("2", None): Answer("2", state="RUNNING", token="b"),
     }
-    assessor.assess([ended, runs], Listing(answers, complete=False, asked=True))
+    apply(assessor.assess([ended, runs], Listing(answers, complete=False, asked=True)))
     assert scheduler.asked == ["a"]
     assert (ended.status, runs.status) == (Status.COMPLETED, Status.RUNNING)
 
@@ -97,7 +105,7 @@ def test_a_word_that_nobody_knows_decides_nothing(
 ) -> None:
     odd = record("a", "1")
     answers = {("1", None): Answer("1", state="HIBERNATING", token="a")}
-    assessor.assess([odd], Listing(answers, complete=True, asked=True))
+    apply(assessor.assess([odd], Listing(answers, complete=True, asked=True)))
     assert scheduler.asked == []
     assert odd.status == Status.RUNNING
     assert "does not know" in odd.task.words
@@ -140,3 +148,15 @@ def test_an_array_runs_until_all_have_ended() -> None:
     whole.tasks = {1: Task(), 2: Task()}
     aggregate(whole)
     assert whole.status == Status.PENDING
+
+
+def test_evidence_is_judged_by_what_the_record_says_when_it_is_written(
+    scheduler: Scheduler, assessor: Assessor
+) -> None:
+    killed = record("a", "1")
+    scheduler.end = ExitRecord("1", 1, "n", exit_code=143, ended=5.0)
+    scheduler.accounting = False
+    found = assessor.assess([killed], Listing(asked=True, complete=True))
+    killed.cancel_requested = 50.0  # another process asked for it meanwhile
+    apply(found)
+    assert killed.status == Status.CANCELLED

@@ -1,8 +1,8 @@
 """Any sequence of submissions, crashes, polls, lost answers and retries: never two live jobs of one
 key, and what has ended stays so.
 
-The world is a model: jobs with ids, a receipt file, exit records and the fence, exactly as
-docs/architecture.md has them. The protocol, the verdicts and the store are the real ones.
+The world is a model, :mod:`tests.unit.engine.world`. The protocol, the verdicts and the store are
+the real ones.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -22,165 +20,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from clusterjob.backend import Answer, ExitRecord, load_backend
 from clusterjob.engine import Cluster, lease, recovery, submission
-from clusterjob.engine.replies import EndReport, Listing, Receipt, Submission
-from clusterjob.engine.scripts import Ticket
-from clusterjob.errors import CommandError, TransportError
 from clusterjob.status import Status
 from clusterjob.store import JobSpec, Phase, Record
 from clusterjob.store.sql import Connection
 from clusterjob.store.sqlite import SqliteStore
+from tests.unit.engine.world import Crash, World
 
 KEYS = list("abcdefgh")
 CRASHES = ["", "", "", "", "claimed", "uploaded", "half", "submitted", "cut"]
-
-
-class Crash(BaseException):
-    """The process dies here: nothing of it runs any more."""
-
-
-@dataclass
-class Job:
-    """A job of the model's scheduler."""
-
-    token: str
-    state: str = "PENDING"
-    code: int | None = None
-    forgotten: bool = False
-
-
-@dataclass
-class World:
-    """A scheduler, the files of the jobs, and what goes wrong."""
-
-    now: float = 1_000_000.0
-    jobs: dict[str, Job] = field(default_factory=dict)
-    receipts: dict[str, str] = field(default_factory=dict)
-    records: dict[str, ExitRecord] = field(default_factory=dict)
-    ran: list[tuple[str, str]] = field(default_factory=list)  # token, job id
-    down: bool = False
-    crash: str = ""
-    lose_receipt: bool = False
-    dead: bool = False
-    blind: bool = False  # the list can be read, exit records and accounting cannot
-
-    # what the engine uses of a Scheduler
-    accounting = True
-    commands = 0
-    host = ""
-
-    def __post_init__(self) -> None:
-        self.backend = load_backend("local")
-        self.transport = self
-
-    def die(self) -> None:
-        self.dead = True
-        raise Crash
-
-    def take_files(self, *_: object) -> None:
-        if self.crash == "claimed":
-            self.die()
-
-    def submit(self, tickets: Sequence[Ticket]) -> Submission:
-        if self.crash == "uploaded":
-            self.die()
-        if self.down:
-            raise TransportError("down")
-        answer = Submission(began=self.now, ended=self.now)
-        for number, ticket in enumerate(tickets):
-            if ticket.token not in self.receipts:
-                if self.crash == "half" and number:
-                    self.die()
-                job_id = str(len(self.jobs) + 1)
-                self.jobs[job_id] = Job(ticket.token)
-                # the power goes off between the scheduler's answer and the receipt
-                if self.lose_receipt:
-                    self.die()
-                self.receipts[ticket.token] = job_id
-            answer.receipts[ticket.token] = Receipt(
-                ticket.token, 0, "", self.receipts[ticket.token]
-            )
-        if self.crash == "submitted":
-            self.die()
-        if self.crash == "cut":
-            raise TransportError("the line was dropped")
-        return answer
-
-    def find(self, tokens: Mapping[str, Sequence[str]]) -> dict[str, Receipt]:
-        if self.down:
-            raise CommandError("down")
-        wanted = [token for names in tokens.values() for token in names]
-        found = {
-            token: self.receipts[token] for token in wanted if token in self.receipts
-        }
-        for job_id, job in self.jobs.items():
-            if job.state in ("PENDING", "RUNNING"):
-                found.setdefault(job.token, job_id)
-        for token in wanted:
-            if token in self.records:
-                found.setdefault(token, self.records[token].job_id)
-        return {
-            token: Receipt(token, 0, "", job_id)
-            for token, job_id in found.items()
-            if token in wanted
-        }
-
-    def active(self, members: object) -> Listing:
-        if self.down:
-            return Listing(error="down")
-        live = {
-            (i, None): Answer(i, state=job.state, token=job.token)
-            for i, job in self.jobs.items()
-            if job.state in ("PENDING", "RUNNING")
-        }
-        return Listing(live, complete=True, asked=True)
-
-    def ended(
-        self,
-        runs: Mapping[str, Sequence[str]],
-        ids: Mapping[Any, Sequence[str]],
-        age: float,
-    ) -> EndReport:
-        if self.down or self.blind:
-            return EndReport(unreadable=set(runs), history=Listing(error="down"))
-        names = {name for members in runs.values() for name in members}
-        history = Listing(asked=True, complete=True)
-        for members in ids.values():
-            for job_id in members:
-                job = self.jobs[job_id]
-                if not job.forgotten:
-                    history.answers[job_id, None] = Answer(
-                        job_id, state=job.state, exit_code=job.code, token=job.token
-                    )
-        return EndReport(
-            {name: record for name, record in self.records.items() if name in names},
-            history=history,
-        )
-
-    def cancel(self, ids: Mapping[Any, Sequence[str]]) -> None:
-        for members in ids.values():
-            for job_id in members:
-                if self.jobs[job_id].state in ("PENDING", "RUNNING"):
-                    self.jobs[job_id].state = "CANCELLED"
-
-    def go_on(self, job_id: str, code: int, forgotten: bool) -> None:
-        """Let a job begin, where the fence lets it, or end."""
-        job = self.jobs[job_id]
-        if job.state == "RUNNING":
-            job.state, job.code, job.forgotten = (
-                ("COMPLETED" if code == 0 else "FAILED"),
-                code,
-                forgotten,
-            )
-            record = self.records[job.token]
-            record.exit_code, record.ended = code, self.now
-        elif job.token in self.records:
-            job.state, job.code = "FAILED", 1  # a duplicate
-        else:
-            self.records[job.token] = ExitRecord(job_id, runs=1, started=self.now)
-            self.ran.append((job.token, job_id))
-            job.state = "RUNNING"
 
 
 class MortalStore(SqliteStore):

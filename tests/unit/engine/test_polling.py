@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,14 @@ from clusterjob.errors import (
     TransportError,
 )
 from clusterjob.script import default_session
-from clusterjob.store import ONCE_DONE, ONCE_DUE, ONCE_STARTED, Phase
+from clusterjob.store import (
+    ONCE_DONE,
+    ONCE_DUE,
+    ONCE_STARTED,
+    Change,
+    Phase,
+    Record,
+)
 from clusterjob.transport import LocalTransport
 
 
@@ -423,8 +431,10 @@ def test_what_is_wrong_with_one_open_submission_keeps_no_other(
     for name in ("in", "ready"):
         Path(name).unlink()
     for result in (good, failing, homeless):
-        result.record.prologue = ONCE_STARTED  # the process died in it
-        result.store.write([result.record])
+        # the process died in it
+        result.store.update(
+            [result.record], lambda record: setattr(record, "prologue", ONCE_STARTED)
+        )
     good.cluster.refresh(force=True)
     assert (good.record.phase, good.job_id) == (Phase.SUBMITTED, "41")
     assert (failing.record.status, failing.record.task.reason) == (
@@ -452,12 +462,13 @@ def test_open_submissions_of_a_host_that_is_down_cost_one_write(
     results = submit([job(str(number), submit="echo no id") for number in range(20)])
     assert {result.record.phase for result in results} == {Phase.SUBMITTING}
     store, written = results[0].store, []
-    write = store.write
-    monkeypatch.setattr(
-        store,
-        "write",
-        lambda records: (written.append(len(records)), write(records))[1],
-    )
+    update = store.update
+
+    def count(records: Sequence[Record], change: Change) -> None:
+        written.append(len(records))
+        update(records, change)
+
+    monkeypatch.setattr(store, "update", count)
 
     def down(self: LocalTransport, script: str, timeout: float | None = None) -> Any:
         raise TransportError("the host is down")

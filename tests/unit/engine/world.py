@@ -1,0 +1,183 @@
+"""A model of a scheduler and its host: jobs with ids, a receipt file, exit records and the fence,
+exactly as docs/architecture.md has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from clusterjob.backend import Answer, ExitRecord, load_backend
+from clusterjob.engine.replies import EndReport, Listing, Receipt, Submission
+from clusterjob.engine.scripts import Ticket
+from clusterjob.errors import CommandError, TransportError
+
+
+class Crash(BaseException):
+    """The process dies here: nothing of it runs any more."""
+
+
+@dataclass
+class Job:
+    """A job of the model's scheduler."""
+
+    token: str
+    state: str = "PENDING"
+    code: int | None = None
+    forgotten: bool = False
+
+
+@dataclass
+class World:
+    """A scheduler, the files of the jobs, and what goes wrong."""
+
+    now: float = 1_000_000.0
+    jobs: dict[str, Job] = field(default_factory=dict)
+    receipts: dict[str, str] = field(default_factory=dict)
+    records: dict[str, ExitRecord] = field(default_factory=dict)
+    ran: list[tuple[str, str]] = field(default_factory=list)  # token, job id
+    down: bool = False
+    crash: str = ""
+    lose_receipt: bool = False
+    dead: bool = False
+    blind: bool = False  # the list can be read, exit records and accounting cannot
+    forgets_cancelled: bool = False
+    # what others do while an answer is on its way
+    meanwhile: Callable[[], None] | None = None
+
+    # what the engine uses of a Scheduler
+    accounting = True
+    commands = 0
+    host = ""
+
+    def __post_init__(self) -> None:
+        self.backend = load_backend("local")
+        self.transport = self
+
+    def wait(self) -> None:
+        """An answer is on its way: others have their turn."""
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+
+    def die(self) -> None:
+        self.dead = True
+        raise Crash
+
+    def take_files(self, *_: object) -> None:
+        if self.crash == "claimed":
+            self.die()
+
+    def submit(self, tickets: Sequence[Ticket]) -> Submission:
+        if self.crash == "uploaded":
+            self.die()
+        if self.down:
+            raise TransportError("down")
+        answer = Submission(began=self.now, ended=self.now)
+        for number, ticket in enumerate(tickets):
+            if ticket.token not in self.receipts:
+                if self.crash == "half" and number:
+                    self.die()
+                job_id = str(len(self.jobs) + 1)
+                self.jobs[job_id] = Job(ticket.token)
+                # the power goes off between the scheduler's answer and the receipt
+                if self.lose_receipt:
+                    self.die()
+                self.receipts[ticket.token] = job_id
+            answer.receipts[ticket.token] = Receipt(
+                ticket.token, 0, "", self.receipts[ticket.token]
+            )
+        self.wait()
+        if self.crash == "submitted":
+            self.die()
+        if self.crash == "cut":
+            raise TransportError("the line was dropped")
+        return answer
+
+    def find(self, tokens: Mapping[str, Sequence[str]]) -> dict[str, Receipt]:
+        if self.down:
+            raise CommandError("down")
+        wanted = [token for names in tokens.values() for token in names]
+        found = {
+            token: self.receipts[token] for token in wanted if token in self.receipts
+        }
+        for job_id, job in self.jobs.items():
+            if job.state in ("PENDING", "RUNNING"):
+                found.setdefault(job.token, job_id)
+        for token in wanted:
+            if token in self.records:
+                found.setdefault(token, self.records[token].job_id)
+        return {
+            token: Receipt(token, 0, "", job_id)
+            for token, job_id in found.items()
+            if token in wanted
+        }
+
+    def active(self, members: object) -> Listing:
+        if self.down:
+            return Listing(error="down")
+        live = self._live()
+        self.wait()
+        return Listing(live, complete=True, asked=True)
+
+    def _live(self) -> dict[tuple[str, int | None], Answer]:
+        return {
+            (i, None): Answer(i, state=job.state, token=job.token)
+            for i, job in self.jobs.items()
+            if job.state in ("PENDING", "RUNNING")
+        }
+
+    def ended(
+        self,
+        runs: Mapping[str, Sequence[str]],
+        ids: Mapping[Any, Sequence[str]],
+        age: float,
+    ) -> EndReport:
+        if self.down or self.blind:
+            return EndReport(unreadable=set(runs), history=Listing(error="down"))
+        names = {name for members in runs.values() for name in members}
+        history = Listing(asked=True, complete=True)
+        for members in ids.values():
+            for job_id in members:
+                job = self.jobs[job_id]
+                if not job.forgotten:
+                    history.answers[job_id, None] = Answer(
+                        job_id, state=job.state, exit_code=job.code, token=job.token
+                    )
+        found = {
+            name: replace(record)
+            for name, record in self.records.items()
+            if name in names
+        }
+        self.wait()
+        return EndReport(found, history=history)
+
+    def cancel(self, ids: Mapping[Any, Sequence[str]]) -> None:
+        for members in ids.values():
+            for job_id in members:
+                job = self.jobs[job_id]
+                own = self.records.get(job.token)
+                if job.state == "RUNNING" and own is not None and own.job_id == job_id:
+                    own.exit_code, own.ended = 143, self.now
+                    own.warned = (("TERM", self.now),)
+                if job.state in ("PENDING", "RUNNING"):
+                    job.state, job.forgotten = "CANCELLED", self.forgets_cancelled
+
+    def go_on(self, job_id: str, code: int, forgotten: bool) -> None:
+        """Let a job begin, where the fence lets it, or end."""
+        job = self.jobs[job_id]
+        if job.state == "RUNNING":
+            job.state, job.code, job.forgotten = (
+                ("COMPLETED" if code == 0 else "FAILED"),
+                code,
+                forgotten,
+            )
+            record = self.records[job.token]
+            record.exit_code, record.ended = code, self.now
+        elif job.token in self.records:
+            job.state, job.code = "FAILED", 1  # a duplicate
+        else:
+            self.records[job.token] = ExitRecord(job_id, runs=1, started=self.now)
+            self.ran.append((job.token, job_id))
+            job.state = "RUNNING"
