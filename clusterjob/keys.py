@@ -7,28 +7,65 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 
 from clusterjob.backend import Backend, ResourceValue, parse_array
 from clusterjob.errors import ResourcesNotSupportedError, SettingsError, SubmissionError
 from clusterjob.profile import Profile
+from clusterjob.status import Status
 from clusterjob.store import ClusterReference, JobSpec, Parent, Record
 
-_KEY_VERSION = 1  # changes when equal jobs would get other keys
+RULES = 2  # changes when equal jobs would get other keys
+_SHAPE = ("array", "nodes", "ppn", "threads", "gpus", "stdout", "stderr")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _canonical = json.JSONEncoder(sort_keys=True).encode
 
 
-def job_key(spec: JobSpec, backend: str, workdir: str) -> str:
+def job_key(spec: JobSpec, name: str, backend: str, workdir: str) -> str:
     """Return the hash that makes two submissions the same.
 
-    ``cache_id``, else what computes the result, and where. Resources are not part of it but for the
-    array: more time for a finished job does not run it again.
+    That is ``cache_id`` of a name on a cluster, else all that the outcome can depend on, and where
+    it runs. What merely lets it run is not part of it: more ``time`` for a finished job does not
+    run it again.
     """
-    content: list[object]
+    where = [spec.cluster.host, backend]
     if spec.cache_id:
-        content = ["cache_id", spec.cache_id]
-    else:
-        content = [
-            _KEY_VERSION,
+        return _hash([RULES, "cache_id", spec.cache_id, name, *where])
+    return _hash(
+        [
+            RULES,
+            *where,
+            workdir,
+            name,
+            spec.params,
+            spec.body,
+            spec.shell,
+            spec.aux,
+            [(item.path, item.digest) for item in spec.inputs],
+            shape_of(spec),
+            sorted(parent.key for parent in spec.after),
+        ]
+    )
+
+
+def shape_of(spec: JobSpec) -> dict[str, ResourceValue]:
+    """Return the resources that an outcome can depend on; one node, process or core is no word."""
+    given = ((name, spec.resources.get(name)) for name in _SHAPE)
+    return {name: value for name, value in given if value not in (None, 1)}
+
+
+def repeated_key(key: str, number: int) -> str:
+    """Return the key of the ``number``-th job after the first of several equal ones in a batch."""
+    return _hash([key, number]) if number else key
+
+
+def former_key(spec: JobSpec, backend: str, workdir: str) -> str:
+    """Return the key that the first rules gave, which knew less of what an outcome depends on."""
+    if spec.cache_id:
+        return _hash(["cache_id", spec.cache_id])
+    return _hash(
+        [
+            1,
             spec.cluster.host,
             backend,
             workdir,
@@ -38,9 +75,27 @@ def job_key(spec: JobSpec, backend: str, workdir: str) -> str:
             [(item.path, item.digest) for item in spec.inputs],
             spec.resources.get("array"),
         ]
-    return hashlib.sha256(
-        _canonical(content).encode("utf-8", "surrogatepass")
-    ).hexdigest()
+    )
+
+
+def _hash(content: Sequence[object]) -> str:
+    text = _canonical(content).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest()
+
+
+def plain_params(params: Mapping[str, object]) -> dict[str, object]:
+    """Return parameters as values that JSON has; of others their text, without addresses."""
+    return {name: _plain(value) for name, value in params.items()}
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return _ADDRESS.sub("", str(value))
 
 
 def check_name(
@@ -66,19 +121,23 @@ def check_array(backend: Backend, array: ResourceValue | None) -> list[int]:
     return indices
 
 
-def parent_of(record: Record, reference: ClusterReference) -> Parent:
-    """Return what a successor keeps of a job. Raises :class:`SubmissionError`."""
-    if record.cluster_id != reference.cluster_id:
+def parent_of(record: Record, reference: ClusterReference, dry: bool = False) -> Parent:
+    """Return what a successor keeps of a job; in a ``dry`` run it need not be submitted yet.
+
+    Raises :class:`SubmissionError`.
+    """
+    is_done = record.status is Status.COMPLETED
+    if not is_done and record.cluster_id != reference.cluster_id:
         raise SubmissionError(
             "a job can only come after jobs of the same scheduler; "
             f"{record.name!r} is with {record.backend!r}"
         )
-    if record.finished:
+    if record.finished and not is_done:
         raise SubmissionError(
             f"job {record.name!r} ({record.job_id}) is {record.status}: "
             "what comes after it would never run"
         )
-    if not record.job_id:
+    if not record.job_id and not dry:
         why = record.task.words or record.phase.value
         raise SubmissionError(
             f"job {record.name!r} has no job id yet ({why}); submit its successors later"
@@ -86,8 +145,11 @@ def parent_of(record: Record, reference: ClusterReference) -> Parent:
     names = [record.exit_name(index) for index in record.all_tasks()]
     return Parent(
         record.name,
-        record.job_id,
+        record.job_id or "",
         tuple(f"{record.folder}/{name}.exit" for name in names),
+        record.key,
+        record.token,
+        is_done,
     )
 
 

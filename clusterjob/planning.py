@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypedDict, overload
 
+from clusterjob.keys import shape_of
+from clusterjob.reuse import find_former
 from clusterjob.status import Status
-from clusterjob.store import Record, Store
+from clusterjob.store import JobSpec, Record, Store
 
 _MOST_LINES = 6  # of a text's differences
 
@@ -95,42 +97,71 @@ class Plan(Sequence[PlannedJob]):
         return "\n".join(str(step) for step in self.steps)
 
 
-def make_plan(
-    store: Store, records: Sequence[Record], *, force: bool, retry: bool
-) -> Plan:
-    """Say for each record what submitting it would do.
+class Planner:
+    """Says for each job of a batch what submitting it would do, generation after generation.
 
-    Nothing is asked of the scheduler; states are those in the store.
+    Nothing is asked of a scheduler; states are those in the store, which is not made by looking.
     """
-    held = store.by_keys([record.key for record in records])
-    steps = []
-    # by name: the jobs of a batch often have one in common
-    newest: dict[str, Record | None] = {}
-    for record in records:
-        holder = held.get(record.key)
+
+    def __init__(self, store: Store, *, force: bool, retry: bool) -> None:
+        self._store, self._force, self._retry = store, force, retry
+        self._exists = store.exists()
+        self._steps: dict[int, PlannedJob] = {}
+        # by name: the jobs of a batch often have one in common
+        self._newest: dict[str, Record | None] = {}
+
+    def add(self, numbers: Sequence[int], records: Sequence[Record]) -> list[Record]:
+        """Plan jobs, given by their numbers in the batch.
+
+        Returns the record that each would have: the one that holds its key, or its own.
+        """
+        held, former = {}, {}
+        if self._exists:
+            held = self._store.by_keys([record.key for record in records])
+            former = find_former(self._store, records)
+        winners = []
+        for number, record in zip(numbers, records, strict=True):
+            holder = held.get(record.key) or former.get(record.token)
+            step = self._plan_one(record, holder)
+            self._steps[number] = step
+            is_new = holder is None or step.action in (Action.SUBMIT, Action.RETRY)
+            winners.append(record if is_new or holder is None else holder)
+        return winners
+
+    def plan(self) -> Plan:
+        """Return the plan of all jobs, in their order."""
+        return Plan(tuple(self._steps[number] for number in sorted(self._steps)))
+
+    def _plan_one(self, record: Record, holder: Record | None) -> PlannedJob:
         if holder is None:
-            if record.name not in newest:
-                earlier = store.select(name=record.name)
-                newest[record.name] = earlier[-1] if earlier else None
-            old = newest[record.name]
-            why = find_differences(old, record) if old is not None else ()
-            steps.append(
-                PlannedJob(record.name, record.key, Action.SUBMIT, differences=why)
+            return PlannedJob(
+                record.name,
+                record.key,
+                Action.SUBMIT,
+                differences=self._differences(record),
             )
-            continue
-        action = _action_for(holder, force, retry)
-        steps.append(
-            PlannedJob(record.name, record.key, action, holder.status, holder.job_id)
+        action = Action.CACHED
+        why: tuple[str, ...] = ()
+        if not holder.finished:
+            action = Action.RUNNING
+        elif holder.makes_room(record, self._force, self._retry):
+            action = Action.RETRY
+            if holder.came_before(record):
+                why = ("a job that it comes after was submitted anew since",)
+        elif holder.key != record.key:
+            why = ("found under the key of an older version",)
+        return PlannedJob(
+            record.name, record.key, action, holder.status, holder.job_id, why
         )
-    return Plan(tuple(steps))
 
-
-def _action_for(holder: Record, force: bool, retry: bool) -> Action:
-    if not holder.finished:
-        return Action.RUNNING
-    if holder.makes_room(force, retry):
-        return Action.RETRY
-    return Action.CACHED
+    def _differences(self, record: Record) -> tuple[str, ...]:
+        if not self._exists:
+            return ()
+        if record.name not in self._newest:
+            earlier = self._store.select(name=record.name)
+            self._newest[record.name] = earlier[-1] if earlier else None
+        old = self._newest[record.name]
+        return () if old is None else find_differences(old, record)
 
 
 def find_differences(old: Record, new: Record) -> tuple[str, ...]:
@@ -139,14 +170,17 @@ def find_differences(old: Record, new: Record) -> tuple[str, ...]:
     Lines of the body, inputs, auxiliary scripts, where it runs.
     """
     before, after = old.spec, new.spec
-    pairs = [
+    pairs: list[tuple[str, object, object]] = [
         ("backend", old.backend, new.backend),
         ("host", old.host, new.host),
         ("workdir", old.workdir, new.workdir),
         ("shell", before.shell, after.shell),
         ("cache_id", before.cache_id, after.cache_id),
-        ("array", before.resources.get("array"), after.resources.get("array")),
+        *_pairs("", shape_of(before), shape_of(after)),
     ]
+    if before.rules == after.rules:  # the first rules knew nothing of these
+        pairs += _pairs("parameter ", before.params, after.params)
+        pairs += _parent_pairs(before, after)
     found = [
         f"earlier job of that name: {old.job_id or '-'} ({old.status}), key {old.key[:12]}"
     ]
@@ -159,6 +193,24 @@ def find_differences(old: Record, new: Record) -> tuple[str, ...]:
     found += _script_differences(before.aux, after.aux)
     found += _input_differences(old, new)
     return tuple(found)
+
+
+def _pairs(
+    what: str, old: Mapping[str, object], new: Mapping[str, object]
+) -> list[tuple[str, object, object]]:
+    names = sorted(old.keys() | new.keys())
+    return [(f"{what}{name}", old.get(name), new.get(name)) for name in names]
+
+
+def _parent_pairs(old: JobSpec, new: JobSpec) -> list[tuple[str, object, object]]:
+    before = {parent.key: parent.name for parent in old.after}
+    after = {parent.key: parent.name for parent in new.after}
+    if before.keys() == after.keys():
+        return []
+    first, second = (", ".join(sorted(keys.values())) for keys in (before, after))
+    if first == second:
+        second += ", which is another job than before"
+    return [("comes after", first, second)]
 
 
 def _script_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -34,9 +35,11 @@ from clusterjob.files import (
     parse_outputs,
     read_log,
 )
+from clusterjob.keys import parent_of
 from clusterjob.status import Reason, Status
 from clusterjob.store import (
     ONCE_DONE,
+    Again,
     Event,
     OnceState,
     OutputPattern,
@@ -91,6 +94,32 @@ class AsyncResult:
         self.engine = engine
         self.record = record
         self._cluster: Cluster | None = None
+        self._reused = False
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both stand for the same submission."""
+        if not isinstance(other, AsyncResult):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[str, str]:
+        return self.record.token, self.engine.store.url
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the record and the place of its store; it is read anew from there."""
+        state = (self.store.url, self.record.to_json(), self.record.spec_json)
+        return _unpickle, (*state, self._reused)
+
+    def __copy__(self) -> AsyncResult:
+        twin = AsyncResult(self.record, self.engine)
+        twin._reused = self._reused
+        return twin
+
+    def __deepcopy__(self, memo: object) -> AsyncResult:
+        return self.__copy__()
 
     @property
     def store(self) -> Store:
@@ -174,6 +203,11 @@ class AsyncResult:
     def key(self) -> str:
         """What makes two submissions the same: a hash of all that computes the result."""
         return self.record.key
+
+    @property
+    def reused(self) -> bool:
+        """Whether the submission that returned this handle found the job submitted before."""
+        return self._reused
 
     @property
     def history(self) -> list[Event]:
@@ -324,7 +358,7 @@ class AsyncResult:
             raise SubmissionError(
                 f"job {self.name!r} ({self.job_id}) is {self.record.status}; cancel it first"
             )
-        return resubmit(self.engine, [self.record], lambda old: old.finished)[0]
+        return resubmit(self.engine, [self.record], lambda old, new: old.finished)[0]
 
     def dump(self, path: str | os.PathLike[str]) -> None:
         """Write the record to a file of JSON, with the place of its store."""
@@ -357,8 +391,7 @@ class AsyncResult:
             raise StoreError(
                 f"{path} is not a dumped result: {type(error).__name__}: {error}"
             ) from error
-        stored = engine.store.by_tokens([record.token])
-        return cls(stored.get(record.token, record), engine)
+        return cls(_newest(engine, record), engine)
 
     # -- logs and files ----------------------------------------------------------------------------
 
@@ -497,8 +530,22 @@ class AsyncResult:
         return f"<AsyncResult {self.name!r} {self.job_id or '-'} {task.status}{why}>"
 
 
+def _newest(engine: Engine, record: Record) -> Record:
+    """Return what the store has of a record, else the record."""
+    if not engine.store.exists():
+        return record
+    return engine.store.by_tokens([record.token]).get(record.token, record)
+
+
+def _unpickle(url: str, state: str, spec: str, reused: bool) -> AsyncResult:
+    engine = default_engines.get(url)
+    result = AsyncResult(_newest(engine, Record.from_json(state, spec)), engine)
+    result._reused = reused
+    return result
+
+
 def submit_records(
-    engine: Engine, records: Sequence[Record], again: Callable[[Record], bool]
+    engine: Engine, records: Sequence[Record], again: Again
 ) -> list[AsyncResult]:
     """Submit records of any number of clusters and return a handle for each, in order.
 
@@ -509,6 +556,9 @@ def submit_records(
     batch = engine.submit(records, again)
     winners = [winner for winner in batch.winners if winner is not None]
     results = [AsyncResult(winner, engine) for winner in winners]
+    own = {record.token for record in records}
+    for result in results:
+        result._reused = result.record.token not in own
     error = batch.error(results)
     if error is not None:
         raise error
@@ -516,15 +566,47 @@ def submit_records(
 
 
 def resubmit(
-    engine: Engine, records: Sequence[Record], again: Callable[[Record], bool]
+    engine: Engine, records: Sequence[Record], again: Again
 ) -> list[AsyncResult]:
     """Submit jobs that have ended once more, as they were, in one batch.
 
-    Where the job was submitted anew meanwhile, ``again`` says whether that one makes room.
+    Jobs that come after others of them are a batch of their own. Where the job was submitted anew
+    meanwhile, ``again`` says whether that one makes room.
     """
-    batch = new_batch()
-    renewed = [record.renewed(batch) for record in records]
-    return submit_records(engine, renewed, again)
+    folder = new_batch()
+    done: dict[str, AsyncResult] = {}  # by the token of the old record
+    left = list(records)
+    while left:
+        keys = {record.key for record in left}
+        ready = [record for record in left if not keys & _parent_keys(record)] or left
+        new = {handle.key: handle.record for handle in done.values()}
+        renewed = [_renew(engine, record, folder, new) for record in ready]
+        handles = submit_records(engine, renewed, again)
+        done.update(
+            (old.token, handle) for old, handle in zip(ready, handles, strict=True)
+        )
+        left = [record for record in left if record.token not in done]
+    return [done[record.token] for record in records]
+
+
+def _parent_keys(record: Record) -> set[str]:
+    return {parent.key for parent in record.spec.after}
+
+
+def _renew(
+    engine: Engine, record: Record, folder: str, new: Mapping[str, Record]
+) -> Record:
+    """Return a record for another submission, after what its parents are now."""
+    spec = record.spec
+    keys = [parent.key for parent in spec.after if parent.key]
+    if keys:
+        now = {**engine.store.by_keys(keys), **new}
+        after = tuple(
+            parent_of(now[parent.key], spec.cluster) if parent.key in now else parent
+            for parent in spec.after
+        )
+        spec = replace(spec, after=after)
+    return record.renewed(folder, spec)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -101,7 +101,9 @@ class Results(list[AsyncResult]):
         for engine, members in positions.items():
             records = [everyone[position].record for position in members]
             retried = resubmit(
-                engine, records, lambda old: old.makes_room(force=False, retry=True)
+                engine,
+                records,
+                lambda old, new: old.makes_room(new, force=False, retry=True),
             )
             for position, result in zip(members, retried, strict=True):
                 everyone[position] = result

@@ -19,6 +19,7 @@ from clusterjob.backend import (
     load_backend,
     render_text,
 )
+from clusterjob.batch import After, Job
 from clusterjob.engine import RUNS, Engine, Scheduler, default_engines, render_record
 from clusterjob.errors import RenderError, SettingsError, TransportError
 from clusterjob.files import (
@@ -29,11 +30,13 @@ from clusterjob.files import (
     parse_outputs,
 )
 from clusterjob.keys import (
+    RULES,
     check_array,
     check_name,
     cluster_reference,
     job_key,
     parent_of,
+    plain_params,
 )
 from clusterjob.profile import ATTRIBUTES, Profile, read_profile
 from clusterjob.result import AsyncResult
@@ -46,6 +49,7 @@ from clusterjob.store import (
     InputFile,
     JobSpec,
     Once,
+    Parent,
     Record,
     Task,
 )
@@ -410,11 +414,12 @@ class JobScript:
         scheduler = engine.scheduler(reference)
         backend = scheduler.backend
         workdir = self._resolve_workdir(scheduler, dry)
-        spec = self._make_spec(backend, reference, workdir, cache_id, parents)
+        after = [parent_of(parent, reference, dry) for parent in parents]
+        spec = self._make_spec(backend, reference, workdir, cache_id, after)
         name = str(spec.resources["jobname"])
         indices = check_array(backend, spec.resources.get("array"))
         return Record(
-            key=job_key(spec, backend.name, workdir),
+            key=job_key(spec, name, backend.name, workdir),
             token="TOKEN" if dry else secrets.token_hex(8),
             name=name,
             backend=backend.name,
@@ -448,7 +453,7 @@ class JobScript:
         reference: ClusterReference,
         workdir: str,
         cache_id: str | None,
-        parents: Sequence[Record],
+        after: Sequence[Parent],
     ) -> JobSpec:
         """Render all that is submitted, and check it against the backend."""
         settings, here = self.attributes, os.getcwd()
@@ -485,11 +490,9 @@ class JobScript:
             inputs=inputs,
             outputs=outputs,
             into=self._outputs_folder(here) if outputs else "",
-            after=tuple(
-                parent_of(parent, reference)
-                for parent in parents
-                if parent.status != Status.COMPLETED
-            ),
+            after=tuple(after),
+            params=plain_params(self.params),
+            rules=RULES,
             prologue=self._render(
                 settings.get("prologue") or "", "the prologue", variables
             ),
@@ -530,12 +533,12 @@ def default_session() -> Session:
 
 
 def submit(
-    jobs: Sequence[JobScript],
+    jobs: Job | Iterable[Job],
     *,
-    cache_ids: Sequence[str | None] | None = None,
+    cache_ids: Iterable[str | None] | None = None,
     force: bool = False,
     retry: bool = True,
-    after: Iterable[AsyncResult] = (),
+    after: After = (),
 ) -> Results:
     """Submit a batch with the default session: see :meth:`Session.submit`."""
     return default_session().submit(
@@ -544,12 +547,12 @@ def submit(
 
 
 def plan(
-    jobs: Sequence[JobScript],
+    jobs: Job | Iterable[Job],
     *,
-    cache_ids: Sequence[str | None] | None = None,
+    cache_ids: Iterable[str | None] | None = None,
     force: bool = False,
     retry: bool = True,
-    after: Iterable[AsyncResult] = (),
+    after: After = (),
 ) -> Plan:
     """Say what :func:`submit` would do with the same arguments, and why; nothing is submitted."""
     return default_session().plan(

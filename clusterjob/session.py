@@ -6,35 +6,21 @@ import functools
 import os
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from clusterjob.batch import After, Batch, Job
 from clusterjob.engine import Engine, default_engines, new_batch
 from clusterjob.errors import JobNotFoundError, SettingsError, SubmissionError
+from clusterjob.keys import repeated_key
 from clusterjob.result import AsyncResult, submit_records
-from clusterjob.results import Results, check_handles
+from clusterjob.results import Results
+from clusterjob.reuse import adopt_former, tell_reused
 from clusterjob.status import Status
 from clusterjob.store import Record, Store, open_store
 from clusterjob.transport import Connections
 
 if TYPE_CHECKING:
     from clusterjob.planning import Plan
-
-
-class Job(Protocol):
-    """What can be submitted: a :class:`JobScript`."""
-
-    def prepare(
-        self,
-        engine: Engine,
-        *,
-        cache_id: str | None = None,
-        parents: Sequence[Record] = (),
-        batch: str = "",
-    ) -> Record:
-        """Return the record of a submission, not stored anywhere yet.
-
-        Without ``batch`` it is for looking at only: no host need be reached.
-        """
 
 
 class Session:
@@ -87,71 +73,89 @@ class Session:
 
     def submit(
         self,
-        jobs: Sequence[Job],
+        jobs: Job | Iterable[Job],
         *,
-        cache_ids: Sequence[str | None] | None = None,
+        cache_ids: Iterable[str | None] | None = None,
         force: bool = False,
         retry: bool = True,
-        after: Iterable[AsyncResult] = (),
+        after: After = (),
     ) -> Results:
         """Submit a batch in a constant number of round trips; return the results in order.
 
-        The same job (its ``cache_ids`` where given, else what computes the result and where) is the
-        same result: one that completed, or is on its way, is not submitted again; one that failed
-        or was cancelled is, with ``retry``; with ``force`` also one that completed. ``after`` are
-        jobs that must complete first.
+        The same job is the same result: one that completed, or is on its way, is not submitted
+        again, which its ``reused`` says; one that failed or was cancelled is, with ``retry``; so is
+        one that completed where a job before it ran again since, or with ``force``. What makes jobs
+        the same is what their outcome can depend on, or ``cache_ids`` where given; equal jobs of
+        one batch are as many jobs as there are.
+
+        ``after`` are jobs that must complete first: those of all jobs, or a mapping from a job to
+        its own, which may be of the same batch. Each generation of those is a batch of its own.
 
         Raises :class:`SubmissionError` where the scheduler refused some; its ``results`` are the
         handles of the others. Raises :class:`SettingsError`, :class:`RenderError`,
         :class:`StoreError`.
         """
+        batch = Batch.of(jobs, cache_ids, after)
         self.recover()
-        records = self._prepare(jobs, cache_ids, after, new_batch())
+        for parent in batch.earlier_parents():
+            parent.refresh()
         again = functools.partial(_may_replace, force, retry)
-        try:
-            return Results(submit_records(self.engine, records, again))
-        except SubmissionError as error:
-            error.results = Results(error.results)
-            raise
+        folder = new_batch()
+        for generation in batch.generations:
+            records = self._prepare(batch, generation, folder)
+            adopt_former(self.store, records)
+            try:
+                handles = submit_records(self.engine, records, again)
+            except SubmissionError as error:
+                error.results = Results([*batch.results.values(), *error.results])
+                raise
+            batch.results.update(zip(generation, handles, strict=True))
+        results = Results(batch.results[number] for number in range(len(batch.jobs)))
+        reused = [result.record for result in results if result.reused]
+        tell_reused(reused, len(results))
+        return results
 
     def plan(
         self,
-        jobs: Sequence[Job],
+        jobs: Job | Iterable[Job],
         *,
-        cache_ids: Sequence[str | None] | None = None,
+        cache_ids: Iterable[str | None] | None = None,
         force: bool = False,
         retry: bool = True,
-        after: Iterable[AsyncResult] = (),
+        after: After = (),
     ) -> Plan:
         """Say what :meth:`submit` would do with the same arguments, and why.
 
-        Nothing is submitted. Raises :class:`SettingsError`, :class:`RenderError`,
-        :class:`StoreError`.
+        Nothing is submitted or changed: no cluster is asked, no store is made. Raises
+        :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
         """
-        from clusterjob.planning import make_plan
+        from clusterjob.planning import Planner
 
-        records = self._prepare(jobs, cache_ids, after, batch="")
-        return make_plan(self.store, records, force=force, retry=retry)
+        batch = Batch.of(jobs, cache_ids, after)
+        planner = Planner(self.store, force=force, retry=retry)
+        for generation in batch.generations:
+            records = self._prepare(batch, generation, "")
+            holders = planner.add(generation, records)
+            for number, holder in zip(generation, holders, strict=True):
+                batch.results[number] = AsyncResult(holder, self.engine)
+        return planner.plan()
 
     def _prepare(
-        self,
-        jobs: Sequence[Job],
-        cache_ids: Sequence[str | None] | None,
-        after: Iterable[AsyncResult],
-        batch: str,
+        self, batch: Batch, generation: Sequence[int], folder: str
     ) -> list[Record]:
-        jobs = _check_jobs(jobs)
-        parents = check_handles(after)
-        for parent in parents:
-            parent.refresh()
-        ids = [None] * len(jobs) if cache_ids is None else list(cache_ids)
-        if len(ids) != len(jobs):
-            raise SettingsError(f"there are {len(jobs)} jobs and {len(ids)} cache_ids")
-        records = [parent.record for parent in parents]
-        return [
-            job.prepare(self.engine, cache_id=cache_id, parents=records, batch=batch)
-            for job, cache_id in zip(jobs, ids, strict=True)
-        ]
+        """Return the records of the jobs with these numbers; equal ones get keys of their own."""
+        records = []
+        for number in generation:
+            record = batch.jobs[number].prepare(
+                self.engine,
+                cache_id=batch.cache_ids[number],
+                parents=[parent.record for parent in batch.parents_of(number)],
+                batch=folder,
+            )
+            repeats = batch.count(record.key)
+            record.key = repeated_key(record.key, repeats)
+            records.append(record)
+        return records
 
     def recover(self) -> None:
         """Finish the submissions that processes which are gone left open, once a session.
@@ -243,19 +247,6 @@ def close_default_sessions() -> None:
     default_engines.close()
 
 
-def _check_jobs(jobs: object) -> list[Job]:
-    """Return the jobs of a batch. Raises :class:`SettingsError` for what is none."""
-    if not isinstance(jobs, Iterable) or isinstance(jobs, str):
-        raise SettingsError(f"a batch is a list of job scripts, not {jobs!r}")
-    found = list(jobs)
-    for job in found:
-        if not hasattr(job, "prepare"):
-            raise SettingsError(
-                f"{job!r} is no job script: make one with JobScript(...)"
-            )
-    return found
-
-
 def _check_states(states: object) -> set[Status]:
     found: set[Status] = set()
     for state in states if isinstance(states, Iterable) else [states]:
@@ -266,11 +257,11 @@ def _check_states(states: object) -> set[Status]:
     return found
 
 
-def _may_replace(force: bool, retry: bool, old: Record) -> bool:
+def _may_replace(force: bool, retry: bool, old: Record, new: Record) -> bool:
     """Say whether the record that holds a key makes room for a new submission."""
     if force and not old.finished:
         raise SubmissionError(
             f"job {old.name!r} ({old.job_id}) has not ended: "
             "cancel it before it is submitted again with force"
         )
-    return old.makes_room(force, retry)
+    return old.makes_room(new, force, retry)

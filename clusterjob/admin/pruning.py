@@ -61,7 +61,7 @@ def _needed_exit_records(records: Iterable[Record]) -> set[str]:
         path
         for record in records
         if not record.finished
-        for parent in record.spec.after
+        for parent in record.spec.waits_for
         for path in parent.records
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from clusterjob.engine.scheduler import Scheduler
 from clusterjob.engine.submission import Refusal, refusal_error, submit_records
 from clusterjob.engine.watcher import Watcher
 from clusterjob.errors import ClusterJobError, CommandError, StoreError, SubmissionError
-from clusterjob.store import ClusterReference, Record, Store
+from clusterjob.store import Again, ClusterReference, Record, Store
 from clusterjob.transport import Connections
 
 _log = logging.getLogger(__name__)
@@ -109,9 +109,7 @@ class Engine:
 
     # -- submitting --------------------------------------------------------------------------------
 
-    def submit(
-        self, records: Sequence[Record], again: Callable[[Record], bool]
-    ) -> Batch:
+    def submit(self, records: Sequence[Record], again: Again) -> Batch:
         """Submit records of any number of clusters; ``again`` says whether a holder makes room."""
         groups: dict[str, list[int]] = {}
         for position, record in enumerate(records):

@@ -54,7 +54,7 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
     given = {name: value for name, value in resources.items() if value != ""}
     guards: list[str] = []
     if general.after is AfterForm.GUARDED:
-        guards = [path for parent in spec.after for path in parent.records]
+        guards = [path for parent in spec.waits_for for path in parent.records]
     script = Script(
         token=record.token,
         folder=record.folder,
@@ -63,7 +63,7 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
         shell=spec.shell,
         guards=guards,
         inputs=[(item.path, item.digest) for item in spec.inputs],
-        after=[parent.job_id for parent in spec.after],
+        after=[parent.job_id for parent in spec.waits_for],
         attributes=spec.attributes,
     )
     return scheduler.renderer.render(given, script)

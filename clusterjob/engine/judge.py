@@ -198,7 +198,7 @@ class _Case:
         if word.status == Status.CANCELLED:
             if (
                 self.own is None
-                and self.record.spec.after
+                and self.record.spec.waits_for
                 and not self.record.cancel_requested
             ):
                 return self._finish(Status.FAILED, Reason.DEPENDENCY)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from clusterjob.backend import ErrorKind
@@ -26,7 +26,7 @@ from clusterjob.engine.scripts import Ticket
 from clusterjob.errors import CommandError, StoreError, SubmissionError, TransportError
 from clusterjob.files import upload
 from clusterjob.status import Status
-from clusterjob.store import Phase, Record, Store
+from clusterjob.store import Again, Phase, Record, Store
 
 _DAMAGED = "a record in the store is damaged, and is or may be this job's: see 'clusterjob doctor'"
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def submit_records(
     store: Store,
     scheduler: Scheduler,
     records: Sequence[Record],
-    again: Callable[[Record], bool],
+    again: Again,
 ) -> Submitted:
     """Submit the records whose keys are free, or whose holders ``again`` says to replace.
 

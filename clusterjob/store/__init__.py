@@ -1,6 +1,6 @@
 """Where records live: SQLite, a folder of JSON files, PostgreSQL."""
 
-from clusterjob.store.base import Change, Damaged, Note, Report, Store
+from clusterjob.store.base import OLD_KEYS, Again, Change, Damaged, Note, Report, Store
 from clusterjob.store.open import locate_store, open_store
 from clusterjob.store.record import (
     ONCE_DONE,
@@ -23,10 +23,12 @@ from clusterjob.store.spec import (
 )
 
 __all__ = [
+    "OLD_KEYS",
     "ONCE_DONE",
     "ONCE_DUE",
     "ONCE_NONE",
     "ONCE_STARTED",
+    "Again",
     "Change",
     "ClusterReference",
     "Damaged",

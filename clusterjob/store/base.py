@@ -21,7 +21,11 @@ log = logging.getLogger(__name__)
 Begun = Literal["prologue", "epilogue"]
 # what a write does to a record; False where there is nothing to write
 Change = Callable[[Record], object]
+# whether the record that holds a key makes room for another one
+Again = Callable[[Record, Record], bool]
 VERSION = 3  # of what is stored, whatever the kind of store
+# the note of a store that has records with keys of the first rules: see clusterjob.keys
+OLD_KEYS = "keys:1"
 SHORTEST_KEY = (
     6  # characters that name a job by its key: fewer may be the id of another
 )
@@ -77,11 +81,9 @@ class Store(ABC):
     # -- submitting --------------------------------------------------------------------------------
 
     @abstractmethod
-    def claim(
-        self, records: Sequence[Record], again: Callable[[Record], bool]
-    ) -> list[Record | None]:
-        """Make each record the one of its key, unless the key has one already and ``again`` does
-        not say to replace it.
+    def claim(self, records: Sequence[Record], again: Again) -> list[Record | None]:
+        """Make each record the one of its key, unless the key has one already and ``again(holder,
+        record)`` does not say to replace it.
 
         Returns for each record the one that holds its key now: itself where it was written, else
         the earlier one; None where that one is damaged. What ``again`` raises leaves the store as
@@ -243,7 +245,7 @@ class Claims:
 def decide_claims(
     records: Sequence[Record],
     held: Mapping[str, Record | Damaged],
-    again: Callable[[Record], bool],
+    again: Again,
 ) -> Claims:
     """Decide which records get their keys; ``held`` are the holders that there are now."""
     claims = Claims()
@@ -255,7 +257,7 @@ def decide_claims(
         if isinstance(holder, Damaged):
             claims.winners.append(None)
             continue
-        if holder is None or (record.key not in claimed and again(holder)):
+        if holder is None or (record.key not in claimed and again(holder, record)):
             if holder is not None:
                 claims.replaced.append(record.key)
             claims.fresh.append(record)
@@ -307,6 +309,11 @@ def take_over_one(stored: Record, seen: Record, owner: str, now: float) -> bool:
         stored.version += 1
     seen.update_from(stored)
     return same
+
+
+def has_old_keys(records: Iterable[Record]) -> bool:
+    """Whether any of the records was written with a key of the first rules."""
+    return any(record.spec.rules == 1 for record in records)
 
 
 def newer_version_error(url: str, version: int) -> StoreError:

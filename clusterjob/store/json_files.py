@@ -11,14 +11,16 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
 from clusterjob.store.base import (
+    OLD_KEYS,
     SHORTEST_KEY,
     VERSION,
+    Again,
     Begun,
     Change,
     Damaged,
@@ -27,6 +29,7 @@ from clusterjob.store.base import (
     Report,
     Store,
     decide_claims,
+    has_old_keys,
     newer_version_error,
     take_over_one,
 )
@@ -57,9 +60,7 @@ class FileStore(Store):
 
     # -- submitting --------------------------------------------------------------------------------
 
-    def claim(
-        self, records: Sequence[Record], again: Callable[[Record], bool]
-    ) -> list[Record | None]:
+    def claim(self, records: Sequence[Record], again: Again) -> list[Record | None]:
         with self._locked():
             claims = decide_claims(records, self._holders(records), again)
             self._save(claims.fresh)
@@ -250,6 +251,8 @@ class FileStore(Store):
             known = self._read_all()
             new = [record for record in records if record.token not in known]
             self._save(new)
+            if has_old_keys(new):
+                self._note_old_keys()
         return len(new)
 
     def exists(self) -> bool:
@@ -292,6 +295,8 @@ class FileStore(Store):
             if stamp.exists():
                 version = json.loads(stamp.read_text(encoding="utf-8"))["clusterjob"]
             if version < VERSION:
+                if version:
+                    self._note_old_keys()
                 self._write(stamp, json.dumps({"clusterjob": VERSION}))
         except OSError as error:
             raise self._explain(error) from error
@@ -420,8 +425,15 @@ class FileStore(Store):
     def _copies(self, readings: Mapping[str, Record | Damaged]) -> dict[str, Record]:
         return {name: _copy(record) for name, record in self._good(readings).items()}
 
+    def _note_old_keys(self) -> None:
+        notes = {**self._read_notes(), OLD_KEYS: [0.0, None]}
+        self._write(self.folder / "notes.json", json.dumps(notes))
+
     def _notes(self) -> dict[str, list[Any]]:
         self._prepare()
+        return self._read_notes()
+
+    def _read_notes(self) -> dict[str, list[Any]]:
         try:
             notes: dict[str, list[Any]] = json.loads(
                 (self.folder / "notes.json").read_text(encoding="utf-8")

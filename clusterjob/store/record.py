@@ -208,9 +208,26 @@ class Record(_Referable):
         """Whether that state is final."""
         return self.task.status >= 0
 
-    def makes_room(self, force: bool, retry: bool) -> bool:
-        """Whether this job, which has ended, gives its key to a new submission."""
-        return force or (retry and self.status > Status.COMPLETED)
+    def makes_room(self, new: Record, force: bool, retry: bool) -> bool:
+        """Whether this job gives its key to a new submission.
+
+        One that has ended does with ``force``, where it did not complete with ``retry``, and where
+        a job that it came after ran again since.
+        """
+        if not self.finished:
+            return False
+        has_failed = self.status > Status.COMPLETED
+        return force or (retry and has_failed) or self.came_before(new)
+
+    def came_before(self, new: Record) -> bool:
+        """Whether a parent of this job was submitted anew since, as ``new`` says."""
+        parents = {parent.key: parent.token for parent in new.spec.after}
+        if not parents:
+            return False
+        return any(
+            parent.token and parents.get(parent.key, parent.token) != parent.token
+            for parent in self.spec.after
+        )
 
     @property
     def settled(self) -> bool:
@@ -234,8 +251,12 @@ class Record(_Referable):
 
     # -- other records of it -----------------------------------------------------------------------
 
-    def renewed(self, batch: str) -> Record:
-        """Return a fresh record for another submission of the same job, in another batch."""
+    def renewed(self, batch: str, spec: JobSpec) -> Record:
+        """Return a fresh record for another submission of the same job, in another batch.
+
+        ``spec`` is that of this record, but for what is new of its parents.
+        """
+        is_same = spec is self.spec
         return Record(
             key=self.key,
             token=secrets.token_hex(8),
@@ -244,7 +265,8 @@ class Record(_Referable):
             host=self.host,
             workdir=self.workdir,
             folder=f"{os.path.dirname(self.folder)}/{batch}",
-            spec_json=self.spec_json,
+            spec_json=self.spec_json if is_same else spec.to_json(),
+            _spec=spec,
             created=time.time(),
             cluster_id=self.cluster_id,
             prologue=Once.due_if(self.prologue is not ONCE_NONE),

@@ -33,18 +33,29 @@ class OutputPattern(NamedTuple):
 
 @dataclass(frozen=True)
 class Parent:
-    """A job that must complete first, and its exit records on the scheduler's host."""
+    """A job that must complete first, and its exit records on the scheduler's host.
+
+    ``key`` and ``token`` name the submission; of a job that an older version wrote they are empty.
+    ``done``: it had completed already, so that nothing has to wait for it.
+    """
 
     name: str
     job_id: str
     records: tuple[str, ...]
+    key: str = ""
+    token: str = ""
+    done: bool = False
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Parent:
-        return cls(data["name"], data["job_id"], tuple(data["records"]))
+        return cls(**{**data, "records": tuple(data["records"])})
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "job_id": self.job_id, "records": list(self.records)}
+        data = {"name": self.name, "job_id": self.job_id, "records": list(self.records)}
+        for name in ("key", "token", "done"):
+            if value := getattr(self, name):
+                data[name] = value
+        return data
 
 
 @dataclass(frozen=True)
@@ -113,11 +124,18 @@ class JobSpec:
     filename: str = ""  # of the script, where the user named it
     attributes: Mapping[str, str] = field(default_factory=dict)  # that directives use
     cache_id: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)  # as plain values
+    rules: int = 1  # by which the key was made: see clusterjob.keys
 
     @property
     def outputs_folder(self) -> str:
         """The folder here that outputs go into; older records know only the one before last."""
         return self.into or self.cwd
+
+    @property
+    def waits_for(self) -> tuple[Parent, ...]:
+        """The parents that had not completed when the job was submitted."""
+        return tuple(parent for parent in self.after if not parent.done)
 
     @classmethod
     def from_json(cls, text: str) -> JobSpec:
@@ -145,6 +163,8 @@ class JobSpec:
         for key in _OPTIONAL:
             if value := getattr(self, key):
                 data[key] = value
+        if self.rules > 1:
+            data["rules"] = self.rules
         if self.after:
             data["after"] = [parent.to_json() for parent in self.after]
         return _encode(data)
@@ -166,4 +186,5 @@ _OPTIONAL = (
     "attributes",
     "cache_id",
     "into",
+    "params",
 )

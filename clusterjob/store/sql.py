@@ -11,13 +11,15 @@ import json
 import os
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from clusterjob.errors import StoreError
 from clusterjob.store.base import (
+    OLD_KEYS,
     SHORTEST_KEY,
     VERSION,
+    Again,
     Begun,
     Change,
     Damaged,
@@ -26,6 +28,7 @@ from clusterjob.store.base import (
     Report,
     Store,
     decide_claims,
+    has_old_keys,
     take_over_one,
 )
 from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
@@ -69,7 +72,7 @@ _BEHIND_ALL = "\U0010ffff"  # sorts behind whatever a key or a name may go on wi
 _TOKEN, _KEY = 0, 3
 _READ = "SELECT token, data, spec, key, name, job_id FROM records"
 _WRITE = (
-    "UPDATE records SET job_id = ?, status = ?, data = ?, unsent = ?, version = ? "
+    "UPDATE records SET key = ?, job_id = ?, status = ?, data = ?, unsent = ?, version = ? "
     "WHERE token = ?"
 )
 
@@ -96,9 +99,7 @@ class SqlStore(Store):
 
     # -- submitting --------------------------------------------------------------------------------
 
-    def claim(
-        self, records: Sequence[Record], again: Callable[[Record], bool]
-    ) -> list[Record | None]:
+    def claim(self, records: Sequence[Record], again: Again) -> list[Record | None]:
         keys = [record.key for record in records]
         with self._transaction() as connection:
             held = dict(self._readings(connection, "current = 1 AND key", keys, _KEY))
@@ -288,6 +289,8 @@ class SqlStore(Store):
             known = dict(self._readings(connection, "token", tokens, _TOKEN))
             new = [record for record in records if record.token not in known]
             insert(connection, new, current=None)
+            if has_old_keys(new):
+                _note_old_keys(connection)
             make_newest_current(connection, {record.key for record in new})
         return len(new)
 
@@ -391,6 +394,7 @@ def read_row(row: Sequence[Any]) -> Record | Damaged:
 def _state_row(record: Record) -> tuple[object, ...]:
     """Return the values of ``_WRITE``."""
     return (
+        record.key,
         record.job_id,
         int(record.status),
         record.to_json(),
@@ -470,6 +474,12 @@ def migrate(connection: Connection, version: int) -> None:
             connection.execute(statement)
         version += 1
     _fill_columns(connection)
+    _note_old_keys(connection)
+
+
+def _note_old_keys(connection: Connection) -> None:
+    connection.execute("DELETE FROM notes WHERE name = ?", (OLD_KEYS,))
+    connection.execute("INSERT INTO notes VALUES (?, 0, NULL)", (OLD_KEYS,))
 
 
 def _fill_columns(connection: Connection) -> None:

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from clusterjob import JobScript
-from clusterjob.store import Note, OnceState, Record, Store, open_store
+from clusterjob.engine import Engine
+from clusterjob.reuse import adopt_former, find_former
+from clusterjob.store import OLD_KEYS, Note, OnceState, Record, Store, open_store
+from clusterjob.transport import Connections
 
 OLD = Path(__file__).parents[1] / "recordings" / "stores-8ee8646"
 EXPECTED: dict[str, Any] = json.loads((OLD / "expected.json").read_text())
@@ -147,17 +150,42 @@ def test_what_went_wrong_is_told_from_what_is_done(store: Store) -> None:
     assert states["local ü"] == (OnceState.NONE, OnceState.NONE, OnceState.DUE)
 
 
-def test_a_job_keeps_its_key(tmp_path: Path) -> None:
-    """What was computed with the old version is not computed again."""
-    store = open_store(old_sqlite(tmp_path))
-    old = store.select(name="deferred")[0]
+def later_job(tmp_path: Path, name: str = "deferred") -> JobScript:
+    """Return the job that the old version submitted as ``deferred``."""
     profile = tmp_path / "cluster.ini"
     profile.write_text(
         "[Attributes]\nbackend = slurm\nremote = me@login.cluster.edu\n"
         "rootdir = /scratch/me\ntransport = openssh\n"
     )
-    job = JobScript("./later", "deferred")
+    job = JobScript("./later", name)
     job.read_settings(profile)
-    from clusterjob import default_session
+    return job
 
-    assert job.prepare(default_session().engine).key == old.key
+
+def test_what_an_older_version_submitted_is_found_once_and_said(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was computed with the old version is not computed again."""
+    old = store.select(name="deferred")[0]
+    engine = Engine(store, Connections())
+    new = later_job(tmp_path).prepare(engine, batch="b")
+    other_name = later_job(tmp_path, "another").prepare(engine, batch="b")
+    assert new.key != old.key
+    assert find_former(store, [other_name]) == {}
+    wider = later_job(tmp_path)
+    wider.nodes = 2
+    assert find_former(store, [wider.prepare(engine, batch="b")]) == {}
+    adopt_former(store, [other_name, new, new])
+    assert "key of an older version" in caplog.text
+    assert store.by_keys([new.key])[new.key].token == old.token
+    assert store.by_keys([old.key]) == {}
+    caplog.clear()
+    adopt_former(store, [new])
+    assert caplog.text == ""
+    store.close()
+
+
+def test_a_new_store_is_not_searched_for_old_keys(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/new.sqlite")
+    store.select()
+    assert store.notes(OLD_KEYS) == {}

@@ -41,7 +41,7 @@ def record(key: str = "k", token: str = "t", **values: object) -> Record:
     )  # type: ignore[arg-type]
 
 
-def never(_: Record) -> bool:
+def never(old: Record, new: Record) -> bool:
     return False
 
 
@@ -90,7 +90,7 @@ def test_one_record_a_key(store: Store) -> None:
     assert store.claim([first, record(token="b")], never) == [first, first]
     assert store.claim([record(token="c")], never)[0].token == "a"
     second = record(token="d", created=1.0)
-    assert store.claim([second], lambda _: True) == [second]
+    assert store.claim([second], lambda old, new: True) == [second]
     assert [item.token for item in store.select()] == ["d"]
     assert [item.token for item in store.select(earlier=True)] == ["a", "d"]
     store.discard([second])
@@ -248,7 +248,7 @@ def test_what_another_wrote_meanwhile_is_not_deleted(another: Opener) -> None:
 def test_what_again_raises_leaves_the_store_as_it_was(store: Store) -> None:
     store.claim([record()], never)
 
-    def refuse(_: Record) -> bool:
+    def refuse(old: Record, new: Record) -> bool:
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -403,7 +403,7 @@ def test_a_damaged_record_harms_only_itself(
     assert caplog.text.count("the record t2 (job 'n'") == 1
     winners = store.claim(
         [record("k1", "new1"), record("k2", "new2"), record("k4", "new4")],
-        lambda _: True,
+        lambda old, new: True,
     )
     assert [winner and winner.token for winner in winners] == ["new1", None, "new4"]
     damaged = store.examine().damaged

@@ -137,7 +137,7 @@ class Machine(RuleBasedStateMachine):
                 self.store,
                 self.world,  # type: ignore[arg-type]
                 made,
-                lambda old: retry and old.status > Status.COMPLETED,
+                lambda old, new: retry and old.status > Status.COMPLETED,
             )
         except Crash:
             self.world.crash, self.world.lose_receipt = "", False

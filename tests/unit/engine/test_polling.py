@@ -568,11 +568,15 @@ def test_order_of_cells_does_not_matter() -> None:
     } == first
     assert wait([job("a").submit()], timeout=0.05)[1]
     assert job("b", body="other").submit().record.token
-    named = job("x")
+
+
+def test_a_cache_id_is_that_of_a_name() -> None:
+    first = job("x").submit(cache_id="mine")
     assert (
-        named.submit(cache_id="mine").record.token
-        == job("y", body="false").submit(cache_id="mine").record.token
+        job("x", body="false").submit(cache_id="mine").record.token
+        == first.record.token
     )
+    assert job("y").submit(cache_id="mine").record.token != first.record.token
 
 
 def test_more_time_is_the_same_job() -> None:

@@ -182,7 +182,7 @@ class Machine(RuleBasedStateMachine):
             process.store,
             self.world,  # type: ignore[arg-type]
             [record],
-            lambda old: old.settled and which % 2 == 1,
+            lambda old, new: old.settled and which % 2 == 1,
         )
         process.copies += [process.cluster.track(winner) for winner in done.winners]
 

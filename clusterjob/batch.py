@@ -1,0 +1,152 @@
+"""What one call of submit or plan was given, checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from clusterjob.engine import Engine
+from clusterjob.errors import SettingsError
+from clusterjob.result import AsyncResult
+from clusterjob.results import check_handles
+from clusterjob.store import Record
+
+
+class Job(Protocol):
+    """What can be submitted: a :class:`JobScript`."""
+
+    def prepare(
+        self,
+        engine: Engine,
+        *,
+        cache_id: str | None = None,
+        parents: Sequence[Record] = (),
+        batch: str = "",
+    ) -> Record:
+        """Return the record of a submission, not stored anywhere yet.
+
+        Without ``batch`` it is for looking at only: no host need be reached.
+        """
+
+
+# jobs that must complete first: of all jobs of a batch, or of each
+After = (
+    AsyncResult
+    | Iterable[AsyncResult]
+    | Mapping[Job, "AsyncResult | Job | Iterable[AsyncResult | Job]"]
+)
+
+
+class Batch:
+    """The jobs of a call, by their numbers; what each comes after, and the handles so far."""
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        cache_ids: list[str | None],
+        parents: list[list[int | AsyncResult]],
+    ) -> None:
+        self.jobs, self.cache_ids, self._parents = jobs, cache_ids, parents
+        self.generations = list(self._generations())
+        self.results: dict[int, AsyncResult] = {}
+        self._counts: Counter[str] = Counter()
+
+    @classmethod
+    def of(
+        cls,
+        jobs: Job | Iterable[Job],
+        cache_ids: Iterable[str | None] | None,
+        after: After,
+    ) -> Batch:
+        """Raises :class:`SettingsError`."""
+        members = _check_jobs(jobs)
+        ids: list[str | None] = [None] * len(members)
+        if cache_ids is not None:
+            ids = list(cache_ids)
+        if len(ids) != len(members):
+            raise SettingsError(
+                f"there are {len(members)} jobs and {len(ids)} cache_ids"
+            )
+        if not isinstance(after, Mapping):
+            common: list[int | AsyncResult] = [*check_handles(after)]
+            return cls(members, ids, [common] * len(members))
+        numbers = {id(job): number for number, job in enumerate(members)}
+        for job in after:
+            if id(job) not in numbers:
+                raise SettingsError(
+                    f"after[{job!r}]: this job is not in the batch; expected one of its jobs"
+                )
+        parents = [_parents(after.get(job, ()), numbers) for job in members]
+        return cls(members, ids, parents)
+
+    def earlier_parents(self) -> list[AsyncResult]:
+        """Return the parents that were submitted before this batch."""
+        found = (parent for parents in self._parents for parent in parents)
+        return list(dict.fromkeys(item for item in found if not isinstance(item, int)))
+
+    def parents_of(self, number: int) -> list[AsyncResult]:
+        """Return the handles of what a job comes after, once they are there."""
+        return [
+            self.results[parent] if isinstance(parent, int) else parent
+            for parent in self._parents[number]
+        ]
+
+    def _generations(self) -> Iterator[list[int]]:
+        """Yield the numbers of jobs whose parents in this batch were yielded before.
+
+        Raises :class:`SettingsError` where jobs come after each other in a circle.
+        """
+        left = list(range(len(self.jobs)))
+        done: set[int] = set()
+        while left:
+            ready = [number for number in left if self._mates(number) <= done]
+            if not ready:
+                raise SettingsError(
+                    f"{self.jobs[left[0]]!r} comes, over others of the batch, after itself"
+                )
+            yield ready
+            done.update(ready)
+            left = [number for number in left if number not in done]
+
+    def _mates(self, number: int) -> set[int]:
+        return {parent for parent in self._parents[number] if isinstance(parent, int)}
+
+    def count(self, key: str) -> int:
+        """Return how many jobs of this key came before, and count one more."""
+        self._counts[key] += 1
+        return self._counts[key] - 1
+
+
+def _parents(given: object, numbers: Mapping[int, int]) -> list[int | AsyncResult]:
+    """Return parents as numbers of jobs of the batch, or handles."""
+    items = (
+        given
+        if isinstance(given, Iterable) and not hasattr(given, "prepare")
+        else [given]
+    )
+    found: list[int | AsyncResult] = []
+    for item in items:
+        if id(item) in numbers:
+            found.append(numbers[id(item)])
+        else:
+            found += check_handles(item)
+    return found
+
+
+def _check_jobs(jobs: object) -> list[Job]:
+    """Return the jobs of a batch; one alone stands for itself.
+
+    Raises :class:`SettingsError` for what is none.
+    """
+    if hasattr(jobs, "prepare"):
+        jobs = [jobs]
+    if not isinstance(jobs, Iterable) or isinstance(jobs, str):
+        raise SettingsError(f"a batch is a list of job scripts, not {jobs!r}")
+    found = list(jobs)
+    for job in found:
+        if not hasattr(job, "prepare"):
+            raise SettingsError(
+                f"{job!r} is no job script: make one with JobScript(...)"
+            )
+    return found

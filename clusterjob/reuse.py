@@ -1,0 +1,103 @@
+"""Jobs that are not submitted because they were before: finding them also under the keys of older
+versions, and saying so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+
+from clusterjob.keys import RULES, former_key, shape_of
+from clusterjob.store import OLD_KEYS, Record, Store
+
+_log = logging.getLogger(__name__)
+
+
+def find_former(store: Store, records: Sequence[Record]) -> dict[str, Record]:
+    """Return, by their tokens, what an older version submitted of the jobs, where that is known by
+    its old key alone. Each old record stands for one job.
+    """
+    if not store.notes(OLD_KEYS):
+        return {}
+    known = store.by_keys([record.key for record in records])
+    new = [record for record in records if record.key not in known]
+    keys = {
+        record.token: former_key(record.spec, record.backend, record.workdir)
+        for record in new
+    }
+    old = store.by_keys(list(dict.fromkeys(keys.values())))
+    found = {}
+    for record in new:
+        earlier = old.get(keys[record.token])
+        if earlier is not None and _fits(store, earlier, record):
+            found[record.token] = old.pop(earlier.key)
+    return found
+
+
+def adopt_former(store: Store, records: Sequence[Record]) -> None:
+    """Give what an older version submitted the keys that it has now, so that it is found.
+
+    Raises :class:`StoreError`.
+    """
+    found = find_former(store, records)
+    if not found:
+        return
+    keys = {
+        found[record.token].token: (found[record.token].key, record.key)
+        for record in records
+        if record.token in found
+    }
+
+    def rename(stored: Record) -> bool:
+        before, now = keys[stored.token]
+        if stored.key != before:
+            return False  # another process was quicker
+        stored.key = now
+        return True
+
+    store.update(found.values(), rename)
+    _log.warning(
+        "%s of this batch were found under the key of an older version of clusterjob, which knew "
+        "less of what an outcome depends on, and are taken for the same: %s",
+        _counted(len(found), "job"),
+        _names(found.values()),
+    )
+
+
+def _fits(store: Store, old: Record, new: Record) -> bool:
+    """Whether a job of the first rules is the same by today's, as far as that was written down."""
+    if old.spec.rules >= RULES or old.name != new.name:
+        return False
+    if shape_of(old.spec) != shape_of(new.spec):
+        return False
+    waited_for = {
+        os.path.basename(path).partition(".")[0]
+        for parent in old.spec.after
+        for path in parent.records
+    }
+    now = {parent.token for parent in new.spec.after}
+    had_completed = store.by_tokens(now - waited_for).values()
+    is_older = all(parent.created <= old.created for parent in had_completed)
+    return waited_for <= now and is_older
+
+
+def tell_reused(records: Sequence[Record], total: int) -> None:
+    """Say in the log, once a batch, that jobs were found rather than submitted."""
+    if records:
+        _log.info(
+            "%d of %s were submitted before, and were not submitted again: %s",
+            len(records),
+            _counted(total, "job"),
+            _names(records),
+        )
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _names(records: Iterable[Record], most: int = 3) -> str:
+    names = [f"{record.name!r} ({record.job_id})" for record in records]
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

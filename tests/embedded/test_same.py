@@ -1,0 +1,275 @@
+"""Which jobs are the same, and what comes after what; on the embedded scheduler."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clusterjob
+from clusterjob import (
+    AsyncResult,
+    JobScript,
+    Reason,
+    Session,
+    SettingsError,
+    Status,
+    SubmissionError,
+    plan,
+    submit,
+    wait,
+)
+
+loose: Any = clusterjob
+
+
+@pytest.fixture(autouse=True)
+def _spool(spool: Path) -> None:
+    pass
+
+
+def job(body: str, name: str, **settings: Any) -> JobScript:
+    made = JobScript(body, name, **settings)
+    Path("quick.ini").write_text(
+        "[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\npoll_interval = 0.2\n"
+    )
+    made.read_settings("quick.ini")
+    return made
+
+
+def ledger() -> list[str]:
+    path = Path("ledger")
+    return path.read_text().split() if path.exists() else []
+
+
+# -- keys ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"jobname": "b"},
+        {"params": {"seed": 2}},
+        {"ppn": 2},
+        {"threads": 2},
+        {"stdout": "elsewhere.out"},
+        {"stderr": "elsewhere.err"},
+        {"array": "1-2"},
+        {"shell": "/bin/sh"},
+    ],
+)
+def test_what_an_outcome_can_depend_on_makes_another_job(other: dict[str, Any]) -> None:
+    first = submit([job("echo $RANDOM", "a", params={"seed": 1})])[0]
+    settings = {"jobname": "a", "params": {"seed": 1}, **other}
+    second = submit([job("echo $RANDOM", settings.pop("jobname"), **settings)])[0]
+    assert second.key != first.key
+    assert not second.reused
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"time": "2h"}, {"mem": "10M"}, {"queue": "q"}, {"nodes": 1, "ppn": 1}],
+)
+def test_what_merely_lets_it_run_does_not(other: dict[str, Any]) -> None:
+    def made(**settings: Any) -> JobScript:
+        script = job("true", "a", **settings)
+        script.backend = "slurm"
+        return script
+
+    first, second = made(), made(**other)
+    assert [item.key for item in plan([first])] == [item.key for item in plan([second])]
+
+
+def test_parameters_of_any_kind_have_a_key_that_stays() -> None:
+    class Odd:
+        pass
+
+    keys = {
+        plan([job("true", "a", params={"x": Odd(), "y": (1, {"z": None})})])[0].key
+        for _ in range(2)
+    }
+    assert len(keys) == 1
+
+
+def test_equal_jobs_of_one_batch_are_as_many_jobs() -> None:
+    batch = [job("echo x >> ledger", "same") for _ in range(3)]
+    first = submit(batch)
+    assert len({result.key for result in first}) == 3
+    first.wait(20)
+    assert ledger() == ["x"] * 3
+    again = submit(batch)
+    assert again == first
+    assert [result.reused for result in again] == [True] * 3
+    # one alone is the first of them
+    assert submit(batch[0])[0] == first[0]
+
+
+def test_a_batch_may_be_one_job_or_come_from_a_generator() -> None:
+    assert len(submit(job("true", "one"))) == 1
+    assert len(submit(job("true", f"job-{number}") for number in range(3))) == 3
+    ids: Iterator[str] = (f"id-{number}" for number in range(2))
+    assert len(submit([job("true", "a"), job("true", "a")], cache_ids=ids)) == 2
+
+
+# -- reuse -----------------------------------------------------------------------------------------
+
+
+def test_an_answer_from_before_is_said_to_be_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "clusterjob")
+    jobs = [job(f"true {number}", f"j{number}") for number in range(5)]
+    first = submit(jobs[:4])
+    first.wait(20)
+    assert [result.reused for result in first] == [False] * 4
+    assert "before" not in caplog.text
+    second = submit(jobs)
+    assert [result.reused for result in second] == [True] * 4 + [False]
+    said = [line for line in caplog.messages if "submitted before" in line]
+    assert len(said) == 1
+    assert said[0].startswith("4 of 5 jobs were submitted before")
+    assert "'j0'" in said[0]
+    assert "and 1 more" in said[0]
+
+
+# -- parents ---------------------------------------------------------------------------------------
+
+
+def chain(first: str = "echo 1 >> ledger") -> list[JobScript]:
+    return [
+        job(first, "prepare"),
+        job("echo 2 >> ledger", "run"),
+        job("echo 3 >> ledger", "sum up"),
+    ]
+
+
+def submit_chain(jobs: list[JobScript], **options: Any) -> list[AsyncResult]:
+    one, two, three = jobs
+    return list(submit(jobs, after={two: [one], three: two}, **options))
+
+
+def test_each_job_of_a_batch_may_have_parents_of_its_own() -> None:
+    results = submit_chain(chain())
+    wait(results, 30)
+    assert [result.record.status for result in results] == [Status.COMPLETED] * 3
+    assert ledger() == ["1", "2", "3"]
+    again = submit_chain(chain())
+    assert again == results
+    assert [item.action for item in plan_of(chain())] == ["cached"] * 3
+
+
+def plan_of(jobs: list[JobScript]) -> Any:
+    one, two, three = jobs
+    return plan(jobs, after={two: [one], three: [two]})
+
+
+def test_a_changed_step_takes_its_successors_along() -> None:
+    wait(submit_chain(chain()), 30)
+    changed = chain("echo one >> ledger")
+    planned = plan_of(changed)
+    assert [item.action for item in planned] == ["submit"] * 3
+    assert "another job than before" in str(planned)
+    wait(submit_chain(changed), 30)
+    assert ledger() == ["1", "2", "3", "one", "2", "3"]
+
+
+def test_a_parent_that_ran_again_takes_its_successors_along() -> None:
+    one, two, three = chain()
+    wait(submit_chain([one, two, three]), 30)
+    again = submit([one], force=True)
+    again.wait(30)
+    planned = plan_of([one, two, three])
+    assert [item.action for item in planned] == ["cached", "retry", "retry"]
+    assert "was submitted anew since" in str(planned)
+    wait(submit_chain([one, two, three]), 30)
+    assert ledger() == ["1", "2", "3", "1", "2", "3"]
+    assert [result.reused for result in submit_chain([one, two, three])] == [True] * 3
+
+
+def test_a_parent_that_has_completed_counts_too() -> None:
+    parent = submit(job("echo p >> ledger", "p"))[0]
+    parent.wait(20)
+    child = job("echo c >> ledger", "c")
+    free = submit(child)[0]
+    bound = child.submit(after=[parent])
+    assert bound.key != free.key
+    wait([free, bound], 20)
+    assert ledger().count("c") == 2
+    assert child.submit(after=[parent]) == bound
+
+
+def test_a_job_is_submitted_again_after_what_its_parents_are_now() -> None:
+    parent = job("sleep 1; test -e ok", "p").submit()
+    child = job("echo c >> ledger", "c").submit(after=[parent])
+    wait([parent, child], 30)
+    assert child.record.task.reason is Reason.DEPENDENCY
+    with pytest.raises(SubmissionError, match=r"'p' .* is FAILED"):
+        child.resubmit()
+    Path("ok").touch()
+    parent = parent.resubmit()
+    child = child.resubmit()
+    assert child.record.spec.after[0].job_id == parent.job_id
+    wait([parent, child], 30)
+    assert child.record.status == Status.COMPLETED
+
+
+def test_retrying_a_batch_takes_parents_first() -> None:
+    one, two = job("test -e ok", "p"), job("echo c >> ledger", "c")
+    results = submit([two, one], after={two: [one]})
+    results.wait(30)
+    assert [result.record.status for result in results] == [Status.FAILED] * 2
+    Path("ok").touch()
+    retried = results.retry()
+    retried.wait(30)
+    assert [result.record.status for result in retried] == [Status.COMPLETED] * 2
+    assert [result.name for result in retried] == ["c", "p"]
+
+
+def test_parents_that_cannot_be_are_refused() -> None:
+    one, two = job("true", "a"), job("true", "b")
+    with pytest.raises(SettingsError, match="after itself"):
+        submit([one, two], after={one: [two], two: [one]})
+    with pytest.raises(SettingsError, match="not in the batch"):
+        submit([one], after={two: [one]})
+    with pytest.raises(SettingsError, match="no result of a submission"):
+        loose.submit([one], after={one: [3]})
+    assert not Path(".clusterjob").exists()
+
+
+# -- planning changes nothing ----------------------------------------------------------------------
+
+
+def test_a_plan_makes_no_store_and_submits_nothing_of_others() -> None:
+    assert str(plan([job("true", "a")])).startswith("submit")
+    assert not Path(".clusterjob").exists()
+    with Session() as session:
+        left = job("echo left >> ledger", "left").prepare(session.engine, batch="b1")
+        session.store.claim([left], lambda old, new: False)
+    with Session() as session:
+        parent = session.results("left")[0]
+        session.plan([job("true", "a")], after=[parent])
+        assert session.store.by_tokens([left.token])[left.token].unsent
+
+
+# -- handles ---------------------------------------------------------------------------------------
+
+
+def test_handles_can_be_copied_pickled_and_compared() -> None:
+    result = submit(job("echo hi", "h"))[0]
+    result.wait(20)
+    for twin in (
+        copy.copy(result),
+        copy.deepcopy(result),
+        pickle.loads(pickle.dumps(result)),
+    ):
+        assert twin == result
+        assert len({twin, result}) == 1
+        assert twin.stdout() == "hi\n"
+    assert result != submit(job("echo hi", "other"))[0]
+    results = submit([job("true", "a"), job("true", "b")])
+    assert pickle.loads(pickle.dumps(results)) == results
