@@ -38,6 +38,12 @@ from clusterjob.keys import (
     parent_of,
     plain_params,
 )
+from clusterjob.native_script import (
+    NativeScript,
+    check_no_directives,
+    read_script,
+    read_text,
+)
 from clusterjob.profile import ATTRIBUTES, Profile, read_profile
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
@@ -137,6 +143,7 @@ class JobScript:
     attributes: dict[str, str]
     resources: dict[str, ResourceValue | None]
     _profiles: tuple[Profile, ...]
+    _native: NativeScript
     if TYPE_CHECKING:
         backend: str | None
         remote: str | None
@@ -174,13 +181,41 @@ class JobScript:
         options: Mapping[str, ResourceValue] | None = None,
         **settings: Unpack[JobSettings],
     ) -> None:
+        self._set_up(
+            NativeScript(body),
+            jobname,
+            aux_scripts=aux_scripts,
+            inputs=inputs,
+            outputs=outputs,
+            params=params,
+            verbatim=verbatim,
+            options=options,
+            settings=settings,
+        )
+
+    def _set_up(
+        self,
+        native: NativeScript,
+        jobname: str | None,
+        *,
+        aux_scripts: Mapping[str, str] | None = None,
+        inputs: Files = (),
+        outputs: Files = (),
+        params: Mapping[str, object] | None = None,
+        verbatim: bool = False,
+        options: Mapping[str, ResourceValue] | None = None,
+        settings: Mapping[str, object],
+    ) -> None:
+        """Set everything: what a script's directives say, the defaults over it, then the rest."""
         own = self.__dict__
-        own["body"], own["verbatim"] = body, verbatim
+        own["body"], own["verbatim"] = native.body, verbatim
+        own["_native"] = native
         own["aux_scripts"] = dict(aux_scripts or {})
         own["inputs"] = parse_files(inputs, "input")
         own["outputs"] = parse_files(outputs, "output")
         own["params"] = dict(params or {})
-        own["attributes"], own["resources"], own["_profiles"] = {}, {}, ()
+        own["attributes"], own["_profiles"] = dict(native.attributes), ()
+        own["resources"] = dict(native.resources)
         if self._defaults is not None:
             self._apply(self._defaults)
         for name, value in {**settings, **(options or {})}.items():
@@ -192,6 +227,58 @@ class JobScript:
             self.set_resource(name, value)
         if jobname is not None:
             self.set_resource("jobname", jobname)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The options of a native script that have no equivalent for this job's backend."""
+        return self._native.left_out(self.get_backend())
+
+    @classmethod
+    def from_script(
+        cls,
+        path: str | os.PathLike[str],
+        jobname: str | None = None,
+        *,
+        dialect: str | None = None,
+        verbatim: bool | None = None,
+        params: Mapping[str, object] | None = None,
+        inputs: Files = (),
+        outputs: Files = (),
+        **settings: Unpack[JobSettings],
+    ) -> JobScript:
+        """Return the job of a script with a scheduler's own directives (``#SBATCH --time=5``).
+
+        They are read into resources, as far as those have common names, and into options of that
+        scheduler; the keywords, and what is set later, go over them. A job that has such options
+        goes to that scheduler alone, and is refused elsewhere. With ``dialect``, the name of the
+        backend that the script was written for, it may go to any: what has no equivalent is left
+        out, named in the log, and in ``left_out``.
+
+        The script is a template where ``params`` are given, and else taken as it stands, unless
+        ``verbatim`` says otherwise. Raises :class:`SettingsError`.
+
+        ::
+
+            job = JobScript.from_script("legacy.slurm", dialect="slurm")
+            job.read_settings("sge.ini")
+            result = job.submit()
+        """
+        text = read_text(path)
+        at_hand = cls._defaults.attributes.get("backend") if cls._defaults else None
+        native = read_script(text, settings.get("backend") or at_hand, dialect)
+        job = cls.__new__(cls)
+        job._set_up(
+            native,
+            jobname,
+            inputs=inputs,
+            outputs=outputs,
+            params=params,
+            verbatim=not params if verbatim is None else verbatim,
+            settings=settings,
+        )
+        if not job.resources.get("jobname"):
+            job.set_resource("jobname", Path(path).stem)
+        return job
 
     # -- settings ----------------------------------------------------------------------------------
 
@@ -457,9 +544,7 @@ class JobScript:
     ) -> JobSpec:
         """Render all that is submitted, and check it against the backend."""
         settings, here = self.attributes, os.getcwd()
-        resources = {
-            name: value for name, value in self.resources.items() if value is not None
-        }
+        resources = self._all_resources(backend)
         name = str(resources.setdefault("jobname", "job"))
         check_name(backend, "jobname", backend.general.jobname, name)
         check_name(backend, "workdir", backend.general.workdir, workdir)
@@ -469,6 +554,7 @@ class JobScript:
             raise RenderError(
                 f"the body of job {name!r} contains a NUL character, which no shell can read"
             )
+        check_no_directives(body, backend, name)
         aux = {
             check_inside(path, "auxiliary script"): self._render(
                 text, f"auxiliary script {path!r}", variables
@@ -503,6 +589,14 @@ class JobScript:
             attributes={key: named[key] for key in named if key in backend.attributes},  # type: ignore[misc]
             cache_id=cache_id,
         )
+
+    def _all_resources(self, backend: Backend) -> dict[str, ResourceValue]:
+        """Return what is asked for, by the user and by the directives of a native script."""
+        given = {
+            name: value for name, value in self.resources.items() if value is not None
+        }
+        more = self._native.more_resources(backend, given)
+        return {**given, **more}
 
     def _outputs_folder(self, here: str) -> str:
         """Outputs come to the folder that a local job would have had as its workdir."""

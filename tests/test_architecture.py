@@ -25,7 +25,7 @@ FLOORS = [
     ["errors", "status"],
     ["shell", "units"],
     ["backend", "store", "transport"],
-    ["files", "profile"],
+    ["files", "profile", "native_script"],
     ["engine"],
     ["keys"],
     ["waiting", "reuse"],

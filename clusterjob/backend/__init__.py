@@ -4,6 +4,7 @@ The room is pure: it reads files of backends, renders scripts, and reads what co
 Running commands is the engine's.
 """
 
+from clusterjob.backend.dialects import find_dialect, same_dialect, without_directives
 from clusterjob.backend.exit_record import ExitRecord, read_exit_record
 from clusterjob.backend.ini import Sections, read_ini
 from clusterjob.backend.load import load_backend
@@ -16,6 +17,7 @@ from clusterjob.backend.model import (
     ErrorKind,
     Limits,
 )
+from clusterjob.backend.native import NativeOption, directive_lines, read_native
 from clusterjob.backend.parse import Answer, Reading, read_output
 from clusterjob.backend.render import Renderer, Script
 from clusterjob.backend.resources import (
@@ -37,6 +39,7 @@ __all__ = [
     "ErrorKind",
     "ExitRecord",
     "Limits",
+    "NativeOption",
     "Reading",
     "Renderer",
     "ResourceValue",
@@ -44,13 +47,18 @@ __all__ = [
     "Sections",
     "check_resource",
     "check_spelling",
+    "directive_lines",
     "find_backend",
+    "find_dialect",
     "job_variable_patterns",
     "list_backends",
     "load_backend",
     "parse_array",
     "read_exit_record",
     "read_ini",
+    "read_native",
     "read_output",
     "render_text",
+    "same_dialect",
+    "without_directives",
 ]

@@ -28,6 +28,9 @@ from clusterjob.backend.model import (
     ErrorKind,
     General,
     Limits,
+    Native,
+    NativeStyle,
+    NativeTime,
     Output,
     Outputs,
     Quoting,
@@ -68,6 +71,7 @@ _OUTPUT_KEYS = [
 _KEYS: dict[str, Iterable[str]] = {
     "Backend": _names(General),
     "Commands": _names(Commands),
+    "Native": _names(Native),
     "Variables": VARIABLES,
     "Limits": _names(Limits),
     "Errors": [kind.value for kind in ErrorKind],
@@ -231,6 +235,7 @@ def _build(path: Path, sections: Sections, origin: _Origin) -> Backend:
             Directive(tuple(split_words(key)), value)
             for key, value in directives.items()
         ),
+        native=reader.native(),
         variables=sections.get("Variables", {}),
         limits=reader.limits(),
         errors=reader.errors(),
@@ -411,6 +416,27 @@ class _Reader:
                 "Commands",
                 key,
             )
+
+    def native(self) -> Native:
+        given, plain = self.sections.get("Native", {}), Native()
+        whole = parse_boolean(given.get("whole", "no"))
+        if whole is None:
+            raise self.error("expected yes or no", "Native", "whole")
+        aliases = [word.partition(":") for word in given.get("aliases", "").split()]
+        return Native(
+            prefix=self.pattern("Native", "prefix"),
+            whole=whole,
+            style=self.choice(NativeStyle, "Native", "style", plain.style),
+            time=self.choice(NativeTime, "Native", "time", plain.time),
+            memory=given.get("memory", plain.memory),
+            spare=given.get("spare", plain.spare),
+            aliases={short: name for short, _, name in aliases},
+            lists=tuple(given.get("lists", "").split()),
+            chunks=tuple(given.get("chunks", "").split()),
+            also=tuple(given.get("also", "").strip().splitlines()),
+            given=tuple(given.get("given", "").split()),
+            nearly=tuple(given.get("nearly", "").strip().splitlines()),
+        )
 
     def limits(self) -> Limits:
         plain = Limits()

@@ -111,6 +111,49 @@ class General:
     scan: re.Pattern[str] | None = None  # lines that the scheduler finds in bodies too
 
 
+class NativeStyle(str, Enum):
+    """How the options of a scheduler's directives are told from their values."""
+
+    GETOPT = "getopt"  # -N2, --nodes=2, --nodes 2
+    WORDS = "words"  # -pe smp 4: a dash, a word, and its values
+    PAIRS = "pairs"  # key = value
+
+
+class NativeTime(str, Enum):
+    """What a time limit without a unit means to a scheduler."""
+
+    MINUTES = "minutes"  # MM, MM:SS, HH:MM:SS, D-HH:MM:SS
+    SECONDS = "seconds"  # SS, MM:SS, HH:MM:SS
+    HOURS_MINUTES = "hours:minutes"  # MM, HH:MM
+    UNITS = "units"  # 30m, 2h; a bare number is minutes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Native:
+    """[Native]: how directives that people wrote for the scheduler are read.
+
+    ``prefix`` marks a directive, and with ``whole`` they are looked for in the whole script.
+    ``given`` are options that clusterjob's own directives give anyway. ``aliases`` give options
+    that mean the same one name, ``lists`` are options whose values are lists, ``chunks`` values
+    whose parts are divided by colons. ``also`` and ``nearly`` are more templates, like those of
+    [Directives]: for the same, and for what nearly is. ``memory`` is the unit of bare numbers;
+    ``spare`` says whose cores are that nobody names.
+    """
+
+    prefix: re.Pattern[str] | None = None
+    whole: bool = False
+    style: NativeStyle = NativeStyle.GETOPT
+    time: NativeTime = NativeTime.MINUTES
+    memory: str = "M"
+    spare: str = "ppn"
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    lists: tuple[str, ...] = ()
+    chunks: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    nearly: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Commands:
     """[Commands]: shell, with placeholders; empty where the scheduler has none."""
@@ -204,6 +247,7 @@ class Backend:
     outputs: Outputs
     states: tuple[StateRule, ...]
     directives: tuple[Directive, ...]
+    native: Native
     variables: Mapping[str, str]
     limits: Limits
     errors: Mapping[ErrorKind, re.Pattern[str]]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import click
 
-from clusterjob.script import JobScript
+from clusterjob.native_script import script_dialect
+from clusterjob.profile import read_profile
+from clusterjob.script import JobScript, JobSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,6 +27,7 @@ class ScriptOptions(TypedDict):
     inputs: Sequence[str]
     outputs: Sequence[str]
     verbatim: bool
+    convert: bool
 
 
 _OPTIONS = [
@@ -80,6 +82,11 @@ _OPTIONS = [
         is_flag=True,
         help="Take the script as it stands: it is no Jinja template.",
     ),
+    click.option(
+        "--convert",
+        is_flag=True,
+        help="Read the directives of another scheduler (#SBATCH, #PBS, ...) for this one.",
+    ),
 ]
 
 
@@ -92,17 +99,19 @@ def script_options(command: Command) -> Command:
 
 def make_job(options: ScriptOptions) -> JobScript:
     """Make the job that the options describe."""
-    path = Path(options["script"])
-    try:
-        body = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{path} cannot be read as text: {error}") from None
-    job = JobScript(
-        body,
+    backend = options["backend"]
+    if backend is None and options["profile"] is not None:
+        backend = read_profile(options["profile"]).attributes.get("backend")
+    settings: JobSettings = {} if backend is None else {"backend": backend}
+    dialect = script_dialect(options["script"], backend) if options["convert"] else None
+    job = JobScript.from_script(
+        options["script"],
+        dialect=dialect,
         inputs=options["inputs"],
         outputs=options["outputs"],
         params=dict(map(_split_pair, options["params"])),
         verbatim=options["verbatim"],
+        **settings,
     )
     if options["profile"] is not None:
         job.read_settings(options["profile"])
@@ -112,8 +121,10 @@ def make_job(options: ScriptOptions) -> JobScript:
         job.backend = options["backend"]
     if options["workdir"] is not None:
         job.workdir = options["workdir"]
-    if options["name"] is not None or not job.jobname:
-        job.jobname = options["name"] or path.stem
+    if options["name"] is not None:
+        job.jobname = options["name"]
+    for option in job.left_out:
+        click.echo(f"no equivalent for {job.get_backend().title}: {option}", err=True)
     return job
 
 

@@ -85,11 +85,15 @@ def test_templates_do_what_jinja_does() -> None:
 
 def test_lines_that_a_scheduler_would_read_are_hidden_from_it() -> None:
     text = str(
-        JobScript("#$ -l evil=1\necho '#BSUB -n 99'\n#BSUB -n 99\n", "x", backend="sge")
+        JobScript(
+            "true\n#$ -l evil=1\necho '#BSUB -n 99'\n#BSUB -n 99\n", "x", backend="sge"
+        )
     )
     assert "\n#$ -l evil" not in text
     assert "\n|#$ -l evil=1\n" in text
-    assert "\n#BSUB -n 99\n" not in str(JobScript("#BSUB -n 99\n", "x", backend="lsf"))
+    assert "\n#BSUB -n 99\n" not in str(
+        JobScript("true\n#BSUB -n 99\n", "x", backend="lsf")
+    )
 
 
 def test_shebangs() -> None:

@@ -1,0 +1,179 @@
+"""Scripts that people wrote for one scheduler, as jobs for any."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clusterjob.backend import (
+    Backend,
+    NativeOption,
+    ResourceValue,
+    directive_lines,
+    find_dialect,
+    load_backend,
+    read_native,
+    same_dialect,
+    without_directives,
+)
+from clusterjob.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class NativeScript:
+    """What the directives of a script say.
+
+    ``options`` have no common name. ``nearly`` are resources that mean nearly the same as some of
+    the options, for another scheduler; ``without`` are the options that those do not cover.
+    ``converts``: the user named the dialect, and so may go to another scheduler with it.
+    """
+
+    body: str
+    dialect: Backend | None = None
+    converts: bool = False
+    resources: Mapping[str, ResourceValue] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[NativeOption, ...] = ()
+    nearly: Mapping[str, ResourceValue] = field(default_factory=dict)
+    without: tuple[NativeOption, ...] = ()
+
+    def more_resources(
+        self, backend: Backend, given: Mapping[str, object]
+    ) -> dict[str, ResourceValue]:
+        """Return what the script asks a backend for besides ``given``, which counts more.
+
+        Raises :class:`SettingsError` where it was written for another scheduler.
+        """
+        if self.dialect is None:
+            return {}
+        if same_dialect(self.dialect, backend):
+            return _own_options(self.options, given)
+        if not self.converts:
+            raise self.other_scheduler_error(backend)
+        return {
+            name: value
+            for name, value in self.nearly.items()
+            if given.get(name) is None
+        }
+
+    def other_scheduler_error(self, backend: Backend) -> SettingsError:
+        """Return the error for a script that goes to another scheduler than it was written for."""
+        assert self.dialect is not None
+        dialect = self.dialect
+        return SettingsError(
+            f"the script has directives of {dialect.title}, and the job goes to {backend.title}. "
+            f"Choose the backend {dialect.name!r} (a profile, or -b {dialect.name}), or have them "
+            f"read for another scheduler: dialect={dialect.name!r} in JobScript.from_script, or "
+            "--convert"
+        )
+
+    def left_out(self, backend: Backend) -> tuple[str, ...]:
+        """Return the options that have no equivalent for a backend."""
+        if self.dialect is None or same_dialect(self.dialect, backend):
+            return ()
+        return tuple(f"{option} (line {option.line})" for option in self.without)
+
+
+def read_script(
+    script: str, at_hand: str | None = None, dialect: str | None = None
+) -> NativeScript:
+    """Read the directives of a script; ``at_hand`` names the backend of the job, where known.
+
+    ``dialect`` names the backend that it was written for. Raises :class:`SettingsError`.
+    """
+    if dialect is not None:
+        backend: Backend | None = load_backend(dialect)
+    else:
+        backend = find_dialect(script, load_backend(at_hand) if at_hand else None)
+    if backend is None:
+        return NativeScript(script)
+    exact = read_native(backend, script)
+    loose = read_native(backend, script, convert=True) if dialect else exact
+    attributes = dict(exact.attributes)
+    shell = attributes.pop("shell", "")
+    return NativeScript(
+        _with_shell(without_directives(script), shell),
+        backend,
+        dialect is not None,
+        exact.resources,
+        attributes,
+        tuple(exact.options),
+        {
+            name: value
+            for name, value in loose.resources.items()
+            if name not in exact.resources
+        },
+        tuple(loose.options),
+    )
+
+
+def script_dialect(path: str | os.PathLike[str], at_hand: str | None) -> str | None:
+    """Return the name of the backend that a script was written for; None where it says none.
+
+    ``at_hand`` names the backend of the job. Raises :class:`SettingsError`.
+    """
+    backend = find_dialect(read_text(path), load_backend(at_hand) if at_hand else None)
+    return None if backend is None else backend.name
+
+
+def _with_shell(body: str, shell: str) -> str:
+    """Let a script run by the shell that a directive named, which counts more than a shebang."""
+    if not shell:
+        return body
+    first, _, rest = body.partition("\n")
+    return f"#!{shell}\n{rest if first.startswith('#!') else body}"
+
+
+def _own_options(
+    options: tuple[NativeOption, ...], given: Mapping[str, object]
+) -> dict[str, ResourceValue]:
+    """Return options under the names that pass them on as they stand."""
+    named = {name.lstrip("-").replace("_", "-") for name in given}
+    return {
+        option.name: True if option.value is None else option.raw
+        for option in options
+        if option.name.lstrip("-") not in named
+    }
+
+
+def check_no_directives(body: str, backend: Backend, label: str) -> None:
+    """Refuse a body with directives at its head: nobody would read them.
+
+    Raises :class:`SettingsError`.
+    """
+    if not body.startswith("#"):
+        return
+    dialect = _dialect_of(_head(body), backend)
+    if dialect is None:
+        return
+    line, text = directive_lines(dialect.native, body)[0]
+    raise SettingsError(
+        f"line {line} of the body of job {label!r} is a directive of {dialect.title} "
+        f"({text.strip()!r}), which nobody would read there. JobScript.from_script(path) reads a "
+        "script with its directives; or give them as resources, and take them out of the body"
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _dialect_of(head: str, backend: Backend) -> Backend | None:
+    return find_dialect(head, backend)
+
+
+def _head(body: str) -> str:
+    lines = []
+    for line in body.splitlines(keepends=True):
+        if line.strip() and not line.lstrip().startswith("#"):
+            break
+        lines.append(line)
+    return "".join(lines)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return the text of a script. Raises :class:`SettingsError`."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot be read as text: {error}", file=path) from None
