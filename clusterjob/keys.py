@@ -163,11 +163,6 @@ def cluster_reference(
     folders: tuple[str, ...],
 ) -> ClusterReference:
     """Return the reference of a cluster; equal ones of many jobs are one object."""
-    beside = [
-        str(profile.path.parent / "backends")
-        for profile in profiles
-        if (profile.path.parent / "backends").is_dir()
-    ]
     overrides: dict[str, dict[str, str]] = {}
     for profile in profiles:
         for section, entries in profile.overrides.items():
@@ -179,7 +174,7 @@ def cluster_reference(
         ssh_config=os.path.abspath(os.path.expanduser(ssh_config))
         if ssh_config
         else "",
-        beside=(*dict.fromkeys(beside), *folders),
+        beside=folders,
         overrides=overrides,
         source=str(profiles[-1].path) if overrides else "",
     )

@@ -13,8 +13,10 @@ from clusterjob.backend import (
     COMMON_RESOURCES,
     ResourceValue,
     Sections,
+    check_once,
     check_resource,
     check_spelling,
+    common_name,
     read_ini,
 )
 from clusterjob.errors import SettingsError
@@ -31,6 +33,7 @@ ATTRIBUTES = (
     "prologue",
     "epilogue",
     "filename",
+    "setup",
 )
 
 
@@ -67,13 +70,16 @@ def read_profile(path: str | Path) -> Profile:
                 key=key,
             )
     resources = {}
-    for key, value in sections.pop("Resources", {}).items():
+    given = sections.pop("Resources", {})
+    for key, value in given.items():
         try:
-            resources[key] = check_resource(key, value)
+            name = common_name(key)
+            resources[name] = check_resource(name, value)
         except SettingsError as error:
             raise SettingsError(
                 str(error), file=file, section="Resources", key=key
             ) from None
+    check_once(given, file)
     return Profile(file, attributes, resources, sections)
 
 

@@ -13,10 +13,13 @@ from clusterjob import units
 from clusterjob.backend import (
     COMMON_RESOURCES,
     Backend,
+    Resources,
     ResourceValue,
-    check_resource,
+    check_once,
     check_spelling,
+    is_known_word,
     load_backend,
+    names_in,
     render_text,
 )
 from clusterjob.batch import After, Job
@@ -141,8 +144,8 @@ class JobScript:
     outputs: Files
     params: dict[str, object]
     attributes: dict[str, str]
-    resources: dict[str, ResourceValue | None]
-    _profiles: tuple[Profile, ...]
+    resources: Resources
+    _profiles: tuple[tuple[str, Profile], ...]  # with the backend that each was for
     _native: NativeScript
     if TYPE_CHECKING:
         backend: str | None
@@ -215,18 +218,21 @@ class JobScript:
         own["outputs"] = parse_files(outputs, "output")
         own["params"] = dict(params or {})
         own["attributes"], own["_profiles"] = dict(native.attributes), ()
-        own["resources"] = dict(native.resources)
+        own["resources"] = Resources()
+        self.resources.put(native.resources)
         if self._defaults is not None:
             self._apply(self._defaults)
-        for name, value in {**settings, **(options or {})}.items():
+        given = {**settings, **(options or {})}
+        if jobname is not None:
+            given["jobname"] = jobname
+        check_once(name for name in given if name not in ATTRIBUTES)
+        for name, value in given.items():
             if name in ATTRIBUTES:
                 setattr(self, name, value)
                 continue
             if name in settings:
                 check_spelling(name, ATTRIBUTES)
             self.set_resource(name, value)
-        if jobname is not None:
-            self.set_resource("jobname", jobname)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -323,24 +329,43 @@ class JobScript:
 
     def _apply(self, profile: Profile) -> None:
         self.__dict__["attributes"] = {**self.attributes, **profile.attributes}
-        self.__dict__["resources"] = {**self.resources, **profile.resources}
-        # another backend's overrides mean nothing to this one
-        before = () if "backend" in profile.attributes else self._profiles
-        self.__dict__["_profiles"] = (*before, profile)
+        self.resources.put(profile.resources)
+        backend = self.attributes.get("backend") or "local"
+        self.__dict__["_profiles"] = (*self._profiles, (backend, profile))
 
     def set_resource(self, name: str, value: object) -> None:
         """Set a resource, or an option of the scheduler's own. Raises :class:`SettingsError`."""
-        self.resources[name] = check_resource(name, value)
+        self.resources[name] = value
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in ATTRIBUTES:
             self.attributes[name] = value  # type: ignore[assignment]  # checked when it is used
         elif name in COMMON_RESOURCES:
             self.set_resource(name, value)
+        elif name == "resources":
+            self.__dict__[name] = Resources()
+            self.resources.update(value)  # type: ignore[call-overload]  # checked one by one
         elif name in self.__dict__:
             self.__dict__[name] = value
-        else:
+        elif name in self.params or name in self._names_used():
             self.params[name] = value
+        elif is_known_word(name):
+            self.set_resource(name, value)
+        else:
+            check_spelling(name, (*ATTRIBUTES, *COMMON_RESOURCES))
+            self.params[name] = value
+
+    def _names_used(self) -> frozenset[str]:
+        """Return the variables that the texts of this job use."""
+        if self.verbatim:
+            return frozenset()
+        texts = [self.body, *self.aux_scripts.values()]
+        texts += [
+            self.attributes.get(name) or ""
+            for name in ("prologue", "epilogue", "setup")
+        ]
+        found = [names_in(text) for text in texts]
+        return frozenset().union(*(names for names in found if names is not None))
 
     def __getattr__(self, name: str) -> object:
         """Return a parameter, an attribute or a common resource; None for one that is not set."""
@@ -360,14 +385,23 @@ class JobScript:
     def cluster_reference(self) -> ClusterReference:
         """The backend, its overrides and its host, as a record keeps them."""
         attributes = self.attributes
+        backend = attributes.get("backend") or "local"
+        # another backend's overrides mean nothing to this one
+        profiles = tuple(profile for name, profile in self._profiles if name == backend)
         return cluster_reference(
-            attributes.get("backend") or "local",
+            backend,
             attributes.get("remote") or "",
             str(attributes.get("transport") or ""),
             str(attributes.get("ssh_config") or ""),
-            self._profiles,
-            self._backend_folders,
+            profiles,
+            self._beside(),
         )
+
+    def _beside(self) -> tuple[str, ...]:
+        """Return the folders of backends that are looked in first: beside profiles, registered."""
+        beside = [profile.path.parent / "backends" for _, profile in self._profiles]
+        found = dict.fromkeys(str(path) for path in beside if path.is_dir())
+        return (*found, *self._backend_folders)
 
     def get_backend(self) -> Backend:
         """Return the backend, with the overrides of the profiles. Raises :class:`SettingsError`."""
@@ -381,7 +415,7 @@ class JobScript:
 
         Templates are the body, the prologue, the epilogue and the auxiliary scripts.
         """
-        given = self.resources
+        given = self.resources.amounts()
         limit = given.get("time")
         return {
             **dict.fromkeys(COMMON_RESOURCES),
@@ -592,9 +626,7 @@ class JobScript:
 
     def _all_resources(self, backend: Backend) -> dict[str, ResourceValue]:
         """Return what is asked for, by the user and by the directives of a native script."""
-        given = {
-            name: value for name, value in self.resources.items() if value is not None
-        }
+        given = self.resources.amounts()
         more = self._native.more_resources(backend, given)
         return {**given, **more}
 

@@ -93,6 +93,14 @@ def parse_memory(value: int | float | str) -> int:
     return math.ceil(megabytes)
 
 
+def memory(megabytes: int) -> str:
+    """Write MB with the largest unit that makes a whole number: ``4G``, ``1500M``."""
+    for unit, size in (("T", 1024 * 1024), ("G", 1024)):
+        if megabytes % size == 0:
+            return f"{megabytes // size}{unit}"
+    return f"{megabytes}M"
+
+
 def clock(seconds: int) -> str:
     """Write seconds as ``HH:MM:SS``; hours may exceed 24."""
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

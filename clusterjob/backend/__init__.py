@@ -17,9 +17,11 @@ from clusterjob.backend.model import (
     ErrorKind,
     Limits,
 )
+from clusterjob.backend.names import common_name, is_known_word
 from clusterjob.backend.native import NativeOption, directive_lines, read_native
 from clusterjob.backend.parse import Answer, Reading, read_output
 from clusterjob.backend.render import Renderer, Script
+from clusterjob.backend.requested import Quantity, Resources, check_once, readable
 from clusterjob.backend.resources import (
     COMMON_RESOURCES,
     ResourceValue,
@@ -27,7 +29,7 @@ from clusterjob.backend.resources import (
     check_spelling,
     parse_array,
 )
-from clusterjob.backend.templates import render_text
+from clusterjob.backend.templates import names_in, render_text
 
 __all__ = [
     "COMMON_RESOURCES",
@@ -40,24 +42,31 @@ __all__ = [
     "ExitRecord",
     "Limits",
     "NativeOption",
+    "Quantity",
     "Reading",
     "Renderer",
     "ResourceValue",
+    "Resources",
     "Script",
     "Sections",
+    "check_once",
     "check_resource",
     "check_spelling",
+    "common_name",
     "directive_lines",
     "find_backend",
     "find_dialect",
+    "is_known_word",
     "job_variable_patterns",
     "list_backends",
     "load_backend",
+    "names_in",
     "parse_array",
     "read_exit_record",
     "read_ini",
     "read_native",
     "read_output",
+    "readable",
     "render_text",
     "same_dialect",
     "without_directives",

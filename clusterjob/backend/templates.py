@@ -54,11 +54,13 @@ def _environment(comments: bool = False) -> jinja2.Environment:
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(text: str, comments: bool) -> jinja2.Template:
+    return _environment(comments).from_string(_source(text, comments))
+
+
+def _source(text: str, comments: bool) -> str:
     if comments or "{% raw" in text:
-        source = text
-    else:
-        source = _NO_BLOCK.sub("{{ '{%' }}", text)  # printf's {%s} opens no block
-    return _environment(comments).from_string(source)
+        return text
+    return _NO_BLOCK.sub("{{ '{%' }}", text)  # printf's {%s} opens no block
 
 
 def compile_template(text: str, where: str, comments: bool = False) -> jinja2.Template:
@@ -83,6 +85,23 @@ def render_text(text: str, variables: Mapping[str, object], where: str) -> str:
     if not _SYNTAX.search(text):
         return text
     return render_template(compile_template(text, where), variables, where)
+
+
+@functools.lru_cache(maxsize=1024)
+def names_in(text: str) -> frozenset[str] | None:
+    """Return the variables that a template uses; None where that cannot be told."""
+    if not _SYNTAX.search(text):
+        return frozenset()
+    import jinja2
+    from jinja2 import meta
+
+    try:
+        tree = _environment().parse(_source(text, comments=False))
+    except jinja2.TemplateSyntaxError:
+        return None
+    if any(True for _ in meta.find_referenced_templates(tree)):
+        return None
+    return frozenset(meta.find_undeclared_variables(tree))
 
 
 def render_template(

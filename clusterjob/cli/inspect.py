@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from clusterjob.backend import list_backends, load_backend
+from clusterjob.backend import list_backends, load_backend, readable
 from clusterjob.cli.output import (
     as_json,
     describe,
@@ -127,8 +127,10 @@ def _page(result: AsyncResult) -> str:
         f"{name} {value:.1f} {'MB' if name == 'max_rss' else 's'}"
         for name, value in result.usage.items()
     )
-    resources = record.spec.resources.items()
-    data["resources"] = ", ".join(f"{name}={value}" for name, value in resources)
+    data["resources"] = ", ".join(
+        f"{name}={readable(name, value)}"
+        for name, value in record.spec.resources.items()
+    )
     if record.epilogue.state is not OnceState.DONE:
         data["epilogue"] = record.epilogue.to_json()
     lines = [

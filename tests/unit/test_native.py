@@ -254,7 +254,7 @@ def test_a_script_becomes_a_job() -> None:
 
 def test_what_is_set_later_goes_over_it() -> None:
     Path("p.ini").write_text(
-        "[Attributes]\nbackend = slurm\n[Resources]\ntime = 2h\nntasks = 8\n"
+        "[Attributes]\nbackend = slurm\n[Resources]\ntime = 2h\n--ntasks = 8\n"
     )
     job = JobScript.from_script(slurm_script(), mem="2G")
     job.read_settings("p.ini")
