@@ -38,6 +38,7 @@ def job_key(spec: JobSpec, name: str, backend: str, workdir: str) -> str:
             workdir,
             name,
             spec.params,
+            spec.setup,
             spec.body,
             spec.shell,
             spec.aux,

@@ -189,6 +189,7 @@ def find_differences(old: Record, new: Record) -> tuple[str, ...]:
         for what, first, second in pairs
         if first != second
     ]
+    found += _text_differences("setup", before.setup, after.setup)
     found += _text_differences("body", before.body, after.body)
     found += _script_differences(before.aux, after.aux)
     found += _input_differences(old, new)

@@ -15,12 +15,14 @@ from clusterjob.backend import (
     Backend,
     Resources,
     ResourceValue,
+    check_braces,
     check_once,
     check_spelling,
     is_known_word,
     load_backend,
     names_in,
     render_text,
+    warn_of_unused,
 )
 from clusterjob.batch import After, Job
 from clusterjob.engine import RUNS, Engine, Scheduler, default_engines, render_record
@@ -74,8 +76,9 @@ class JobSettings(TypedDict, total=False):
 
     Attributes: ``backend`` (a name, or the path of a folder), ``remote`` (``user@host``),
     ``transport`` (``ssh`` or ``openssh``), ``ssh_config`` (a file), ``rootdir`` and ``workdir``
-    (folders on the scheduler's host), ``shell``, ``prologue`` and ``epilogue`` (scripts that run
-    here, before the submission and after the end), ``filename`` (of the script, in the workdir).
+    (folders on the scheduler's host), ``shell``, ``setup`` (lines of shell that run on the cluster
+    before every body: modules, environments), ``prologue`` and ``epilogue`` (scripts that run here,
+    before the submission and after the end), ``filename`` (of the script, in the workdir).
 
     Resources: ``queue``; ``account``; ``time``: minutes, or ``"2:00:00"``, ``"1h30m"``, ``"2d"``;
     ``nodes``; ``ppn``: processes a node; ``threads``: cores a process; ``mem``: MB a node, or
@@ -92,6 +95,7 @@ class JobSettings(TypedDict, total=False):
     shell: str
     prologue: str
     epilogue: str
+    setup: str
     filename: str
     queue: str | None
     account: str | None
@@ -157,6 +161,7 @@ class JobScript:
         shell: str | None
         prologue: str | None
         epilogue: str | None
+        setup: str | None
         filename: str | None
         jobname: str | None
         queue: str | None
@@ -347,7 +352,7 @@ class JobScript:
             self.resources.update(value)  # type: ignore[call-overload]  # checked one by one
         elif name in self.__dict__:
             self.__dict__[name] = value
-        elif name in self.params or name in self._names_used():
+        elif name in self.params or name in (self._names_used() or ()):
             self.params[name] = value
         elif is_known_word(name):
             self.set_resource(name, value)
@@ -355,8 +360,8 @@ class JobScript:
             check_spelling(name, (*ATTRIBUTES, *COMMON_RESOURCES))
             self.params[name] = value
 
-    def _names_used(self) -> frozenset[str]:
-        """Return the variables that the texts of this job use."""
+    def _names_used(self) -> frozenset[str] | None:
+        """Return the variables that the texts of this job use; None where that cannot be told."""
         if self.verbatim:
             return frozenset()
         texts = [self.body, *self.aux_scripts.values()]
@@ -365,7 +370,8 @@ class JobScript:
             for name in ("prologue", "epilogue", "setup")
         ]
         found = [names_in(text) for text in texts]
-        return frozenset().union(*(names for names in found if names is not None))
+        known = [names for names in found if names is not None]
+        return frozenset().union(*known) if len(known) == len(found) else None
 
     def __getattr__(self, name: str) -> object:
         """Return a parameter, an attribute or a common resource; None for one that is not set."""
@@ -422,6 +428,7 @@ class JobScript:
             **dict.fromkeys(ATTRIBUTES, ""),
             "backend": "local",
             "shell": "/bin/bash",
+            "full_workdir": "",
             **given,
             "time": units.clock(limit) if isinstance(limit, int) else None,
             **self.attributes,
@@ -432,9 +439,19 @@ class JobScript:
         """Return the body with its variables filled in. Raises :class:`RenderError`."""
         return self._render(self.body, "the body", self.variables())
 
+    def _warn_of_unused(self, name: str, backend: Backend) -> None:
+        """Name parameters in the log that nothing uses: they may be slips."""
+        used = self._names_used() if self.params else None
+        if used is None:
+            return
+        unused = tuple(self.params.keys() - used - backend.attributes)
+        if unused:
+            warn_of_unused(name, tuple(sorted(unused)))
+
     def _render(self, text: str, where: str, variables: Mapping[str, object]) -> str:
         if self.verbatim:
             return text
+        check_braces(text, ATTRIBUTES, f"{where} of job {self._label!r}")
         return render_text(text, variables, f"{where} of job {self._label!r}")
 
     @property
@@ -582,7 +599,8 @@ class JobScript:
         name = str(resources.setdefault("jobname", "job"))
         check_name(backend, "jobname", backend.general.jobname, name)
         check_name(backend, "workdir", backend.general.workdir, workdir)
-        variables = {**self.variables(), "workdir": workdir, "jobname": name}
+        variables = {**self.variables(), "full_workdir": workdir, "jobname": name}
+        self._warn_of_unused(name, backend)
         body = self._render(self.body, "the body", variables)
         if "\0" in body:
             raise RenderError(
@@ -613,12 +631,10 @@ class JobScript:
             after=tuple(after),
             params=plain_params(self.params),
             rules=RULES,
-            prologue=self._render(
-                settings.get("prologue") or "", "the prologue", variables
-            ),
-            epilogue=self._render(
-                settings.get("epilogue") or "", "the epilogue", variables
-            ),
+            **{
+                name: self._render(settings.get(name) or "", f"the {name}", variables)
+                for name in ("prologue", "epilogue", "setup")
+            },
             filename=check_inside(filename, "filename") if filename else "",
             attributes={key: named[key] for key in named if key in backend.attributes},  # type: ignore[misc]
             cache_id=cache_id,

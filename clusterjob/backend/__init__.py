@@ -29,7 +29,12 @@ from clusterjob.backend.resources import (
     check_spelling,
     parse_array,
 )
-from clusterjob.backend.templates import names_in, render_text
+from clusterjob.backend.templates import (
+    check_braces,
+    names_in,
+    render_text,
+    warn_of_unused,
+)
 
 __all__ = [
     "COMMON_RESOURCES",
@@ -49,6 +54,7 @@ __all__ = [
     "Resources",
     "Script",
     "Sections",
+    "check_braces",
     "check_once",
     "check_resource",
     "check_spelling",
@@ -69,5 +75,6 @@ __all__ = [
     "readable",
     "render_text",
     "same_dialect",
+    "warn_of_unused",
     "without_directives",
 ]

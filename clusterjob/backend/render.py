@@ -39,6 +39,7 @@ class Script:
     workdir: str
     body: str  # rendered
     shell: str = "/bin/bash"
+    setup: str = ""  # rendered; the shell runs it before the body
     guards: Sequence[str] = ()  # exit records that must say exit=0
     inputs: Sequence[tuple[str, str]] = ()  # path in the workdir, sha256
     after: Sequence[str] = ()  # job ids
@@ -109,6 +110,7 @@ class Renderer:
         key = (
             script.folder,
             script.workdir,
+            script.setup and (script.setup, script.shell),
             time,
             named,
             hidden,
@@ -132,6 +134,8 @@ class Renderer:
                 hidden=hidden,
                 body=_BODY,
                 interpreter=interpreter,
+                setup=script.setup,
+                shell=script.shell,
             )
             frame = self._cut(text)
             if len(self._frames) >= _MOST_FRAMES:

@@ -136,7 +136,7 @@ def _nearest(key: str, known: tuple[str, ...]) -> str:
     for word in known:  # letters that changed places
         if sorted(word) == letters:
             return word
-    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.85)
+    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.8)
     return close[0] if close else ""
 
 

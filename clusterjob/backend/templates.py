@@ -6,10 +6,11 @@ jinja2 is loaded where the first template is met.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import shlex
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from clusterjob import units
@@ -19,6 +20,7 @@ from clusterjob.errors import RenderError, SettingsError, suggest
 if TYPE_CHECKING:
     import jinja2
 
+_log = logging.getLogger(__name__)
 _BLOCKS = """
     if elif else endif for endfor set endset macro endmacro call endcall filter endfilter
     block endblock raw endraw with endwith include import from extends do break continue
@@ -88,6 +90,35 @@ def render_text(text: str, variables: Mapping[str, object], where: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
+def warn_of_unused(name: str, unused: tuple[str, ...]) -> None:
+    """Say in the log, once, that nothing in a job uses some of its parameters."""
+    _log.warning(
+        "job %r: no template uses %s; is it a slip? (A resource or attribute is set by its own "
+        "name.)",
+        name,
+        ", ".join(map(repr, unused)),
+    )
+
+
+def check_braces(text: str, names: Iterable[str], where: str) -> None:
+    """Refuse variables in single braces, as they were written until 2018.
+
+    Raises :class:`RenderError`. Only scripts of shell are looked at: other languages have braces.
+    """
+    if "{" not in text or (
+        text.startswith("#!") and "sh" not in text.split("\n", 1)[0]
+    ):
+        return
+    match = re.search(rf"(?<![{{$])\{{({'|'.join(names)})\}}(?!\}})", text)
+    if match is not None:
+        line = text.count("\n", 0, match.start()) + 1
+        raise RenderError(
+            f"{where}, line {line}: {match[0]} is how the clusterjob of 2018 wrote a variable; now "
+            f"it is {{{{ {match[1]} }}}}. For a text that is no template pass verbatim=True"
+        )
+
+
+@functools.lru_cache(maxsize=1024)
 def names_in(text: str) -> frozenset[str] | None:
     """Return the variables that a template uses; None where that cannot be told."""
     if not _SYNTAX.search(text):
@@ -134,6 +165,7 @@ def _undefined_error(
         hint = f" Give it a value in [Attributes] of the profile: {name} = ..."
     elif name:
         hint = suggest(name, (key for key in variables if not key.startswith("_")))
+        hint += f" (A variable of the shell is ${{{name}}}, with single braces.)"
     return RenderError(f"{where}, line {line}: {error}.{hint}")
 
 

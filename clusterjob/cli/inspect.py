@@ -75,6 +75,13 @@ def status(jobs: Sequence[str], as_json: bool) -> None:
         print_json([describe(result) for result in results])
     elif results:
         print_table(results)
+    for result in results:
+        for what in ("epilogue", "outputs"):
+            once = getattr(result.record, what)
+            if once.state is OnceState.FAILED:
+                click.echo(
+                    f"{result.name} ({result.job_id}): {what}: {once.error}", err=True
+                )
     errors = [result.cluster.poller.error for result in results if result.stale_since]
     for error in dict.fromkeys(errors):
         click.echo(f"could not ask: {error}", err=True)

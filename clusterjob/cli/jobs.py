@@ -12,8 +12,10 @@ from clusterjob.cli.options import ScriptOptions, make_job, script_options
 from clusterjob.cli.output import (
     as_json,
     describe,
+    describe_reuse,
     exit_code,
     find_jobs,
+    find_known_jobs,
     print_json,
     print_table,
 )
@@ -55,6 +57,8 @@ def submit(
     result = job.submit(
         force=force, retry=not no_retry, cache_id=cache_id, after=find_jobs(after)
     )
+    if result.reused:
+        click.echo(describe_reuse(result), err=True)
     if wait:
         result.wait()
     if as_json:
@@ -99,12 +103,15 @@ def plan(
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 def cancel(jobs: Sequence[str]) -> None:
     """Cancel jobs; what has ended stays what it was."""
-    results = find_jobs(jobs)
-    results.cancel()
-    for result in results:
+    found, unknown = find_known_jobs(jobs)
+    found.cancel()
+    for result in found:
         status = result.record.status
         what = f"has ended: {status.name}" if status.finished else "is being cancelled"
         click.echo(f"{result.job_id or result.key[:10]} {result.name}: {what}")
+    for error in unknown:
+        click.echo(f"Error: {error}", err=True)
+    sys.exit(1 if unknown else 0)
 
 
 @click.command()

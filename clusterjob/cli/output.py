@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from clusterjob.errors import JobNotFoundError
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.script import default_session
@@ -26,6 +27,39 @@ def find_jobs(words: Sequence[str]) -> Results:
     session = default_session()
     session.recover()
     return session.results(*words) if words else Results()
+
+
+def find_known_jobs(
+    words: Sequence[str],
+) -> tuple[Results, list[JobNotFoundError]]:
+    """Return handles of the jobs that are known, and an error for each word that names none."""
+    found, unknown = Results(), []
+    for word in words:
+        try:
+            found += find_jobs([word])
+        except JobNotFoundError as error:
+            unknown.append(error)
+    return Results(dict.fromkeys(found)), unknown
+
+
+def describe_reuse(result: AsyncResult) -> str:
+    """Say that a job was submitted before, and what became of it."""
+    status, task = result.record.status, result.record.task
+    state, since = status.name.lower(), result.record.created
+    what = f"{state}: submitted"
+    if status.finished:
+        what = f"cached: {state}"
+        since = task.ended or since
+    return f"{result.job_id or '-'}  {result.name}  {what} {format_age(since)} ago"
+
+
+def format_age(since: float) -> str:
+    """Say how long ago a time (s since the epoch) was: ``3 h``."""
+    seconds = max(0, int(time.time() - since))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
 
 
 def describe(result: AsyncResult) -> dict[str, object]:

@@ -61,6 +61,7 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
         workdir=record.workdir,
         body=spec.body,
         shell=spec.shell,
+        setup=spec.setup,
         guards=guards,
         inputs=[(item.path, item.digest) for item in spec.inputs],
         after=[parent.job_id for parent in spec.waits_for],

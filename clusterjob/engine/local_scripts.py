@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import tempfile
@@ -18,6 +19,8 @@ from clusterjob.store import (
     Record,
     Store,
 )
+
+_log = logging.getLogger(__name__)
 
 
 class WrongMachineError(SubmissionError):
@@ -87,4 +90,5 @@ def run_epilogue(store: Store, record: Record) -> None:
         run_local_script(record, "epilogue")
     except SubmissionError as error:
         outcome = Once.failed(str(error))
+        _log.warning("%s", error)
     store.update([record], lambda stored: setattr(stored, "epilogue", outcome))

@@ -33,6 +33,7 @@ cj_workers=
 cj_lock() {
     cj_tries=0
     until ln -s "$cj_host:$$" "$1/lock" 2>/dev/null; do
+        [ -e "$1" ] || (umask 077; mkdir -p "$1") # the batch has files of its own names alone
         [ -d "$1" ] && [ -w "$1" ] || return 0 # cj_enter will say so
         cj_holder=$(readlink "$1/lock")
         if [ -z "$cj_holder" ]; then # gone meanwhile, or there is no room for it
@@ -74,7 +75,7 @@ cj_worker() {
 
 # cj_enter WORKDIR FOLDER: go where the next jobs are submitted from.
 cj_enter() {
-    cd "$1" && (umask 077; : >>"$2/receipts") || exit $cj_exit_folder_unusable
+    cd "$1" && (umask 077; mkdir -p "$2" && : >>"$2/receipts") || exit $cj_exit_folder_unusable
     exec 4>>"$2/receipts"
     cj_known=
     [ ! -s "$2/receipts" ] || cj_known=$cj_newline$(cat "$2/receipts")

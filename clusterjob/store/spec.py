@@ -124,6 +124,7 @@ class JobSpec:
     filename: str = ""  # of the script, where the user named it
     attributes: Mapping[str, str] = field(default_factory=dict)  # that directives use
     cache_id: str | None = None
+    setup: str = ""  # shell that runs before the body
     params: Mapping[str, Any] = field(default_factory=dict)  # as plain values
     rules: int = 1  # by which the key was made: see clusterjob.keys
 
@@ -186,5 +187,6 @@ _OPTIONAL = (
     "attributes",
     "cache_id",
     "into",
+    "setup",
     "params",
 )

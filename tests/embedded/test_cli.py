@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,9 @@ def test_submit_and_look() -> None:
         "submit", "good.sh", "-p", "p.ini", "-d", "T=4", "-r", "threads=1"
     ).strip()
     assert run("wait", number, "--timeout", "30s").count("COMPLETED") == 1
-    assert run("submit", "good.sh", "-p", "p.ini", "-d", "T=4").strip() == number
+    again = run("submit", "good.sh", "-p", "p.ini", "-d", "T=4").splitlines()
+    assert again[0] == number
+    assert re.fullmatch(rf"{number}  good  cached: completed \d+ s ago", again[1])
     assert run("logs", "good") == "hello 4\n"
     assert run("logs", "good", "-e") == ""
     assert "exit code    0" in run("show", "good")
@@ -169,3 +172,49 @@ def test_a_scheduler_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
     assert "bsub" in text
     assert "not found" in text
     assert run("list").startswith("no jobs")
+
+
+def test_cancelling_several_tells_of_unknown_ones_and_cancels_the_others() -> None:
+    number = run("submit", "slow.sh", "-p", "p.ini").strip()
+    said = run("cancel", "nothing", number, "nobody", code=1)
+    assert f"{number} slow: is being cancelled" in said
+    assert "'nothing'" in said
+    assert "'nobody'" in said
+    assert run("wait", number, "--timeout", "30s", code=1).count("CANCELLED") == 1
+
+
+def test_a_native_script_is_run_as_it_says_or_refused() -> None:
+    Path("job.slurm").write_text(
+        "#!/bin/bash\n#SBATCH --time=2 --array=1-3\n#SBATCH --output=out_%a.txt --qos=x\n"
+        "echo $CLUSTERJOB_ARRAY_INDEX\n"
+    )
+    refused = run("submit", "job.slurm", "-p", "p.ini", code=1)
+    assert "--convert" in refused
+    for command in ("render", "plan"):
+        assert "--convert" in run(command, "job.slurm", "-p", "p.ini", code=1)
+    said = run("submit", "job.slurm", "-p", "p.ini", "--convert", "--wait")
+    assert "no equivalent for Embedded scheduler: --qos=x (line 3)" in said
+    assert "COMPLETED" in said
+    assert [Path(f"out_{index}.txt").read_text() for index in (1, 2, 3)] == [
+        "1\n",
+        "2\n",
+        "3\n",
+    ]
+    # the profile goes over the script
+    assert "#CLUSTERJOB --time=300" in run("show", "job", "--script")
+
+
+def test_a_failed_epilogue_is_shown() -> None:
+    Path("e.ini").write_text(
+        "[Attributes]\nbackend = local\nepilogue = echo no disk >&2; exit 4\n"
+    )
+    run("submit", "good.sh", "-p", "e.ini", "-d", "T=1", "-d", "greeting=x", "--wait")
+    assert "epilogue of 'good' ended with exit code 4" in run("status", "good")
+
+
+def test_times_and_memory_are_shown_as_they_are_written() -> None:
+    number = run(
+        "submit", "good.sh", "-p", "p.ini", "-d", "T=5", "-r", "mem=2G"
+    ).strip()
+    run("wait", number)
+    assert "time=00:05:00, mem=2G" in run("show", number)

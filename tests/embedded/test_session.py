@@ -411,3 +411,43 @@ def test_a_refused_batch_tells_what_was_accepted_as_results() -> None:
 def _refused(script: JobScript) -> JobScript:
     script.ppn = 100000
     return script
+
+
+def test_the_setup_of_a_profile_runs_before_every_body() -> None:
+    Path("setup.ini").write_text(
+        "[Attributes]\nbackend = local\ngreeting = hello\nsetup =\n"
+        "    export GREETING='{{ greeting }} you'\n    told() { echo \"$GREETING $1\"; }\n"
+    )
+    for shell, body in (
+        ("/bin/bash", "echo $GREETING"),
+        ("/bin/sh", "#!/usr/bin/env python3\nimport os; print(os.environ['GREETING'])"),
+    ):
+        made = JobScript(body, f"with {shell[5:]}", shell=shell)
+        made.read_settings("setup.ini")
+        result = made.submit()
+        assert result.wait(20)
+        assert (result.stdout(), result.stderr()) == ("hello you\n", "")
+    Path("bad.ini").write_text(
+        "[Attributes]\nbackend = local\nsetup = module load nothing\n"
+    )
+    made = JobScript("echo ran", "bad setup")
+    made.read_settings("bad.ini")
+    result = made.submit()
+    assert result.wait(20)
+    assert (result.status, result.exit_code) == (Status.FAILED, 127)
+    assert "the setup of the profile failed" in result.stderr()
+    assert result.stdout() == ""
+
+
+def test_a_script_may_have_a_name_of_its_own() -> None:
+    result = JobScript("echo named", "f", filename="mine.sh").submit()
+    assert result.wait(20)
+    assert result.stdout() == "named\n"
+    assert os.access("mine.sh", os.X_OK)
+
+
+def test_an_epilogue_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    result = JobScript("true", "e", epilogue="echo no disk; exit 3").submit()
+    assert result.wait(20)
+    assert "epilogue of 'e' ended with exit code 3:\nno disk" in caplog.text
+    assert result.status == Status.COMPLETED

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clusterjob import JobScript, SettingsError, default_session
+from clusterjob import JobScript, RenderError, SettingsError, default_session
 
 
 def key(job: JobScript) -> str:
@@ -62,10 +63,163 @@ def test_attributes_resources_and_parameters_are_found_by_name() -> None:
     assert (job.T, job.workdir, job.time, job.mem, job.queue) == (
         2,
         "w",
-        3600,
-        2048,
+        "01:00:00",
+        "2G",
         None,
     )
     assert job.render_body() == "2"
     with pytest.raises(AttributeError):
         _ = job.nothing
+
+
+# -- what a person means ---------------------------------------------------------------------------
+
+
+def test_reading_a_resource_and_setting_it_again_changes_nothing() -> None:
+    job = JobScript("true", "x", backend="slurm", time=5, mem=1500)
+    before = str(job)
+    job.time, job.mem = job.time, job.mem
+    job.resources["time"] = job.resources["time"]
+    assert (job.time, job.mem) == ("00:05:00", "1500M")
+    assert (
+        JobScript("true", "x", backend="slurm", time=job.time, mem=job.mem).time
+        == "00:05:00"
+    )
+    job.resources.update({"mem": job.resources["mem"]})
+    assert str(job) == before
+    job.resources["time"] = "00:10:00"
+    assert "--time=00:10:00" in str(job)
+    job.resources = {"time": "2h", "jobname": "x"}
+    assert (job.time, job.mem) == ("02:00:00", None)
+    with pytest.raises(SettingsError, match="not a time limit"):
+        job.resources["time"] = "soon"
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "name"),
+    [
+        ("walltime", "1h", "time"),
+        ("h_rt", "1:00:00", "time"),
+        ("partition", "gpu", "queue"),
+        ("memory", "2G", "mem"),
+        ("name", "n", "jobname"),
+        ("output", "o", "stdout"),
+        ("error", "e", "stderr"),
+        ("cpus_per_task", 3, "threads"),
+        ("cpus-per-task", 3, "threads"),
+        ("ntasks_per_node", 3, "ppn"),
+    ],
+)
+def test_other_words_for_common_resources(word: str, value: Any, name: str) -> None:
+    made = JobScript("true", backend="slurm", options={name: value})
+    loose: Any = JobScript
+    for job in (
+        JobScript("true", backend="slurm", options={word: value}),
+        loose("true", backend="slurm", **{word: value}),
+    ):
+        assert job.resources == made.resources
+        assert job.resources[word] == job.resources[name]
+    late = JobScript("true", backend="slurm")
+    setattr(late, word, value)
+    assert late.resources == made.resources
+    Path("p.ini").write_text(
+        f"[Attributes]\nbackend = slurm\n[Resources]\n{word} = {value}\n"
+    )
+    read = JobScript("true")
+    read.read_settings("p.ini")
+    assert read.resources == made.resources
+
+
+@pytest.mark.parametrize("word", ["cores", "cpus", "ntasks", "gres", "dependency"])
+def test_words_that_may_mean_one_thing_or_another_are_refused(word: str) -> None:
+    with pytest.raises(
+        SettingsError, match=f"{word}' is not a common resource: say .*--{word}"
+    ):
+        JobScript("true", options={word: 4})
+    Path("p.ini").write_text(f"[Resources]\n{word} = 4\n")
+    with pytest.raises(SettingsError, match=r"p\.ini.*not a common resource"):
+        JobScript("true").read_settings("p.ini")
+    job = JobScript("true", backend="slurm", options={f"--{word}": 4})
+    assert f"#SBATCH --{word}=4\n" in str(job)
+
+
+def test_one_resource_given_twice_is_refused() -> None:
+    with pytest.raises(SettingsError, match="'time' and 'walltime' are the same"):
+        JobScript("true", time="1h", options={"walltime": "2h"})
+    Path("p.ini").write_text("[Resources]\nqueue = a\npartition = b\n")
+    with pytest.raises(
+        SettingsError, match=r"p\.ini.*'queue' and 'partition' are the same"
+    ):
+        JobScript("true").read_settings("p.ini")
+    # what is set later goes over it, whatever the word
+    job = JobScript("true", time="1h")
+    job.resources["walltime"] = "2h"
+    assert job.time == "02:00:00"
+
+
+def test_slips_are_told() -> None:
+    job = JobScript("echo {{ quene }}", "x")
+    job.quene = "a parameter, which the body uses"
+    assert job.params == {"quene": "a parameter, which the body uses"}
+    other: Any = JobScript("true", "x")
+    with pytest.raises(SettingsError, match="Did you mean 'queue'"):
+        other.quene = "long"
+    with pytest.raises(SettingsError, match="Did you mean 'workdir'"):
+        other.worcdir = "/x"
+    loose: Any = JobScript
+    with pytest.raises(SettingsError, match="Did you mean 'remote'"):
+        loose("true", remot="me@host")
+
+
+def test_parameters_that_nothing_uses_are_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    str(JobScript("echo {{ T }}", "unused", params={"T": 1, "temperature": 2}))
+    assert "no template uses 'temperature'" in caplog.text
+    caplog.clear()
+    used = JobScript(
+        "echo {{ T }}", "used", params={"T": 1, "x": 2}, epilogue="echo {{ x }}"
+    )
+    assert "echo 1" in str(used)
+    assert caplog.text == ""
+
+
+def test_variables_in_the_spelling_of_2018_are_refused() -> None:
+    for text in ("cp {rootdir}/a .", "echo ${A} {workdir}"):
+        with pytest.raises(
+            RenderError, match=r"line 1: \{\w+\} is how the clusterjob of 2018"
+        ):
+            str(JobScript(text, "x"))
+    with pytest.raises(RenderError, match=r"'X' is undefined.*\$\{X\}"):
+        str(JobScript("echo ${{X}}", "x"))
+    for text in (
+        "echo ${rootdir} ${X} {a,b}",
+        "#!/usr/bin/env python3\nprint(f'{workdir}')",
+    ):
+        assert text.splitlines()[-1] in str(JobScript(text, "x"))
+    assert "{rootdir}" in str(JobScript("echo {rootdir}", "x", verbatim=True))
+
+
+def test_folders_are_what_the_profile_says_and_their_whole_path_has_a_name() -> None:
+    job = JobScript(
+        "echo {{ workdir }} {{ full_workdir }}",
+        "x",
+        rootdir="/scratch",
+        workdir="run 1",
+        backend="slurm",
+    )
+    assert "echo run 1 /scratch/run 1\n" in str(job)
+
+
+def test_overrides_are_for_the_backend_of_their_profile() -> None:
+    Path("p.ini").write_text(
+        "[Attributes]\nbackend = slurm\n[Directives]\nqueue = --qos={{ queue }}\n"
+        "[Resources]\nqueue = x\n"
+    )
+    job = JobScript("true", "x")
+    job.read_settings("p.ini")
+    assert "#SBATCH --qos=x\n" in str(job)
+    job.backend = "lsf"
+    assert "#BSUB -q x\n" in str(job)
+    job.backend = "slurm"
+    assert "#SBATCH --qos=x\n" in str(job)
