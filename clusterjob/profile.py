@@ -5,6 +5,7 @@ They say which backend, on which host, with which defaults and overrides.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,41 @@ ATTRIBUTES = (
 )
 
 
+# what the clusterjob of 2018 called something, and how that is said now
+_GONE = {
+    "cache_counter": "nothing: jobs are found by what they are, or by cache_id",
+    "cache_prefix": "nothing: records lie in one store, which JobScript.cache_folder names",
+    "debug_cmds": "logging.getLogger('clusterjob').setLevel('DEBUG')",
+    "default_backend": "JobScript.backend = ...",
+    "default_remote": "JobScript.remote = ...",
+    "default_shell": "JobScript.shell = ...",
+    "max_sleep_interval": "poll_interval (s) in [Limits] of the profile",
+    "module_name": "a folder with backend.ini, named by the attribute backend",
+    "scp": "transport = openssh, and the ssh_config that it reads",
+    "sleep_interval": "poll_interval (s) in [Limits] of the profile",
+    "ssh": "transport = openssh, and the ssh_config that it reads",
+}
+_INTERPOLATION = re.compile(r"%\((\w+)\)s")
+
+
+def check_gone(name: str, file: object = None) -> None:
+    """Refuse a name of 2018, with what replaces it. Raises :class:`SettingsError`."""
+    if name in _GONE:
+        raise SettingsError(
+            f"{name!r} was a name of the clusterjob of 2018; now it is {_GONE[name]}",
+            file=file,
+            section=None if file is None else "Attributes",
+            key=None if file is None else name,
+        )
+    if name == "cache_folder" and file is not None:
+        raise SettingsError(
+            "the store is not a profile's: set JobScript.cache_folder, or $CLUSTERJOB_STORE",
+            file=file,
+            section="Attributes",
+            key=name,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Profile:
     """One INI file, read and checked as far as that is possible without its backend."""
@@ -59,8 +95,10 @@ def read_profile(path: str | Path) -> Profile:
     file = Path(path).expanduser().absolute()
     sections = read_ini(file)
     _check_section_names(sections, file)
+    _check_interpolation(sections, file)
     attributes = sections.pop("Attributes", {})
     for key in attributes:
+        check_gone(key, file)
         check_spelling(key, ATTRIBUTES, file=file, section="Attributes")
         if key in COMMON_RESOURCES:
             raise SettingsError(
@@ -83,8 +121,29 @@ def read_profile(path: str | Path) -> Profile:
     return Profile(file, attributes, resources, sections)
 
 
+def _check_interpolation(sections: Sections, file: Path) -> None:
+    """Refuse ``%(name)s``, which until 2018 stood for another key."""
+    for section in ("Attributes", "Resources"):
+        for key, value in sections.get(section, {}).items():
+            match = _INTERPOLATION.search(value)
+            if match is not None:
+                raise SettingsError(
+                    f"{match[0]} is not filled in any more. In scripts write "
+                    f"{{{{ {match[1]} }}}}; elsewhere write the value out",
+                    file=file,
+                    section=section,
+                    key=key,
+                )
+
+
 def _check_section_names(sections: Sections, file: Path) -> None:
     """Refuse near misses: other names are sections of a backend, which come later."""
+    if "DEFAULT" in sections:
+        raise SettingsError(
+            "this section is not read any more: write its keys into [Attributes] or [Resources]",
+            file=file,
+            section="DEFAULT",
+        )
     for right in ("Attributes", "Resources"):
         for wrong in (right.lower(), right.removesuffix("s"), right.upper()):
             if wrong in sections:

@@ -382,6 +382,7 @@ class AsyncResult:
         Where its store has the record still, the newer state counts. Raises :class:`StoreError`.
         """
         try:
+            _check_no_pickle(path)
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             record = Record.from_json(
                 json.dumps(data["record"]), json.dumps(data["spec"])
@@ -528,6 +529,16 @@ class AsyncResult:
         task = self.record.task
         why = f" ({task.reason})" if task.reason else ""
         return f"<AsyncResult {self.name!r} {self.job_id or '-'} {task.status}{why}>"
+
+
+def _check_no_pickle(path: str | os.PathLike[str]) -> None:
+    """Refuse what the clusterjob of 2018 dumped: pickles are programs, and are not run."""
+    with open(path, "rb") as file:
+        if file.read(2)[:1] in (b"\x80", b"(", b"c"):
+            raise StoreError(
+                f"{path} is a pickle, as the clusterjob of 2018 wrote them, which is not read: "
+                "submit the job again, with the same cache_id where there was one"
+            )
 
 
 def _newest(engine: Engine, record: Record) -> Record:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, overload
@@ -25,7 +27,15 @@ from clusterjob.backend import (
     warn_of_unused,
 )
 from clusterjob.batch import After, Job
-from clusterjob.engine import RUNS, Engine, Scheduler, default_engines, render_record
+from clusterjob.class_defaults import JobScriptType
+from clusterjob.engine import (
+    RUNS,
+    Engine,
+    Scheduler,
+    default_engines,
+    render_by_hand,
+    render_record,
+)
 from clusterjob.errors import RenderError, SettingsError, TransportError
 from clusterjob.files import (
     Files,
@@ -49,7 +59,7 @@ from clusterjob.native_script import (
     read_script,
     read_text,
 )
-from clusterjob.profile import ATTRIBUTES, Profile, read_profile
+from clusterjob.profile import ATTRIBUTES, Profile, check_gone, read_profile
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.session import Session
@@ -110,7 +120,12 @@ class JobSettings(TypedDict, total=False):
     array: str | None
 
 
-class JobScript:
+# jobs that were neither submitted nor forgotten
+_unsubmitted: weakref.WeakSet[JobScript] = weakref.WeakSet()
+_log = logging.getLogger(__name__)
+
+
+class JobScript(metaclass=JobScriptType):
     """A job: what to run, with which resources, where.
 
     ``body`` is a script in any language (a shebang is honoured, else ``shell`` runs it) and a Jinja
@@ -180,8 +195,8 @@ class JobScript:
         self,
         body: str,
         jobname: str | None = None,
-        *,
         aux_scripts: Mapping[str, str] | None = None,
+        *,
         inputs: Files = (),
         outputs: Files = (),
         params: Mapping[str, object] | None = None,
@@ -227,11 +242,15 @@ class JobScript:
         self.resources.put(native.resources)
         if self._defaults is not None:
             self._apply(self._defaults)
+        for name, value in type(self).defaults().items():
+            setattr(self, name, value)
+        _unsubmitted.add(self)
         given = {**settings, **(options or {})}
         if jobname is not None:
             given["jobname"] = jobname
         check_once(name for name in given if name not in ATTRIBUTES)
         for name, value in given.items():
+            check_gone(name)
             if name in ATTRIBUTES:
                 setattr(self, name, value)
                 continue
@@ -297,13 +316,21 @@ class JobScript:
     def read_defaults(cls, path: str | os.PathLike[str] | None = None) -> None:
         """Take the defaults of all job scripts made from now on from a profile.
 
-        Without an argument there are none again. Raises :class:`SettingsError`.
+        Without an argument there are none again. Jobs that were made before keep their settings.
+        Raises :class:`SettingsError`.
         """
+        if _unsubmitted:
+            _log.warning(
+                "%d job scripts that were made before read_defaults, and not submitted yet, keep "
+                "their settings; job.read_settings(path) changes them",
+                len(_unsubmitted),
+            )
         cls._defaults = None
         if path is not None:
             profile = read_profile(os.fspath(path))
             cls._check_profile(profile)
             cls._defaults = profile
+            cls.forget({**profile.attributes, **profile.resources})
 
     def read_settings(self, path: str | os.PathLike[str]) -> None:
         """Put the attributes, resources and overrides of a profile over those of this job.
@@ -343,6 +370,7 @@ class JobScript:
         self.resources[name] = value
 
     def __setattr__(self, name: str, value: object) -> None:
+        check_gone(name)
         if name in ATTRIBUTES:
             self.attributes[name] = value  # type: ignore[assignment]  # checked when it is used
         elif name in COMMON_RESOURCES:
@@ -475,9 +503,16 @@ class JobScript:
         return f"<JobScript {self._label!r} backend={self.backend or 'local'!r}>"
 
     def write(self, filename: str | os.PathLike[str]) -> None:
-        """Write the rendered script to a local file, executable for its owner."""
+        """Write a script to a local file, executable for its owner, that can be submitted by hand.
+
+        It does what the submitted one does, as often as it is submitted; clusterjob does not know
+        of such jobs.
+        """
+        engine = default_engines.at_hand(JobScript.cache_folder)
+        record = self.prepare(engine)
+        text = render_by_hand(engine.scheduler(record.spec.cluster), record)
         path = Path(filename)
-        path.write_text(self.render_script(), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         path.chmod(0o700)
 
     # -- submitting --------------------------------------------------------------------------------
@@ -548,6 +583,8 @@ class JobScript:
         :class:`SettingsError`, :class:`RenderError`, :class:`SubmissionError`.
         """
         dry = not batch
+        if not dry:
+            _unsubmitted.discard(self)
         reference = self.cluster_reference
         scheduler = engine.scheduler(reference)
         backend = scheduler.backend

@@ -31,7 +31,7 @@ FLOORS = [
     ["waiting", "reuse"],
     ["result", "planning"],
     ["results"],
-    ["batch"],
+    ["batch", "class_defaults"],
     ["session"],
     ["script"],
     ["admin"],

@@ -78,7 +78,10 @@ def _syntax_error(path: Path, error: configparser.Error) -> SettingsError:
         )
     if isinstance(error, configparser.ParsingError) and error.errors:
         number, text = error.errors[0]
-        return SettingsError(f"line {number}: {text} is not 'key = value'", file=path)
+        hint = " (a colon does not separate them)" if ":" in text else ""
+        return SettingsError(
+            f"line {number}: {text} is not 'key = value'{hint}", file=path
+        )
     return SettingsError(str(error), file=path)
 
 

@@ -65,6 +65,8 @@ def find_backend(name: str, beside: Iterable[Path] = ()) -> Path:
         if name and _is_backend(folder / name):
             return folder / name
     hint = suggest(name, list_backends(beside))
+    if name == "pbs":
+        hint = " Say 'torque' for Torque, or 'pbspro' for PBS Pro and OpenPBS."
     looked = ", ".join(str(folder) for folder in folders)
     raise BackendNotFoundError(
         f"there is no backend {name!r}.{hint} Looked in: {looked}"

@@ -44,6 +44,7 @@ class Script:
     inputs: Sequence[tuple[str, str]] = ()  # path in the workdir, sha256
     after: Sequence[str] = ()  # job ids
     attributes: Mapping[str, object] = field(default_factory=dict)
+    by_hand: bool = False  # a person submits it, perhaps several times
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class Renderer:
         key = (
             script.folder,
             script.workdir,
+            script.by_hand,
             script.setup and (script.setup, script.shell),
             time,
             named,
@@ -134,6 +136,7 @@ class Renderer:
                 hidden=hidden,
                 body=_BODY,
                 interpreter=interpreter,
+                by_hand=script.by_hand,
                 setup=script.setup,
                 shell=script.shell,
             )

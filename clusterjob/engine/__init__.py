@@ -3,7 +3,7 @@
 from clusterjob.engine.cluster import Cluster
 from clusterjob.engine.defaults import default_engines
 from clusterjob.engine.engine import Batch, Engine
-from clusterjob.engine.job_files import RUNS, new_batch, render_record
+from clusterjob.engine.job_files import RUNS, new_batch, render_by_hand, render_record
 from clusterjob.engine.lease import LEASE, heartbeats, is_abandoned
 from clusterjob.engine.replies import Receipt
 from clusterjob.engine.scheduler import Scheduler
@@ -20,5 +20,6 @@ __all__ = [
     "heartbeats",
     "is_abandoned",
     "new_batch",
+    "render_by_hand",
     "render_record",
 ]

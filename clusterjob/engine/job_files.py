@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from clusterjob.backend import AfterForm, Script
@@ -14,6 +14,7 @@ from clusterjob.files import Upload
 from clusterjob.store import Record
 
 RUNS = ".clusterjob-runs"
+BY_HAND = "byhand"  # in place of a token
 
 
 def new_batch() -> str:
@@ -43,14 +44,22 @@ def relative_script_path(scheduler: Scheduler, record: Record) -> str:
 
 def render_record(scheduler: Scheduler, record: Record) -> str:
     """Render the script of a record, as it is or will be submitted."""
-    spec, general = record.spec, scheduler.backend.general
-    suffix = (
-        f".{general.array_task}"
-        if record.tasks is not None and general.array_task
-        else ""
-    )
+    general = scheduler.backend.general
+    is_array = record.tasks is not None and general.array_task
+    suffix = f".{general.array_task}" if is_array else ""
     log = f"{RUNS}/{os.path.basename(record.folder)}/{record.token}{suffix}"
-    resources = {"stdout": f"{log}.out", "stderr": f"{log}.err", **spec.resources}
+    return _render(scheduler, record, {"stdout": f"{log}.out", "stderr": f"{log}.err"})
+
+
+def render_by_hand(scheduler: Scheduler, record: Record) -> str:
+    """Render a script of the same job that a person submits."""
+    record.folder, record.token = f"{record.workdir}/{RUNS}/{BY_HAND}", BY_HAND
+    return _render(scheduler, record, {})
+
+
+def _render(scheduler: Scheduler, record: Record, logs: Mapping[str, str]) -> str:
+    spec, general = record.spec, scheduler.backend.general
+    resources = {**logs, **spec.resources}
     given = {name: value for name, value in resources.items() if value != ""}
     guards: list[str] = []
     if general.after is AfterForm.GUARDED:
@@ -66,6 +75,7 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
         inputs=[(item.path, item.digest) for item in spec.inputs],
         after=[parent.job_id for parent in spec.waits_for],
         attributes=spec.attributes,
+        by_hand=record.token == BY_HAND,
     )
     return scheduler.renderer.render(given, script)
 
