@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypedDict, overload
 
 from clusterjob.keys import shape_of
-from clusterjob.reuse import find_former
+from clusterjob.reuse import find_former, words_for_changed
 from clusterjob.status import Status
 from clusterjob.store import JobSpec, Record, Store
 
@@ -131,6 +131,19 @@ class Planner:
     def plan(self) -> Plan:
         """Return the plan of all jobs, in their order."""
         return Plan(tuple(self._steps[number] for number in sorted(self._steps)))
+
+    def note_changed(self, changed: Mapping[str, Sequence[Record]]) -> None:
+        """Note programs that have changed since jobs were submitted that would be reused."""
+        words: dict[str, list[str]] = {}
+        for path, records in changed.items():
+            for record in records:
+                said = words.setdefault(record.key, [])
+                said.append(words_for_changed(path, record))
+        for number, step in self._steps.items():
+            more = words.get(step.key)
+            if more is not None:
+                differences = (*step.differences, *more)
+                self._steps[number] = replace(step, differences=differences)
 
     def _plan_one(self, record: Record, holder: Record | None) -> PlannedJob:
         if holder is None:

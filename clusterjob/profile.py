@@ -97,6 +97,13 @@ def read_profile(path: str | Path) -> Profile:
     _check_section_names(sections, file)
     _check_interpolation(sections, file)
     attributes = sections.pop("Attributes", {})
+    if attributes.get("inputs", "auto") != "auto":
+        raise SettingsError(
+            "expected auto: the programs that a body calls; files are named by the job script",
+            file=file,
+            section="Attributes",
+            key="inputs",
+        )
     for key in attributes:
         check_gone(key, file)
         check_spelling(key, ATTRIBUTES, file=file, section="Attributes")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from clusterjob.keys import RULES, former_key, shape_of
 from clusterjob.store import OLD_KEYS, Record, Store
@@ -91,6 +91,18 @@ def tell_reused(records: Sequence[Record], total: int) -> None:
             _counted(total, "job"),
             _names(records),
         )
+
+
+def tell_changed(changed: Mapping[str, Sequence[Record]]) -> None:
+    """Say in the log that programs were changed since jobs ran that are not submitted again."""
+    for path, records in changed.items():
+        _log.warning("%s: %s", _names(records), words_for_changed(path, records[0]))
+
+
+def words_for_changed(path: str, record: Record) -> str:
+    """Return what to say of a program that was changed since a job was submitted."""
+    name = path.removeprefix(record.workdir.rstrip("/") + "/")
+    return f"{name} has changed since; add it to inputs, or submit with force=True"
 
 
 def _counted(number: int, word: str) -> str:

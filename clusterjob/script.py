@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 import secrets
@@ -43,6 +44,7 @@ from clusterjob.files import (
     expand_inputs,
     parse_files,
     parse_outputs,
+    programs_in,
 )
 from clusterjob.keys import (
     RULES,
@@ -132,7 +134,8 @@ class JobScript(metaclass=JobScriptType):
     template: the attributes of a profile, ``params`` and the resources are its variables. With
     ``verbatim`` it is taken as it stands. ``aux_scripts`` are more scripts, by file name in the
     workdir. ``inputs`` are files that go there, ``outputs`` patterns of files that come back; both
-    are paths, pairs of a path and its new name, or a mapping. ``options`` are the scheduler's own
+    are paths, pairs of a path and its new name, or a mapping; ``inputs="auto"`` are the programs
+    here that the body calls by their paths. ``options`` are the scheduler's own
     options, by name; at run time they may be keywords too.
 
     The keywords and their units are those of :class:`JobSettings`. Setting an attribute,
@@ -234,7 +237,7 @@ class JobScript(metaclass=JobScriptType):
         own["body"], own["verbatim"] = native.body, verbatim
         own["_native"] = native
         own["aux_scripts"] = dict(aux_scripts or {})
-        own["inputs"] = parse_files(inputs, "input")
+        own["inputs"] = "auto" if inputs == "auto" else parse_files(inputs, "input")
         own["outputs"] = parse_files(outputs, "output")
         own["params"] = dict(params or {})
         own["attributes"], own["_profiles"] = dict(native.attributes), ()
@@ -361,6 +364,8 @@ class JobScript(metaclass=JobScriptType):
 
     def _apply(self, profile: Profile) -> None:
         self.__dict__["attributes"] = {**self.attributes, **profile.attributes}
+        if self.attributes.pop("inputs", None) == "auto" and not self.inputs:
+            self.__dict__["inputs"] = "auto"
         self.resources.put(profile.resources)
         backend = self.attributes.get("backend") or "local"
         self.__dict__["_profiles"] = (*self._profiles, (backend, profile))
@@ -590,7 +595,8 @@ class JobScript(metaclass=JobScriptType):
         backend = scheduler.backend
         workdir = self._resolve_workdir(scheduler, dry)
         after = [parent_of(parent, reference, dry) for parent in parents]
-        spec = self._make_spec(backend, reference, workdir, cache_id, after)
+        inputs = self._inputs(workdir, parents)
+        spec = self._make_spec(backend, reference, workdir, cache_id, after, inputs)
         name = str(spec.resources["jobname"])
         indices = check_array(backend, spec.resources.get("array"))
         return Record(
@@ -629,6 +635,7 @@ class JobScript(metaclass=JobScriptType):
         workdir: str,
         cache_id: str | None,
         after: Sequence[Parent],
+        inputs: tuple[InputFile, ...],
     ) -> JobSpec:
         """Render all that is submitted, and check it against the backend."""
         settings, here = self.attributes, os.getcwd()
@@ -650,7 +657,6 @@ class JobScript(metaclass=JobScriptType):
             )
             for path, text in self.aux_scripts.items()
         }
-        inputs = expand_inputs(self.inputs)
         _check_names(name, aux, inputs)
         named = {**settings, **self.params}
         outputs = parse_outputs(self.outputs)
@@ -677,6 +683,26 @@ class JobScript(metaclass=JobScriptType):
             cache_id=cache_id,
         )
 
+    def _inputs(self, workdir: str, parents: Sequence[Record]) -> tuple[InputFile, ...]:
+        """Return the inputs; those that a parent makes have no sum of their contents.
+
+        A file is a parent's where it is not there yet, where it is one of a parent's outputs, or
+        where it was changed in their common workdir on this machine since the parent was submitted.
+        """
+        files = self.inputs
+        if files == "auto":
+            named = programs_in(self.body)
+            files = [
+                path
+                for path in named
+                if os.path.isfile(path) and not os.path.isabs(path)
+            ]
+        found = expand_inputs(files, may_lack=bool(parents))
+        return tuple(
+            InputFile(item.path, "", "") if _is_made(item, workdir, parents) else item
+            for item in found
+        )
+
     def _all_resources(self, backend: Backend) -> dict[str, ResourceValue]:
         """Return what is asked for, by the user and by the directives of a native script."""
         given = self.resources.amounts()
@@ -689,6 +715,21 @@ class JobScript(metaclass=JobScriptType):
         if workdir.startswith(("/", "~")):
             return here
         return os.path.normpath(os.path.join(here, workdir))
+
+
+def _is_made(item: InputFile, workdir: str, parents: Sequence[Record]) -> bool:
+    """Whether one of the parents makes an input."""
+    target = os.path.realpath(os.path.join(workdir, item.path))
+    for parent in parents:
+        if parent.workdir != workdir:
+            continue
+        patterns = [output.pattern for output in parent.output_patterns]
+        if any(fnmatch.fnmatch(item.path, pattern) for pattern in patterns):
+            return True
+        is_here = not parent.host and os.path.realpath(item.source) == target
+        if is_here and os.path.getmtime(target) >= parent.created:
+            return True
+    return False
 
 
 def _check_names(

@@ -14,7 +14,7 @@ from clusterjob.errors import JobNotFoundError, SettingsError, SubmissionError
 from clusterjob.keys import repeated_key
 from clusterjob.result import AsyncResult, submit_records
 from clusterjob.results import Results
-from clusterjob.reuse import adopt_former, tell_reused
+from clusterjob.reuse import adopt_former, tell_changed, tell_reused
 from clusterjob.status import Status
 from clusterjob.store import Record, Store, open_store
 from clusterjob.transport import Connections
@@ -113,6 +113,7 @@ class Session:
         results = Results(batch.results[number] for number in range(len(batch.jobs)))
         reused = [result.record for result in results if result.reused]
         tell_reused(reused, len(results))
+        tell_changed(self.engine.changed_programs(reused))
         return results
 
     def plan(
@@ -138,6 +139,11 @@ class Session:
             holders = planner.add(generation, records)
             for number, holder in zip(generation, holders, strict=True):
                 batch.results[number] = AsyncResult(holder, self.engine)
+        found = [result.record for result in batch.results.values()]
+        here = [
+            record for record in found if not record.host
+        ]  # others would have to be asked
+        planner.note_changed(self.engine.changed_programs(here))
         return planner.plan()
 
     def _prepare(

@@ -418,24 +418,38 @@ class _Reader:
             )
 
     def native(self) -> Native:
-        given, plain = self.sections.get("Native", {}), Native()
+        given = self.sections.get("Native", {})
+        plain = Native()
         whole = parse_boolean(given.get("whole", "no"))
         if whole is None:
             raise self.error("expected yes or no", "Native", "whole")
-        aliases = [word.partition(":") for word in given.get("aliases", "").split()]
+
+        def words(key: str) -> tuple[str, ...]:
+            return tuple(given.get(key, "").split())
+
+        def templates(key: str) -> tuple[str, ...]:
+            text = given.get(key, "")
+            return tuple(text.strip().splitlines())
+
+        aliases = {}
+        for word in words("aliases"):
+            short, _, name = word.partition(":")
+            aliases[short] = name
+        style = self.choice(NativeStyle, "Native", "style", plain.style)
+        time = self.choice(NativeTime, "Native", "time", plain.time)
         return Native(
             prefix=self.pattern("Native", "prefix"),
             whole=whole,
-            style=self.choice(NativeStyle, "Native", "style", plain.style),
-            time=self.choice(NativeTime, "Native", "time", plain.time),
+            style=style,
+            time=time,
             memory=given.get("memory", plain.memory),
             spare=given.get("spare", plain.spare),
-            aliases={short: name for short, _, name in aliases},
-            lists=tuple(given.get("lists", "").split()),
-            chunks=tuple(given.get("chunks", "").split()),
-            also=tuple(given.get("also", "").strip().splitlines()),
-            given=tuple(given.get("given", "").split()),
-            nearly=tuple(given.get("nearly", "").strip().splitlines()),
+            aliases=aliases,
+            lists=words("lists"),
+            chunks=words("chunks"),
+            given=words("given"),
+            also=templates("also"),
+            nearly=templates("nearly"),
         )
 
     def limits(self) -> Limits:

@@ -287,6 +287,32 @@ def _readers(backend: Backend, convert: bool) -> list[_Reader]:
 
 def _invert(native: Native, template: str, number: int) -> list[_Reader]:
     """Return readers for the options that a template writes."""
+    text, tags = _take_tags(template.replace('"', ""))
+    found: list[tuple[str, str]] = []
+    needs = set()
+    for option in re.split(r"\s+(?=(?:\0\d+\0)?-{1,2}[A-Za-z])", text.strip()):
+        bare = re.sub(r"^(?:\0\d+\0)+(?=-)", "", option)
+        name, value = _name_and_value(native, bare)
+        if bare == option:  # else it depends on a condition
+            needs.add(name)
+        found += [(name, part) for part in _parts(native, value)]
+    readers = []
+    for name, part in found:
+        pattern = re.compile(_fill(part, tags))
+        readers.append(_Reader(name, pattern, number, frozenset(needs)))
+    return readers
+
+
+def _name_and_value(native: Native, option: str) -> tuple[str, str]:
+    if native.style is not NativeStyle.PAIRS and not option.startswith("--"):
+        name, _, value = option.partition(" ")
+    else:
+        name, _, value = option.replace("=", " ", 1).partition(" ")
+    return name.strip(), value.strip()
+
+
+def _take_tags(template: str) -> tuple[str, list[str]]:
+    """Return a template with numbers in place of its tags, and the pattern of each tag."""
     tags: list[str] = []
 
     def keep(match: re.Match[str]) -> str:
@@ -295,34 +321,17 @@ def _invert(native: Native, template: str, number: int) -> list[_Reader]:
 
     def take_unit(match: re.Match[str]) -> str:
         number = int(match[1])
-        if tags[number].startswith(_HAS_UNIT):
-            tags[number] = tags[number].removesuffix(")") + f"{match[2]})"
-            return f"\0{number}\0"
-        return match[0]
+        if not tags[number].startswith(_HAS_UNIT):
+            return match[0]
+        tags[number] = tags[number].removesuffix(")") + f"{match[2]})"
+        return f"\0{number}\0"
 
-    text = _TAG.sub(keep, template).replace('"', "")
+    text = _TAG.sub(keep, template)
     text = re.sub(r"\0(\d+)\0(MB?|mb|s)\b", take_unit, text)
     # a condition that begins before an option's space is the option's
-    begins = "|".join(str(place) for place, tag in enumerate(tags) if tag == _BEGIN)
-    text = re.sub(rf"(\0(?:{begins})\0)(\s+)(?=-)", r"\2\1", text)
-    texts = re.split(r"\s+(?=(?:\0\d+\0)?-{1,2}[A-Za-z])", text.strip())
-    found: list[tuple[str, str]] = []
-    needs = set()
-    for option in texts:
-        bare = re.sub(r"^(?:\0\d+\0)+(?=-)", "", option)
-        if native.style is NativeStyle.PAIRS:
-            name, _, value = option.partition("=")
-        else:
-            name, _, value = bare.replace("=", " ", bare.startswith("--")).partition(
-                " "
-            )
-        if bare == option:  # else it depends on a condition
-            needs.add(name.strip())
-        found += [(name.strip(), part) for part in _parts(native, value.strip())]
-    return [
-        _Reader(name, re.compile(_fill(part, tags)), number, frozenset(needs))
-        for name, part in found
-    ]
+    begins = [str(place) for place, tag in enumerate(tags) if tag == _BEGIN]
+    pattern = rf"(\0(?:{'|'.join(begins)})\0)(\s+)(?=-)"
+    return re.sub(pattern, r"\2\1", text), tags
 
 
 def _fill(text: str, tags: Sequence[str]) -> str:
@@ -432,6 +441,60 @@ def _seconds(form: NativeTime, text: str) -> int | None:
     return total + int(days or 0) * 86400 or None
 
 
+@dataclass
+class _Counts:
+    """How many of what, as far as that is known; ``odd`` are those that do not fit the others."""
+
+    nodes: int | None
+    ppn: int | None
+    threads: int | None
+    slots: int | None
+    cores: int | None
+    tasks: int | None
+    odd: set[str] = field(default_factory=set)
+
+    @property
+    def all_nodes(self) -> int:
+        return self.nodes or 1
+
+    @property
+    def all_cores(self) -> int:
+        processes = self.ppn or 1
+        return self.cores or processes * (self.threads or 1)
+
+    def use_slots(self) -> None:
+        """Slots are cores of all nodes."""
+        if self.slots is None:
+            return
+        if self.cores is None:
+            self.cores = -(-self.slots // self.all_nodes)
+        if self.slots % self.cores:
+            self.odd |= {"slots", "cores"}
+        elif self.nodes is None:
+            self.nodes = self.slots // self.cores
+
+    def use_tasks(self) -> None:
+        """Tasks are processes of all nodes."""
+        if self.tasks is not None and self.ppn is None:
+            self.ppn = -(-self.tasks // self.all_nodes)
+
+    def use_cores(self, spare: str) -> None:
+        """Cores of a node are its processes, or those of one process."""
+        if self.cores is None:
+            return
+        if self.threads is None and self.ppn is None:
+            if spare == "threads":
+                self.ppn = 1
+            else:
+                self.threads = 1
+        if self.ppn is None:
+            self.ppn = self.cores // (self.threads or 1)
+        if self.threads is None:
+            self.threads = self.cores // self.ppn
+        if self.ppn * self.threads != self.cores:
+            self.odd.add("cores")
+
+
 def _solve(native: Native, known: dict[str, ResourceValue]) -> set[str]:
     """Make nodes, processes, threads and memory of what a scheduler counts in its own way.
 
@@ -445,30 +508,24 @@ def _solve(native: Native, known: dict[str, ResourceValue]) -> set[str]:
     most = known.pop("array_max", None)
     if most is not None and "array" in known:
         known["array"] = f"{known['array']}%{most}"
-    nodes, ppn, threads = take("nodes"), take("ppn"), take("threads")
-    given = {"nodes": nodes, "ppn": ppn, "threads": threads}
-    slots, cores, tasks = take("slots"), take("cores"), take("tasks")
-    odd: set[str] = set()
-    if slots is not None:
-        if cores is None:
-            cores = -(-slots // (nodes or 1))
-        if slots % cores:
-            odd |= {"slots", "cores"}
-        else:
-            nodes = nodes or slots // cores
-    if tasks is not None:
-        ppn = ppn or -(-tasks // (nodes or 1))
-    if cores is not None:
-        if threads is None and ppn is None:
-            ppn, threads = (1, cores) if native.spare == "threads" else (cores, 1)
-        ppn = ppn or cores // (threads or 1)
-        threads = threads or cores // ppn
-        if ppn * threads != cores:
-            odd.add("cores")
-    _solve_memory(known, nodes or 1, cores or (ppn or 1) * (threads or 1))
-    counts = given if odd else {"nodes": nodes, "ppn": ppn, "threads": threads}
-    known.update({name: value for name, value in counts.items() if value})
-    return odd
+    given = {name: take(name) for name in ("nodes", "ppn", "threads")}
+    counts = _Counts(
+        nodes=given["nodes"],
+        ppn=given["ppn"],
+        threads=given["threads"],
+        slots=take("slots"),
+        cores=take("cores"),
+        tasks=take("tasks"),
+    )
+    counts.use_slots()
+    counts.use_tasks()
+    counts.use_cores(native.spare)
+    _solve_memory(known, counts.all_nodes, counts.all_cores)
+    for name, before in given.items():
+        value = before if counts.odd else getattr(counts, name)
+        if value:
+            known[name] = value
+    return counts.odd
 
 
 def _solve_memory(known: dict[str, ResourceValue], nodes: int, cores: int) -> None:

@@ -11,11 +11,10 @@ from clusterjob.cli.files import fetch, files
 from clusterjob.cli.hosts import connect, hosts
 from clusterjob.cli.inspect import backends, check, list_jobs, logs, show, status
 from clusterjob.cli.jobs import cancel, plan, render, resubmit, submit, wait
+from clusterjob.cli.output import NOT_FOUND
 from clusterjob.cli.store import doctor, prune, store
 from clusterjob.errors import ClusterJobError, JobNotFoundError
 from clusterjob.script import JobScript
-
-NOT_FOUND = 4
 
 
 @click.group(

@@ -10,6 +10,7 @@ import click
 
 from clusterjob.cli.options import ScriptOptions, make_job, script_options
 from clusterjob.cli.output import (
+    NOT_FOUND,
     as_json,
     describe,
     describe_reuse,
@@ -111,7 +112,7 @@ def cancel(jobs: Sequence[str]) -> None:
         click.echo(f"{result.job_id or result.key[:10]} {result.name}: {what}")
     for error in unknown:
         click.echo(f"Error: {error}", err=True)
-    sys.exit(1 if unknown else 0)
+    sys.exit(NOT_FOUND if unknown else 0)
 
 
 @click.command()

@@ -14,7 +14,8 @@ from clusterjob.results import Results
 from clusterjob.script import default_session
 from clusterjob.status import Status
 
-UNFINISHED = 3  # exit code
+# exit codes
+UNFINISHED, NOT_FOUND = 3, 4
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

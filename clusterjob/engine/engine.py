@@ -113,23 +113,60 @@ class Engine:
         """Submit records of any number of clusters; ``again`` says whether a holder makes room."""
         groups: dict[str, list[int]] = {}
         for position, record in enumerate(records):
-            groups.setdefault(record.spec.cluster.identity, []).append(position)
+            identity = record.spec.cluster.identity
+            groups.setdefault(identity, []).append(position)
         batch = Batch([None] * len(records))
         for positions in groups.values():
             members = [records[position] for position in positions]
-            cluster = self.cluster(members[0].spec.cluster, latest=True)
-            done = submit_records(self.store, cluster.scheduler, members, again)
-            gone = {refusal.record.token for refusal in done.refused}
-            for position, winner in zip(positions, done.winners, strict=True):
-                if winner.token in gone:
-                    continue
-                tracked = batch.winners[position] = cluster.track(winner)
-                if winner.token != records[position].token:
-                    cluster.want_outputs(tracked, records[position])
-            cluster.pace.reset_backoff()
-            if done.refused:
-                batch.refused.append((cluster.scheduler, done.refused))
+            winners = self._submit_to_one(members, again, batch)
+            for position, winner in zip(positions, winners, strict=True):
+                batch.winners[position] = winner
         return batch
+
+    def _submit_to_one(
+        self, records: Sequence[Record], again: Again, batch: Batch
+    ) -> list[Record | None]:
+        """Submit records of one cluster; return who holds their keys, None for a refused one."""
+        reference = records[0].spec.cluster
+        cluster = self.cluster(reference, latest=True)
+        done = submit_records(self.store, cluster.scheduler, records, again)
+        gone = {refusal.record.token for refusal in done.refused}
+        winners: list[Record | None] = []
+        for record, winner in zip(records, done.winners, strict=True):
+            if winner.token in gone:
+                winners.append(None)
+                continue
+            tracked = cluster.track(winner)
+            winners.append(tracked)
+            if winner.token != record.token:
+                cluster.want_outputs(tracked, record)
+        cluster.pace.reset_backoff()
+        if done.refused:
+            batch.refused.append((cluster.scheduler, done.refused))
+        return winners
+
+    def changed_programs(self, records: Iterable[Record]) -> dict[str, list[Record]]:
+        """Return the programs, by their paths, that have changed since the jobs were submitted.
+
+        One round trip a cluster; one that cannot be asked says nothing.
+        """
+        groups: dict[Cluster, list[Record]] = {}
+        for record in records:
+            if record.programs:
+                groups.setdefault(self.cluster_of(record), []).append(record)
+        changed: dict[str, list[Record]] = {}
+        for cluster, members in groups.items():
+            paths = {path for record in members for path, _ in record.programs}
+            try:
+                now = cluster.scheduler.digests(sorted(paths))
+            except CommandError as error:
+                _log.info("programs could not be compared: %s", error)
+                continue
+            for record in members:
+                for path, digest in record.programs:
+                    if now.get(path, digest) != digest:
+                        changed.setdefault(path, []).append(record)
+        return changed
 
     def recover(self) -> None:
         """Finish the submissions that processes which are gone left open, once a session.

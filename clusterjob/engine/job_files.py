@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clusterjob.backend import AfterForm, Script
 from clusterjob.engine.scheduler import Scheduler
-from clusterjob.files import Upload
+from clusterjob.files import Upload, programs_in
 from clusterjob.store import Record
 
 RUNS = ".clusterjob-runs"
@@ -72,12 +72,27 @@ def _render(scheduler: Scheduler, record: Record, logs: Mapping[str, str]) -> st
         shell=spec.shell,
         setup=spec.setup,
         guards=guards,
-        inputs=[(item.path, item.digest) for item in spec.inputs],
+        inputs=[(item.path, item.digest) for item in spec.inputs if item.digest],
         after=[parent.job_id for parent in spec.waits_for],
         attributes=spec.attributes,
         by_hand=record.token == BY_HAND,
     )
     return scheduler.renderer.render(given, script)
+
+
+def program_paths(record: Record) -> list[str]:
+    """Return the absolute paths of the programs that a body calls and that are no inputs.
+
+    Those in home folders are left out: only their host knows where they are.
+    """
+    spec = record.spec
+    inputs = {item.path for item in spec.inputs} | set(spec.aux)
+    found = []
+    for path in programs_in(spec.body):
+        plain = os.path.normpath(path)
+        if plain not in inputs and not path.startswith("~"):
+            found.append(os.path.normpath(os.path.join(record.workdir, path)))
+    return found
 
 
 def uploads_of(
@@ -106,6 +121,8 @@ def _job_uploads(scheduler: Scheduler, record: Record, again: bool) -> Iterable[
         path = os.path.join(record.workdir, name)
         yield Upload(path, text, executable=True, replace=True)
     for item in spec.inputs:
+        if not item.digest:
+            continue  # a job before this one makes it
         target = os.path.join(record.workdir, item.path)
         is_there = not scheduler.transport.host and _same_file(item.source, target)
         if not is_there:

@@ -33,7 +33,7 @@ from clusterjob.engine.scripts import (
     submission_script,
 )
 from clusterjob.errors import CommandError, TransportError
-from clusterjob.files import Upload, upload
+from clusterjob.files import Upload, digest_script, read_digests, upload
 from clusterjob.shell import (
     ExitCode,
     in_portions,
@@ -83,8 +83,10 @@ class Scheduler:
 
     # -- submitting --------------------------------------------------------------------------------
 
-    def submit(self, tickets: Sequence[Ticket]) -> Submission:
-        """Submit jobs whose scripts are in place, in one round trip.
+    def submit(
+        self, tickets: Sequence[Ticket], programs: Sequence[str] = ()
+    ) -> Submission:
+        """Submit jobs whose scripts are in place, and sum up ``programs``, in one round trip.
 
         A ticket with a receipt in its folder is not submitted again. Raises
         :class:`TransportError` where it is not known what happened, another :class:`CommandError`
@@ -94,12 +96,15 @@ class Scheduler:
         mark = new_mark()
         command = self._fill(self.backend.commands.submit, script='"$cj_script"')
         script = submission_script(self.backend, command, tickets, mark)
+        if programs:
+            script += f"\ncj_part programs\n{digest_script(programs)}"
         timeout = self.backend.limits.command_timeout * (1 + len(tickets) / 4)
         answer = self._run(script, timeout)
         parts = split_reply(answer.stdout, mark)
         _check_submission(answer, parts)
         began, ended, failed = (parts["done"] + " ").split(" ", 2)
         submission = Submission(began=float(began), ended=float(ended))
+        submission.digests = read_digests(parts.get("programs", ""))
         for token, receipt in parse_receipts(parts.get("receipts", "")).items():
             submission.receipts[token] = self._identify(receipt)
         # some folders could not be entered: their jobs were not submitted
@@ -181,6 +186,13 @@ class Scheduler:
                 exit_code=answer.exit_code,
                 stderr=_without_marks(answer.stderr, mark),
             )
+
+    def digests(self, programs: Sequence[str]) -> dict[str, str]:
+        """Return the sha256 of programs, by their paths; what is not there has none.
+
+        One round trip. Raises :class:`CommandError`.
+        """
+        return read_digests(self._run(digest_script(programs)).stdout)
 
     # -- knowing -----------------------------------------------------------------------------------
 

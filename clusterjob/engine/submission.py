@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from clusterjob.backend import ErrorKind
 from clusterjob.engine.conflicts import check_conflicts
-from clusterjob.engine.job_files import relative_script_path, uploads_of
+from clusterjob.engine.job_files import program_paths, relative_script_path, uploads_of
 from clusterjob.engine.jobs import by_member
 from clusterjob.engine.lease import Lease, process_name
 from clusterjob.engine.local_scripts import run_prologue
@@ -114,8 +114,10 @@ def offer(
         )
         for record in records
     ]
+    programs = {record.token: program_paths(record) for record in records}
+    paths = list(dict.fromkeys(path for found in programs.values() for path in found))
     try:
-        submission = scheduler.submit(tickets)
+        submission = scheduler.submit(tickets, paths)
     except TransportError as error:
         words = (
             f"it is not known whether it was submitted: {str(error).splitlines()[0]}"
@@ -128,6 +130,9 @@ def offer(
 
     def note(record: Record) -> None:
         record.submitted = record.submitted or (submission.began, submission.ended)
+        sums = submission.digests
+        known = [path for path in programs[record.token] if path in sums]
+        record.programs = tuple((path, sums[path]) for path in known)
         words = _note_answer(scheduler, record, submission.receipts.get(record.token))
         if words is not None:
             refused.append(Refusal(record, words))

@@ -11,6 +11,7 @@ from clusterjob.files.patterns import (
     parse_files,
     parse_outputs,
 )
+from clusterjob.files.programs import digest_script, programs_in, read_digests
 from clusterjob.files.uploading import upload
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Stream",
     "Upload",
     "check_inside",
+    "digest_script",
     "download",
     "expand_inputs",
     "explain",
@@ -28,6 +30,8 @@ __all__ = [
     "log_path",
     "parse_files",
     "parse_outputs",
+    "programs_in",
+    "read_digests",
     "read_log",
     "upload",
 ]

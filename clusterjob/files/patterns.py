@@ -76,14 +76,20 @@ def _deep(pattern: str) -> bool:
 # -- inputs ----------------------------------------------------------------------------------------
 
 
-def expand_inputs(files: Files) -> tuple[InputFile, ...]:
+def expand_inputs(files: Files, may_lack: bool = False) -> tuple[InputFile, ...]:
     """Return the input files that are meant, with their contents' sha256.
+
+    With ``may_lack`` a plain name may be that of a file that is not there yet, and has no sum then.
 
     Folders and globs bring many, symlinks what they point to. Raises :class:`SettingsError` for
     what is not there, what would leave the workdir, and two files of one name.
     """
     found: dict[str, InputFile] = {}
     for source, name in parse_files(files, "input"):
+        if may_lack and not os.path.lexists(source) and not _MAGIC.search(source):
+            target = check_inside(name or source, "input")
+            found[target] = InputFile(target, "", "")
+            continue
         for local, relative in _expand(os.path.expanduser(source), name, source):
             item = _input_file(local, relative, source)
             other = found.setdefault(item.path, item)

@@ -172,6 +172,8 @@ class Record(_Referable):
     # outputs that a later submission of the same job named, in place of the first one's
     wanted: tuple[OutputPattern, ...] = ()
     into: str = ""  # and where it wants them
+    # the sha256 of programs that the body called when it was submitted, by their absolute paths
+    programs: tuple[tuple[str, str], ...] = ()
     task: Task = field(default_factory=Task)
     tasks: dict[int, Task] | None = None  # of an array
     version: int = 0  # how often it was written over in its store
@@ -337,6 +339,7 @@ class Record(_Referable):
         if record.submitted is not None:  # JSON has lists alone
             began, ended = record.submitted
             record.submitted = (began, ended)
+        record.programs = tuple((path, digest) for path, digest in record.programs)
         record.wanted = tuple(OutputPattern(*item) for item in record.wanted)
         if tasks is not None:
             record.tasks = {

@@ -17,7 +17,10 @@ _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class InputFile(NamedTuple):
-    """One input: its path in the workdir, its sha256, and where it is on this machine."""
+    """One input: its path in the workdir, its sha256, and where it is on this machine.
+
+    One that a job before makes has neither.
+    """
 
     path: str
     digest: str

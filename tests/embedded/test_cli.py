@@ -176,7 +176,7 @@ def test_a_scheduler_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_cancelling_several_tells_of_unknown_ones_and_cancels_the_others() -> None:
     number = run("submit", "slow.sh", "-p", "p.ini").strip()
-    said = run("cancel", "nothing", number, "nobody", code=1)
+    said = run("cancel", "nothing", number, "nobody", code=4)
     assert f"{number} slow: is being cancelled" in said
     assert "'nothing'" in said
     assert "'nobody'" in said

@@ -273,3 +273,58 @@ def test_handles_can_be_copied_pickled_and_compared() -> None:
     assert result != submit(job("echo hi", "other"))[0]
     results = submit([job("true", "a"), job("true", "b")])
     assert pickle.loads(pickle.dumps(results)) == results
+
+
+# -- programs --------------------------------------------------------------------------------------
+
+
+def test_a_program_that_was_changed_is_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Path("sim.py").write_text("print(1)\n")
+    jobs = [
+        job(f"python3 sim.py {number} > out{number}.txt", f"sim{number}")
+        for number in range(2)
+    ]
+    first = submit(jobs)
+    first.wait(20)
+    assert first[0].record.programs[0][0] == str(Path("sim.py").absolute())
+    submit(jobs)
+    assert "changed" not in caplog.text
+    Path("sim.py").write_text("print(2)\n")
+    again = submit(jobs)
+    assert again == first
+    told = [line for line in caplog.messages if "changed" in line]
+    assert len(told) == 1
+    assert "'sim0' (" in told[0]
+    assert "sim.py has changed since; add it to inputs, or submit with force" in told[0]
+    assert "sim.py has changed since" in str(plan(jobs))
+    # as an input it is part of what is computed
+    with_input = [job("python3 sim.py 5", "with input", inputs="auto")]
+    third = submit(with_input)
+    third.wait(20)
+    Path("sim.py").write_text("print(3)\n")
+    assert not submit(with_input)[0].reused
+
+
+def test_programs_may_be_inputs_by_the_profile() -> None:
+    Path("sim.py").write_text("print(1)\n")
+    Path("auto.ini").write_text("[Attributes]\nbackend = local\ninputs = auto\n")
+    made = JobScript("python3 sim.py; cat results.txt || true", "a")
+    made.read_settings("auto.ini")
+    result = submit(made)[0]
+    assert [item.path for item in result.record.spec.inputs] == ["sim.py"]
+    result.wait(20)
+
+
+def test_inputs_that_a_parent_makes() -> None:
+    make = job("sleep 0.2; echo 1 > made.txt; echo make >> ledger", "make")
+    use = job("cat made.txt; echo use >> ledger", "use", inputs=["made.txt"])
+    with pytest.raises(SettingsError, match="no such file"):
+        submit(use)
+    for _ in range(2):
+        results = submit([make, use], after={use: [make]})
+        results.wait(20)
+        assert [result.record.status for result in results] == [Status.COMPLETED] * 2
+    assert results[1].stdout() == "1\n"
+    assert ledger() == ["make", "use"]
