@@ -65,8 +65,9 @@ class DirectiveWriter:
                         directive.template, wanted, derived, attributes or {}
                     )
                 )
+        shared = self._backend.general.shared
         for name, value in given.items():
-            if name not in self._expressed:
+            if name not in self._expressed and name.lstrip("-") not in shared:
                 lines.append(self._own_option(name, value))
         return [line for line in lines if line.strip()]
 
@@ -136,6 +137,29 @@ class DirectiveWriter:
             )
         return indices, most or None
 
+    def shared(self, resources: Mapping[str, ResourceValue | None]) -> dict[str, str]:
+        """Return the user's part of options that the template gives too.
+
+        Raises :class:`SettingsError` for one that would not be found again.
+        """
+        found = dict.fromkeys(self._backend.general.shared, "")
+        for name, value in resources.items():
+            key = name.lstrip("-")
+            if key in self._backend.general.shared and value is not None:
+                text = str(value)
+                _check_option(name, text)
+                if "|" in text:
+                    raise SettingsError(f"{name!r} = {text!r} must not have a '|'")
+                found[key] = text
+        return found
+
+    def _check_reserved(self, name: str) -> None:
+        for option, instead in self._backend.general.reserved:
+            if name.lstrip("-") == option:
+                raise SettingsError(
+                    f"the option {name!r} is clusterjob's own here; use the attribute {instead!r}"
+                )
+
     def _own_option(self, name: str, value: object) -> str:
         """Write a resource that is no common one as the scheduler's own option, as it stands."""
         if value is False:
@@ -143,12 +167,16 @@ class DirectiveWriter:
         general = self._backend.general
         text = str(value)
         _check_option(name, text)
+        self._check_reserved(name)
         if name.startswith("-"):
             long_form = name.startswith("--") and "=" in general.option
             separator = "=" if long_form else " "
             return name if value is True or not text else f"{name}{separator}{text}"
         if len(name) == 1:
             return f"-{name}" if value is True else f"-{name} {text}"
+        if general.resource and name not in general.options:
+            text = "true" if value is True else text
+            return general.resource.replace("{key}", name).replace("{value}", text)
         key = name.replace("_", general.underscore)
         form = general.flag if value is True else general.option
         return form.replace("{key}", key).replace("{value}", text)

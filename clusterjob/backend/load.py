@@ -298,17 +298,14 @@ class _Reader:
             after=self.choice(AfterForm, "Backend", "after", plain.after),
             array_lists=lists,
             job_variables=tuple(given.get("job_variables", "").split()),
+            options=tuple(given.get("options", "").split()),
+            shared=tuple(given.get("shared", "").split()),
+            reserved=tuple(map(_pair, given.get("reserved", "").split())),
             jobname=self.pattern("Backend", "jobname") or plain.jobname,
             workdir=self.pattern("Backend", "workdir") or plain.workdir,
             scan=self.pattern("Backend", "scan"),
-            patterns=tuple(
-                map(self._file_name_pattern, given.get("patterns", "").split())
-            ),
+            patterns=tuple(map(_pair, given.get("patterns", "").split())),
         )
-
-    def _file_name_pattern(self, text: str) -> tuple[str, str]:
-        pattern, _, value = text.partition(":")
-        return pattern, value
 
     def output(self, name: str) -> Output:
         section = f"Output:{name}"
@@ -473,3 +470,8 @@ class _Reader:
         return {
             kind: pattern for kind, pattern in patterns.items() if pattern is not None
         }
+
+
+def _pair(text: str) -> tuple[str, str]:
+    first, _, second = text.partition(":")
+    return first, second

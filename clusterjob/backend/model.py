@@ -96,6 +96,12 @@ class General:
     extends: str = ""
     option: str = "--{key}={value}"
     flag: str = "--{key}"
+    resource: str = ""  # of a name that is no option; empty: all are options
+    options: tuple[str, ...] = ()  # names of more than a letter that are options
+    # options that are ours too: the template joins them
+    shared: tuple[str, ...] = ()
+    # options that would undo ours: what to say in their place
+    reserved: tuple[tuple[str, str], ...] = ()
     underscore: str = "_"  # what stands for "_" in an option's name
     quoting: Quoting = Quoting.REFUSE
     job_variables: tuple[str, ...] = ()  # patterns; "!" before one that is kept

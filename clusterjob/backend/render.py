@@ -80,7 +80,12 @@ class Renderer:
             body = "|" + body.replace("\n", "\n|")
         name = resources.get("jobname")
         frame = self._frame(
-            script, resources.get("time"), name is not None, hidden, interpreter
+            script,
+            resources.get("time"),
+            name is not None,
+            hidden,
+            interpreter,
+            self._directives.shared(resources),
         )
         directives = self._directives.write(resources, script.after, script.attributes)
         lines = [frame.line.replace(_DIRECTIVE, directive) for directive in directives]
@@ -106,6 +111,7 @@ class Renderer:
         named: bool,
         hidden: bool,
         interpreter: tuple[str, ...],
+        shared: Mapping[str, str],
     ) -> _Frame:
         guards, inputs = tuple(script.guards), tuple(script.inputs)
         key = (
@@ -119,6 +125,7 @@ class Renderer:
             interpreter,
             guards,
             inputs,
+            tuple(shared.items()),
         )
         frame = self._frames.get(key)
         if frame is None:
@@ -139,6 +146,7 @@ class Renderer:
                 by_hand=script.by_hand,
                 setup=script.setup,
                 shell=script.shell,
+                shared=shared,
             )
             frame = self._cut(text)
             if len(self._frames) >= _MOST_FRAMES:
@@ -163,7 +171,7 @@ class Renderer:
         wrapper = _WRAPPER.read_text(encoding="utf-8")
         text = self.backend.template.replace("{{ wrapper }}", wrapper)
         where = f"the template {self.backend.general.template}"
-        return compile_template(text, where, comments=True)
+        return compile_template(text, where, self.backend.general.quoting)
 
     @functools.cached_property
     def _variables(self) -> list[tuple[str, str]]:

@@ -35,6 +35,8 @@ _COUNTS = ("nodes", "ppn", "threads", "gpus")
 _TEXTS = ("jobname", "queue", "account", "stdout", "stderr", "array")
 # the most that any known scheduler can be set up to take: MaxArraySize, slurm.conf(5), 24.11
 _MOST_ELEMENTS = 4_000_000
+# resources of schedulers that are nearly the names of common ones
+_NO_SLIPS = ("pmem", "vmem", "pvmem")
 _N = r"\d{1,15}"
 _ARRAY = re.compile(
     rf"((?:{_N}(?:-{_N}(?::{_N})?)?)(?:,{_N}(?:-{_N}(?::{_N})?)?)*)(?:%[1-9]\d*)?"
@@ -118,7 +120,7 @@ def check_spelling(
 
     It is a slip, and would be taken for something new.
     """
-    near = _nearest(key, tuple(known))
+    near = "" if key in _NO_SLIPS else _nearest(key, tuple(known))
     if not near:
         return
     message = f"unknown key. Did you mean {near!r}?"

@@ -55,22 +55,32 @@ def _environment(comments: bool = False) -> jinja2.Environment:
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(text: str, comments: bool) -> jinja2.Template:
-    return _environment(comments).from_string(_source(text, comments))
+def _compiled(text: str) -> jinja2.Template:
+    return _environment().from_string(_source(text))
 
 
-def _source(text: str, comments: bool) -> str:
-    if comments or "{% raw" in text:
+def _source(text: str) -> str:
+    if "{% raw" in text:
         return text
     return _NO_BLOCK.sub("{{ '{%' }}", text)  # printf's {%s} opens no block
 
 
-def compile_template(text: str, where: str, comments: bool = False) -> jinja2.Template:
-    """Compile a template; ``where`` names it in errors. Raises :class:`RenderError`."""
+def compile_template(
+    text: str, where: str, quoting: Quoting | None = None
+) -> jinja2.Template:
+    """Compile a template; ``where`` names it in errors.
+
+    That of a backend says how words are quoted in its directives, by the filter ``word``. Raises
+    :class:`RenderError`.
+    """
     import jinja2
 
     try:
-        return _compiled(text, comments)
+        if quoting is not None:
+            environment = _environment(comments=True).overlay()
+            environment.filters = {**environment.filters, "word": quoter(quoting)}
+            return environment.from_string(text)
+        return _compiled(text)
     except jinja2.TemplateSyntaxError as error:
         raise RenderError(
             f"{where}, line {error.lineno}: {error.message}. "
@@ -127,7 +137,7 @@ def names_in(text: str) -> frozenset[str] | None:
     from jinja2 import meta
 
     try:
-        tree = _environment().parse(_source(text, comments=False))
+        tree = _environment().parse(_source(text))
     except jinja2.TemplateSyntaxError:
         return None
     if any(True for _ in meta.find_referenced_templates(tree)):

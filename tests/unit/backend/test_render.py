@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,3 +188,56 @@ def test_a_body_that_cannot_be_written_does_not_run(shell: str, tmp_path: Path) 
         assert (done.returncode, done.stdout) == (code, output)
         assert ("is there room" in done.stderr) == bool(code)
         assert f"exit={code}\n" in (runs / "TOKEN.exit").read_text()
+
+
+# -- options of the scheduler's own ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "expected"),
+    [
+        ("pbspro", {"ncpus": 4, "pmem": "2gb"}, ["-l ncpus=4", "-l pmem=2gb"]),
+        ("pbspro", {"m": "ae", "W": "umask=022"}, ["-m ae", "-W umask=022"]),
+        ("torque", {"ncpus": 4}, ["-l ncpus=4"]),
+        ("lpbs", {"pvmem": "4gb", "M": "me@a"}, ["-l pvmem=4gb", "-M me@a"]),
+        ("sge", {"h_vmem": "2G", "slots": 2}, ["-l h_vmem=2G", "-l slots=2"]),
+        ("sge", {"pe": "smp 4", "m": "e"}, ["-pe smp 4", "-m e"]),
+        ("sge", {"hold_jid_ad": "7", "notify": True}, ["-hold_jid_ad 7", "-notify"]),
+        ("sge", {"exclusive": True}, ["-l exclusive=true"]),
+        ("slurm", {"ntasks_per_core": 1}, ["--ntasks-per-core=1"]),
+    ],
+)
+def test_names_that_are_no_options_are_resources(
+    backend: str, options: dict[str, Any], expected: list[str]
+) -> None:
+    text = str(JobScript("true", "x", backend=backend, options=options))
+    for line in expected:
+        assert re.search(rf"^#\S+ {re.escape(line)}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "line"),
+    [
+        ("slurm", {"comment": "two words"}, '--comment="clusterjob:TOKEN two words"'),
+        ("slurm", {"--comment": "x"}, '--comment="clusterjob:TOKEN x"'),
+        ("pbspro", {"v": "A=1,B"}, "-V -v CLUSTERJOB_TOKEN=TOKEN,A=1,B"),
+        ("torque", {"-v": "A=1"}, "-V -v CLUSTERJOB_TOKEN=TOKEN,A=1"),
+        ("lsf", {"Jd": "my words"}, '-Jd "clusterjob:TOKEN my words"'),
+        ("sge", {"v": "A=1"}, "-v A=1"),
+        ("pbspro", {"A": "project"}, "-A project"),
+    ],
+)
+def test_a_users_option_lives_beside_ours(
+    backend: str, options: dict[str, Any], line: str
+) -> None:
+    text = str(JobScript("true", "x", backend=backend, options=options))
+    found = re.findall(rf"^#\S+ {re.escape(line)}$", text, re.MULTILINE)
+    assert len(found) == 1
+
+
+def test_options_that_would_undo_ours_are_refused() -> None:
+    for backend in ("sge", "pbspro", "torque"):
+        with pytest.raises(SettingsError, match=r"'S' is clusterjob's own.*'shell'"):
+            str(JobScript("true", "x", backend=backend, options={"S": "/bin/csh"}))
+    with pytest.raises(SettingsError, match="must not have"):
+        str(JobScript("true", "x", backend="slurm", options={"comment": "a|b"}))
