@@ -2,12 +2,16 @@
 later).
 
 It queues jobs, runs as many at once as cores and memory allow, enforces time and memory, kills
-whole process trees, knows arrays and dependencies, and needs no daemon: each running job has a
-shepherd process of its own, and whoever submits, cancels or ends a job starts the next ones. So
-there is nothing to stop when it is idle, and nothing that takes the queue down with it.
+whole process trees, and knows arrays and dependencies. As long as there are jobs, one supervisor
+starts them and writes down their ends; it ends with the last of them. Each running job has a
+shepherd, a process of its own that knows all of the job's processes. Whoever is killed, the others
+go on: a shepherd without a supervisor writes down the end by itself, and the next command that
+finds no supervisor starts one.
 
     spool.py submit SCRIPT         print the job id; options stand in the script, in lines
         '#CLUSTERJOB --time=60 --cores=2'
+    spool.py submit-batch [TOKEN WORKDIR SCRIPT]...   queue all at once; print, for each job,
+        '=TOKEN 0 ID', or '=TOKEN 1 WORDS' where it is refused
     spool.py active                all unfinished jobs, and those that ended in the last minutes
     spool.py finished ID,...       what became of jobs
     spool.py cancel ID[_INDEX] ...
@@ -21,6 +25,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
+import gc
 import json
 import os
 import re
@@ -40,6 +46,9 @@ PATIENCE = 3600
 KEEP = 30 * 86400.0  # s after which ended jobs are forgotten
 # s after which a job that was taken for a start, and has no shepherd, is queued again
 _UNSTARTED = 30.0
+_LOOK = (
+    1.0  # s after which a supervisor looks at the queue, also where nobody tells it to
+)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE, name TEXT, script TEXT, workdir TEXT,
@@ -53,6 +62,13 @@ CREATE TABLE IF NOT EXISTS tasks (
 );
 CREATE INDEX IF NOT EXISTS by_state ON tasks (state, job, idx);
 """
+# held: it waits for other jobs; those are looked at when one of them has ended
+_TO_2 = """
+ALTER TABLE tasks ADD COLUMN held INTEGER DEFAULT 0;
+CREATE TABLE dependencies (parent INTEGER, child INTEGER, PRIMARY KEY (parent, child));
+CREATE INDEX by_end ON tasks (ended);
+CREATE INDEX held_ones ON tasks (job) WHERE held = 1;
+"""
 _OPTIONS = (
     "token",
     "job-name",
@@ -65,6 +81,10 @@ _OPTIONS = (
     "error",
     "after",
 )
+
+
+# exit codes of questions that a shepherd asks; any other is no answer
+_YES, _NO = 0, 64
 
 
 class SpoolError(Exception):
@@ -90,13 +110,47 @@ def connect() -> sqlite3.Connection:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         database = sqlite3.connect(path, timeout=60, isolation_level=None)
         database.row_factory = sqlite3.Row
-        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
-            database.executescript(
-                "BEGIN IMMEDIATE;" + _SCHEMA + "PRAGMA user_version = 1; COMMIT;"
-            )
+        prepare(database, path)
     except (OSError, sqlite3.Error) as error:
         raise SpoolError("the queue in %s cannot be used: %s" % (place, error))
     return database
+
+
+def prepare(database: sqlite3.Connection, path: str) -> None:
+    """Make the tables, or bring those of an older version up to date."""
+    # writing ahead needs memory that all openers share, which no network file system has
+    if not is_shared(path):
+        database.execute("PRAGMA journal_mode = WAL")
+    if database.execute("PRAGMA user_version").fetchone()[0] >= 2:
+        return
+    database.execute("BEGIN IMMEDIATE")
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    statements = [_SCHEMA] * (version < 1) + [_TO_2] * (version < 2)
+    for statement in "".join(statements).split(";"):
+        database.execute(statement)
+    if version == 1:
+        for row in database.execute(
+            "SELECT id, after FROM jobs WHERE after != '[]'"
+        ).fetchall():
+            hold(database, row["id"], json.loads(row["after"]))
+    database.execute("PRAGMA user_version = 2")
+    database.execute("COMMIT")
+
+
+def is_shared(path: str) -> bool:
+    """Whether a path is on a network file system, as far as can be told."""
+    best, kind = "", ""
+    with contextlib.suppress(OSError, IndexError), open(
+        "/proc/mounts", errors="replace"
+    ) as file:
+        for line in file:
+            fields = line.split(" ")
+            point = fields[1].rstrip("/") + "/"
+            if path.startswith(point) and len(point) >= len(best):
+                best, kind = point, fields[2]
+    return bool(
+        re.match(r"nfs|cifs|smb|lustre|gpfs|beegfs|afs|ceph|fuse\.|9p|pvfs|panfs", kind)
+    )
 
 
 def cores() -> int:
@@ -122,10 +176,10 @@ def memory() -> int:
 # -- submitting ------------------------------------------------------------------------------------
 
 
-def read_options(text: str) -> dict[str, str]:
+def read_options(lines: Iterable[str]) -> dict[str, str]:
     """Return the options that stand in a script's '#CLUSTERJOB' lines, before its first command."""
     options: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in lines:
         if line.startswith("#CLUSTERJOB "):
             for word in shlex.split(line[len("#CLUSTERJOB ") :]):
                 name, _, value = word.lstrip("-").partition("=")
@@ -156,19 +210,52 @@ def indices(spec: str | None) -> list[int]:
 
 def submit(script: str) -> int:
     """Queue a script and return its job id; the same token is the same job."""
-    try:
-        with open(script, encoding="utf-8", errors="surrogateescape") as file:
-            options = read_options(file.read())
-    except OSError as error:
-        raise SpoolError("%s: %s" % (script, error.strerror))
-    values = job_values(script, options)
+    values, tasks = read_job(script, os.getcwd())
     database = connect()
     database.execute("BEGIN IMMEDIATE")
+    job = insert(database, values, tasks)
+    database.execute("COMMIT")
+    wake(database)
+    return job
+
+
+def submit_batch(words: list[str]) -> list[str]:
+    """Queue jobs, given as token, working directory and script; return a line for each."""
+    lines = []
+    good = []
+    for token, workdir, script in zip(words[::3], words[1::3], words[2::3]):
+        try:
+            good.append((token, *read_job(script, workdir)))
+        except (SpoolError, ValueError) as error:
+            lines.append("=%s 1 spool: %s" % (token, error))
+    database = connect()
+    database.execute("BEGIN IMMEDIATE")
+    for token, values, tasks in good:
+        lines.append("=%s 0 %d" % (token, insert(database, values, tasks)))
+    database.execute("COMMIT")
+    wake(database)
+    return lines
+
+
+def read_job(script: str, workdir: str) -> tuple[dict[str, Any], list[int]]:
+    """Return the row of a job, and the indices of its tasks. Raises SpoolError."""
+    path = os.path.join(workdir, script)
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            options = read_options(file)
+    except OSError as error:
+        raise SpoolError("%s: %s" % (script, error.strerror))
+    return job_values(path, workdir, options), indices(options.get("array"))
+
+
+def insert(
+    database: sqlite3.Connection, values: dict[str, Any], tasks: list[int]
+) -> int:
+    """Queue a job, unless there is one with its token; return its id."""
     known = database.execute(
         "SELECT id FROM jobs WHERE token = ?", (values["token"],)
     ).fetchone()
     if known:
-        database.execute("COMMIT")
         return int(known["id"])
     names, places = ", ".join(values), ", ".join(":" + name for name in values)
     cursor = database.execute(
@@ -176,17 +263,28 @@ def submit(script: str) -> int:
     )
     job = int(cursor.lastrowid or 0)
     database.executemany(
-        "INSERT INTO tasks (job, idx) VALUES (?, ?)",
-        [(job, index) for index in indices(options.get("array"))],
+        "INSERT INTO tasks (job, idx) VALUES (?, ?)", [(job, index) for index in tasks]
     )
-    if not job % 100:
-        forget_old(database)
-    database.execute("COMMIT")
-    run_next(database)
+    hold(database, job, json.loads(values["after"]))
     return job
 
 
-def job_values(script: str, options: dict[str, str]) -> dict[str, Any]:
+def hold(database: sqlite3.Connection, job: int, after: list[int]) -> None:
+    """Let a job wait for others, where they have not ended yet."""
+    if not after:
+        return
+    database.executemany(
+        "INSERT OR IGNORE INTO dependencies VALUES (?, ?)",
+        [(parent, job) for parent in after],
+    )
+    database.execute(
+        "UPDATE tasks SET held = 1, why = 'Dependency' WHERE job = ? AND state = 'PENDING'",
+        (job,),
+    )
+    release(database, job)
+
+
+def job_values(script: str, workdir: str, options: dict[str, str]) -> dict[str, Any]:
     """Return a row of the table of jobs. Raises SpoolError for one that cannot run here."""
     wanted = {}
     for name, default in (("cores", 1), ("mem", 0), ("time", 0), ("throttle", 0)):
@@ -202,7 +300,7 @@ def job_values(script: str, options: dict[str, str]) -> dict[str, Any]:
         "token": options.get("token") or None,
         "name": options.get("job-name", ""),
         "script": os.path.abspath(script),
-        "workdir": os.getcwd(),
+        "workdir": os.path.abspath(workdir),
         "cores": wanted["cores"],
         "mem": wanted["mem"],
         "time": wanted["time"],
@@ -225,26 +323,297 @@ def forget_old(database: sqlite3.Connection) -> None:
     )
 
 
-# -- starting --------------------------------------------------------------------------------------
+# -- the supervisor --------------------------------------------------------------------------------
 
 
-def run_next(database: sqlite3.Connection) -> None:
-    """Start the jobs that fit. Closes the database: what follows forks."""
-    above = shepherd_above(database)
-    # what is started inside a job ends with it: its shepherd, which stands outside, must do the
-    # starting
+def wake(database: sqlite3.Connection, outside: bool = False) -> None:
+    """Tell the supervisor that there is something to do, or start one. Closes the database.
+
+    ``outside``: this process is known to belong to no job.
+    """
+    above = None if outside else shepherd_above(database)
+    database.close()
+    lock = os.open(os.path.join(folder(), "supervisor"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        there = os.read(lock, 200).decode()
+        if there and alive(there):
+            with contextlib.suppress(OSError):
+                os.kill(int(there.split(":")[0]), signal.SIGUSR1)
+        os.close(lock)
+        return
     if above:
-        database.close()
+        # what is started inside a job ends with it: its shepherd, which stands outside, must do it
+        os.close(lock)
         with contextlib.suppress(OSError):
             os.kill(above, signal.SIGUSR1)
         return
-    database.execute("BEGIN IMMEDIATE")
-    reap(database)
-    starts = choose(database)
-    database.execute("COMMIT")
-    database.close()
-    for job, index in starts:
-        spawn(job, index)
+    start_supervisor(lock)
+    os.close(lock)
+
+
+def start_supervisor(lock: int) -> None:
+    """Start a supervisor that belongs to nobody: it survives whoever submitted a job."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        close_all_but(lock)
+        os.environ["CLUSTERJOB_SPOOL"] = folder()  # it may be named from here
+        os.chdir("/")
+        Supervisor(lock).run()
+    finally:
+        os._exit(0)
+
+
+def close_all_but(*kept: int) -> None:
+    """Close all files but the first three and these."""
+    first = 3
+    for number in sorted(kept):
+        os.closerange(first, number)
+        first = number + 1
+    os.closerange(first, 1024)
+
+
+class Child:
+    """A shepherd, as its supervisor knows it."""
+
+    def __init__(self, row: sqlite3.Row, pid: int, tell: int) -> None:
+        self.row, self.pid = row, pid
+        self.tell = (
+            tell  # the end of a pipe: b"g" is "go on", its end is "look for yourself"
+        )
+        self.report: dict[str, Any] | None = None
+
+    def say(self, word: bytes) -> None:
+        """Let the shepherd go on; nothing more will be said after the second time."""
+        with contextlib.suppress(OSError):
+            os.write(self.tell, word)
+
+    def hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.tell)
+        self.tell = -1
+
+
+class Supervisor:
+    """Starts jobs as long as there are any, and writes down their ends.
+
+    ``lock`` is held as long as it lives: there is one supervisor a queue. What it decides is
+    written before it is done, in one transaction a round: a shepherd that was forked runs nothing
+    before its job is noted as running.
+    """
+
+    def __init__(self, lock: int) -> None:
+        self.lock = lock
+        self.signals = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
+        self.children: dict[int, Child] = {}
+        self.reports, self.report_to = os.pipe()
+        os.set_blocking(self.reports, False)
+        self.unread = b""
+        self.looked = 0.0  # when others were looked after
+        self.place = (0, 0)  # of the open queue: device and inode
+        self.env_word = ""  # what jobs are told of env(1)
+
+    def run(self) -> None:
+        """Go on until there is nothing to do any more."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
+        name = identity(os.getpid()) or "%d::" % os.getpid()
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, name.encode(), 0)
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None)  # the shepherds need it
+        command = ["env", "--default-signal=INT,QUIT", "true"]
+        with contextlib.suppress(OSError):
+            if os.spawnvp(os.P_WAIT, "env", command) == 0:
+                self.env_word = " env"
+        gc.freeze()
+        self.database: sqlite3.Connection | None = None
+        tries = 0
+        while tries < PATIENCE:
+            self.listen()
+            try:
+                if self.work():
+                    return
+                tries = 0
+            except (SpoolError, sqlite3.Error):
+                tries += 1
+                self.close()
+                time.sleep(1.0)
+                continue
+            signal.sigtimedwait(self.signals, _LOOK)
+
+    def open(self) -> sqlite3.Connection:
+        """Return the open queue; one whose file was moved away or replaced is opened anew."""
+        path = os.path.join(folder(), "spool.sqlite")
+        try:
+            status = os.stat(path)
+        except OSError:
+            status = None
+        if (
+            self.database is None
+            or status is None
+            or self.place != (status.st_dev, status.st_ino)
+        ):
+            self.close()
+            self.database = connect()
+            # what a power cut undoes is done again
+            self.database.execute("PRAGMA synchronous = NORMAL")
+            status = os.stat(path)
+            self.place = (status.st_dev, status.st_ino)
+            self.looked = 0.0
+        return self.database
+
+    def close(self) -> None:
+        if self.database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self.database.close()
+        self.database = None
+
+    def listen(self) -> None:
+        """Read what shepherds report, and take in those that have ended."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data = os.read(self.reports, 65536)
+                self.unread += data
+                if len(data) < 65536:
+                    break
+        *lines, self.unread = self.unread.split(b"\n")
+        for line in lines:
+            report = json.loads(line)
+            child = self.children.get(report.pop("pid"))
+            if child is not None:
+                child.report = report
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                child = self.children.get(pid)
+                if child is not None and child.report is None:
+                    kill_leftovers(child.row["job"], child.row["idx"])
+                    child.report = gone()
+
+    def work(self) -> bool:
+        """Write down ends, start what fits; return whether there is nothing more to do."""
+        database = self.open()
+        ended = [child for child in self.children.values() if child.report is not None]
+        started: list[Child] = []
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            for child in ended:
+                mark(database, child.row, **(child.report or {}))
+                release_after(database, "job = ?", child.row["job"])
+            self.look_after_others(database)
+            for row in choose(database):
+                started.append(self.fork(database, row))
+            is_idle = not started and len(ended) == len(self.children)
+            is_done = is_idle and not has_pending(database)
+            if is_done:
+                # whoever queues a job after this finds no supervisor
+                fcntl.flock(self.lock, fcntl.LOCK_UN)
+            database.execute("COMMIT")
+        except BaseException:
+            for child in started:
+                child.hang_up()
+            with contextlib.suppress(sqlite3.Error):
+                database.execute("ROLLBACK")
+            fcntl.flock(
+                self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # or there is another one now
+            raise
+        for child in ended:
+            child.say(b"a")
+            child.hang_up()
+            del self.children[child.pid]
+        for child in started:
+            self.children[child.pid] = child
+            child.say(b"g")
+        return is_done
+
+    def look_after_others(self, database: sqlite3.Connection) -> None:
+        """See to jobs of supervisors that are gone, and to what others wrote down."""
+        now = time.monotonic()
+        if now - self.looked < _LOOK and self.looked:
+            return
+        mine = {
+            (child.row["job"], child.row["idx"]) for child in self.children.values()
+        }
+        reap(database, mine)
+        if self.looked:
+            # ends are written a little after they happened
+            release_after(database, "ended > ?", time.time() - 60.0)
+        else:
+            forget_old(database)
+            for row in database.execute(
+                "SELECT DISTINCT job FROM tasks WHERE held = 1"
+            ):
+                release(database, row["job"])
+        self.looked = now
+
+    def fork(self, database: sqlite3.Connection, row: sqlite3.Row) -> Child:
+        """Make the shepherd of a job, which waits until it is told to go on."""
+        hear, tell = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                close_all_but(hear, self.report_to)
+                Shepherd(row, hear, self.report_to, self.env_word).run()
+            finally:
+                os._exit(0)
+        os.close(hear)
+        name = identity(pid) or "%d::" % pid
+        mark(database, row, state="RUNNING", why="", started=time.time(), shepherd=name)
+        return Child(row, pid, tell)
+
+
+def gone() -> dict[str, Any]:
+    """Return the end of a job whose shepherd is gone."""
+    why = "its shepherd is gone: killed, or the machine was started again"
+    return {"state": "NODE_FAIL", "why": why, "ended": time.time()}
+
+
+def has_pending(database: sqlite3.Connection) -> bool:
+    """Whether any job is queued."""
+    query = "SELECT 1 FROM tasks WHERE state = 'PENDING' LIMIT 1"
+    return database.execute(query).fetchone() is not None
+
+
+def release_after(database: sqlite3.Connection, condition: str, value: float) -> None:
+    """Look at the jobs that wait for tasks of which a condition is true."""
+    for row in database.execute(
+        "SELECT DISTINCT child FROM tasks JOIN dependencies ON parent = tasks.job WHERE tasks.%s"
+        % condition,
+        (value,),
+    ).fetchall():
+        release(database, row["child"])
+
+
+def release(database: sqlite3.Connection, job: int) -> None:
+    """Queue a job that waited, or cancel it, where its parents allow."""
+    after = database.execute("SELECT after FROM jobs WHERE id = ?", (job,)).fetchone()
+    waits = parents(database, json.loads(after["after"]))
+    if waits == "wait":
+        return
+    values: dict[str, Any] = {"held": 0, "why": ""}
+    if waits == "never":
+        why = "DependencyNeverSatisfied"
+        values = {"held": 0, "why": why, "state": "CANCELLED", "ended": time.time()}
+    names = ", ".join(name + " = ?" for name in values)
+    done = database.execute(
+        "UPDATE tasks SET %s WHERE job = ? AND held = 1 AND state = 'PENDING'" % names,
+        (*values.values(), job),
+    )
+    if waits == "never" and done.rowcount:
+        release_after(database, "job = ?", job)
 
 
 def shepherd_above(database: sqlite3.Connection) -> int | None:
@@ -265,8 +634,8 @@ def shepherd_above(database: sqlite3.Connection) -> int | None:
     return None
 
 
-def choose(database: sqlite3.Connection) -> list[tuple[int, int]]:
-    """Take queued jobs in their order as long as they fit; the first that does not fit keeps the
+def choose(database: sqlite3.Connection) -> list[sqlite3.Row]:
+    """Return queued tasks in their order as long as they fit; the first that does not fit keeps the
     ones behind it waiting.
     """
     busy = database.execute(
@@ -274,39 +643,32 @@ def choose(database: sqlite3.Connection) -> list[tuple[int, int]]:
         "jobs ON job = id WHERE state = 'RUNNING'"
     ).fetchone()
     free_cores, free_memory = cores() - busy["cores"], memory() - busy["mem"]
-    starts: list[tuple[int, int]] = []
-    seen: dict[int, list[Any]] = {}
-    for row in database.execute(
-        "SELECT * FROM tasks JOIN jobs ON job = id WHERE state = 'PENDING' ORDER BY job, idx"
-    ).fetchall():
-        if row["job"] not in seen:
-            seen[row["job"]] = [
-                parents(database, json.loads(row["after"])),
-                running(database, row["job"]) if row["throttle"] else 0,
-            ]
-        waits, active = seen[row["job"]]
-        if waits == "never":
-            mark(
-                database,
-                row,
-                state="CANCELLED",
-                why="DependencyNeverSatisfied",
-                ended=time.time(),
-            )
-        elif waits:
-            mark(database, row, why="Dependency")
-        elif row["throttle"] and active >= row["throttle"]:
-            continue
-        elif row["cores"] > free_cores or row["mem"] > free_memory:
+    chosen: list[sqlite3.Row] = []
+    active: dict[int, int] = {}  # elements of throttled arrays
+    place = (-1, -1)
+    while free_cores > 0:
+        row = database.execute(
+            "SELECT * FROM tasks JOIN jobs ON job = id WHERE state = 'PENDING' AND held = 0 AND "
+            "(job, idx) > (?, ?) ORDER BY job, idx LIMIT 1",
+            place,
+        ).fetchone()
+        if row is None:
+            break
+        job, place = row["job"], (row["job"], row["idx"])
+        if row["throttle"]:
+            if job not in active:
+                active[job] = running(database, job)
+            if active[job] >= row["throttle"]:
+                place = (job, 1 << 62)  # behind all of this array
+                continue
+            active[job] += 1
+        if row["cores"] > free_cores or row["mem"] > free_memory:
             mark(database, row, why="Resources")
             break
-        else:
-            free_cores -= row["cores"]
-            free_memory -= row["mem"]
-            seen[row["job"]][1] += 1
-            mark(database, row, state="RUNNING", why="", started=time.time())
-            starts.append((row["job"], row["idx"]))
-    return starts
+        free_cores -= row["cores"]
+        free_memory -= row["mem"]
+        chosen.append(row)
+    return chosen
 
 
 def mark(database: sqlite3.Connection, row: Any, **values: Any) -> None:
@@ -339,23 +701,23 @@ def running(database: sqlite3.Connection, job: int) -> int:
     return count
 
 
-def reap(database: sqlite3.Connection) -> None:
-    """Settle the jobs whose shepherd is gone: the machine was restarted, or somebody killed it."""
+def reap(database: sqlite3.Connection, mine: Iterable[tuple[int, int]] = ()) -> None:
+    """Settle the jobs whose shepherd is gone: the machine was restarted, or somebody killed it.
+
+    ``mine`` are those that the caller knows better.
+    """
+    known = set(mine)
     for row in database.execute(
         "SELECT * FROM tasks WHERE state = 'RUNNING'"
     ).fetchall():
+        if (row["job"], row["idx"]) in known:
+            continue
         if row["shepherd"] is None:
             if time.time() - row["started"] > _UNSTARTED:
                 mark(database, row, state="PENDING", started=None)
         elif not alive(row["shepherd"]):
             kill_leftovers(row["job"], row["idx"])
-            mark(
-                database,
-                row,
-                state="NODE_FAIL",
-                why="its shepherd is gone: killed, or the machine was started again",
-                ended=time.time(),
-            )
+            mark(database, row, **gone())
 
 
 def identity(pid: int) -> str | None:
@@ -387,31 +749,21 @@ def alive(name: str) -> bool:
 # -- the shepherd of one job -----------------------------------------------------------------------
 
 
-def spawn(job: int, index: int) -> None:
-    """Start a shepherd that belongs to nobody: it survives whoever submitted the job."""
-    child = os.fork()
-    if child:
-        os.waitpid(child, 0)
-        return
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    try:
-        null = os.open(os.devnull, os.O_RDWR)
-        for number in (0, 1, 2):
-            os.dup2(null, number)
-        os.closerange(3, 1024)
-        os.chdir("/")
-        Shepherd(job, index).run()
-    finally:
-        os._exit(0)
-
-
 class Shepherd:
-    """Runs one job, or one element of an array, watches over it, and writes down its end."""
+    """Runs one job, or one element of an array, watches over it, and reports its end.
 
-    def __init__(self, job: int, index: int) -> None:
-        self.job, self.index = job, index
+    It waits for a word from its supervisor on ``hear`` before it begins, and before it ends; where
+    that one is gone, the queue says what to do.
+    """
+
+    def __init__(
+        self, row: sqlite3.Row, hear: int, report_to: int, env_word: str = ""
+    ) -> None:
+        self.row, self.hear, self.report_to = row, hear, report_to
+        self.env_word = env_word
+        self.job, self.index = row["job"], row["idx"]
+        self.supervisor = os.getppid()
+        self.name = identity(os.getpid()) or "%d::" % os.getpid()
         # the state that is being brought about by killing
         self.ending: str | None = None
         self.kill_at: float | None = None
@@ -420,28 +772,10 @@ class Shepherd:
         self.signals = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
 
     def run(self) -> None:
-        """Run the job to its end, then start the next ones."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
+        """Run the job to its end."""
+        os.setsid()
         self.adopt(True)
-        database = connect()
-        self.row = database.execute(
-            "SELECT * FROM jobs WHERE id = ?", (self.job,)
-        ).fetchone()
-        # not where the machine slept so long that the job was queued, or started, again
-        claimed = database.execute(
-            "UPDATE tasks SET shepherd = ? WHERE job = ? AND idx = ? AND state = 'RUNNING' AND "
-            "shepherd IS NULL",
-            (identity(os.getpid()) or "%d::" % os.getpid(), self.job, self.index),
-        )
-        if claimed.rowcount != 1:
-            return
-        cancelled = database.execute(
-            "SELECT cancelled FROM tasks WHERE job = ? AND idx = ?",
-            (self.job, self.index),
-        ).fetchone()[0]
-        database.close()
-        if cancelled:
-            self.finish("CANCELLED")
+        if os.read(self.hear, 1) != b"g" and not self.is_mine():
             return
         self.started = time.monotonic()
         self.child = os.fork()
@@ -454,11 +788,25 @@ class Shepherd:
             if os.WIFEXITED(status)
             else (None, os.WTERMSIG(status))
         )
-        self.finish(
-            self.ending or ("COMPLETED" if code == 0 else "FAILED"),
-            code=code,
-            signal=number,
-        )
+        state = self.ending or ("COMPLETED" if code == 0 else "FAILED")
+        self.finish({"state": state, "code": code, "signal": number})
+
+    def ask(self, *words: str) -> bool:
+        """Run a command of this file in a process of its own, and return whether it said yes.
+
+        The queue is not opened here: SQLite takes what the supervisor had open for ours.
+        """
+        this = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
+        for _ in range(PATIENCE):
+            code = os.spawnv(os.P_WAIT, sys.executable, [*this, *words])
+            if code in (_YES, _NO):
+                return code == _YES
+            time.sleep(1.0)
+        return False
+
+    def is_mine(self) -> bool:
+        """Whether the queue says that this shepherd runs the job; the supervisor is gone."""
+        return self.ask("owns", str(self.job), str(self.index), self.name)
 
     def adopt(self, wanted: bool) -> None:
         """Become the parent of what the job leaves behind, or not."""
@@ -471,14 +819,14 @@ class Shepherd:
         """
         self.adopt(False)
         self.astray = True
-        with contextlib.suppress(SpoolError, sqlite3.Error):
-            run_next(connect())
+        self.ask("wake")
         self.adopt(True)
 
     def become_job(self) -> None:
         """In the child: turn into the job's script."""
         try:
             os.setsid()
+            gc.disable()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)
             os.chdir(self.row["workdir"])
             suffix = str(self.index) if self.index >= 0 else ""
@@ -498,6 +846,7 @@ class Shepherd:
                 SPOOL_JOB_ID=str(self.job),
                 SPOOL_JOB_NAME=self.row["name"],
                 SPOOL_TASK=suffix,
+                SPOOL_STARTED="%d%s" % (time.time(), self.env_word),
                 SPOOL_HOST=socket.gethostname(),
                 SPOOL_MARK=mark_of(self.job, self.index),
             )
@@ -514,6 +863,7 @@ class Shepherd:
         limit, memory_limit = self.row["time"], self.row["mem"]
         pause = 0.05
         while True:
+            # most jobs end before anything else happens
             found = signal.sigtimedwait(self.signals, pause)
             if found is not None and found.si_signo == signal.SIGTERM:
                 self.end("CANCELLED")
@@ -563,6 +913,8 @@ class Shepherd:
 
     def kill_all(self, deadline: float) -> None:
         """End what the job left running: TERM, and KILL at the deadline."""
+        if not self.astray and not has_children():
+            return  # what a job leaves behind becomes a child of its shepherd
         self.signal_all(signal.SIGTERM)
         while descendants(os.getpid()):
             if time.monotonic() > deadline or self.ending == "OUT_OF_MEMORY":
@@ -592,22 +944,54 @@ class Shepherd:
                 pages += int(fields[1]) - int(fields[2])  # without what is shared
         return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
-    def finish(self, state: str, **values: Any) -> None:
-        """Write down the end, and start what fits now."""
+    def finish(self, end: dict[str, Any]) -> None:
+        """Report the end, and see that it is written down."""
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        values.update(
-            state=state,
+        end.update(
             ended=time.time(),
             cpu=used.ru_utime + used.ru_stime,
             max_rss=max(self.peak, used.ru_maxrss / 1024),
         )
-        for _ in range(PATIENCE):
-            with contextlib.suppress(SpoolError, sqlite3.Error):
-                database = connect()
-                mark(database, {"job": self.job, "idx": self.index}, **values)
-                run_next(database)
-                return
-            time.sleep(1.0)
+        with contextlib.suppress(OSError):
+            if os.getppid() == self.supervisor:
+                report = json.dumps({**end, "pid": os.getpid()}) + "\n"
+                os.write(self.report_to, report.encode())
+                os.kill(self.supervisor, signal.SIGUSR1)
+                os.close(self.report_to)
+                if os.read(self.hear, 1) == b"a":
+                    return
+        # there is no supervisor any more: the next one must not become a child of this process
+        self.adopt(False)
+        self.ask("end", str(self.job), str(self.index), self.name, json.dumps(end))
+
+
+def owns(database: sqlite3.Connection, job: str, index: str, shepherd: str) -> bool:
+    """Whether a task is noted as running under a shepherd."""
+    row = database.execute(
+        "SELECT shepherd, state FROM tasks WHERE job = ? AND idx = ?",
+        (int(job), int(index)),
+    ).fetchone()
+    return row is not None and tuple(row) == (shepherd, "RUNNING")
+
+
+def write_end(job: str, index: str, shepherd: str, end: str) -> None:
+    """Write down the end of a task whose shepherd found no supervisor, and start one."""
+    database = connect()
+    database.execute("BEGIN IMMEDIATE")
+    if owns(database, job, index, shepherd):
+        mark(database, {"job": int(job), "idx": int(index)}, **json.loads(end))
+    database.execute("COMMIT")
+    wake(database, outside=True)
+
+
+def has_children() -> bool:
+    """Whether this process has any children, ended ones aside."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return True
+    return False
 
 
 def descendants(root: int) -> list[int] | None:
@@ -655,22 +1039,32 @@ def kill_leftovers(job: int, index: int) -> None:
 # -- asking and cancelling -------------------------------------------------------------------------
 
 
-def refresh(database: sqlite3.Connection) -> sqlite3.Connection:
-    """Settle dead shepherds' jobs, and start what fits, before anything is told.
-
-    Returns an open database.
-    """
-    run_next(database)
+def settled() -> sqlite3.Connection:
+    """Return the open queue, in which the jobs of dead shepherds are settled."""
+    database = connect()
+    busy = database.execute(
+        "SELECT state FROM tasks WHERE state IN ('PENDING', 'RUNNING') LIMIT 1"
+    ).fetchone()
+    if busy is None:
+        return database
+    database.execute("BEGIN IMMEDIATE")
+    reap(database)
+    database.execute("COMMIT")
+    wake(database)
     return connect()
+
+
+_SHOWN = (
+    "SELECT job, idx, state, code, signal, submitted, started, ended, cpu, max_rss, token, why "
+    "FROM tasks JOIN jobs ON job = id WHERE "
+)
 
 
 def active() -> None:
     """Print the unfinished jobs, and those that ended lately."""
-    database = refresh(connect())
     show(
-        database.execute(
-            "SELECT * FROM tasks JOIN jobs ON job = id WHERE state IN ('PENDING', 'RUNNING') OR "
-            "ended > ? ORDER BY job, idx",
+        settled().execute(
+            _SHOWN + "state IN ('PENDING', 'RUNNING') OR ended > ? ORDER BY job, idx",
             (time.time() - RECENT,),
         )
     )
@@ -678,14 +1072,9 @@ def active() -> None:
 
 def finished(words: list[str]) -> None:
     """Print what became of jobs."""
-    database = refresh(connect())
+    database = settled()
     for job in re.findall(r"\d+", " ".join(words)):
-        show(
-            database.execute(
-                "SELECT * FROM tasks JOIN jobs ON job = id WHERE job = ? ORDER BY idx",
-                (int(job),),
-            )
-        )
+        show(database.execute(_SHOWN + "job = ? ORDER BY idx", (int(job),)))
 
 
 def show(rows: Iterable[sqlite3.Row]) -> None:
@@ -737,7 +1126,7 @@ def cancel(words: list[str]) -> None:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(row["shepherd"].split(":")[0]), signal.SIGTERM)
     database.execute("COMMIT")
-    run_next(database)
+    wake(database)
     if unknown:
         raise SpoolError("unknown job id: " + " ".join(unknown))
 
@@ -748,14 +1137,22 @@ def main(arguments: list[str]) -> int:
     try:
         if command == "submit" and len(words) == 1:
             print(submit(words[0]))
+        elif command == "submit-batch" and len(words) % 3 == 0:
+            print("\n".join(submit_batch(words)))
         elif command == "active" and not words:
             active()
         elif command == "finished" and words:
             finished(words)
         elif command == "cancel" and words:
             cancel(words)
+        elif command == "owns" and len(words) == 3:
+            return _YES if owns(connect(), *words) else _NO
+        elif command == "end" and len(words) == 4:
+            write_end(*words)
+        elif command == "wake" and not words:
+            wake(connect(), outside=True)
         elif command == "version":
-            print("clusterjob spool 1 (%d cores, %d MB)" % (cores(), memory()))
+            print("clusterjob spool 2 (%d cores, %d MB)" % (cores(), memory()))
         else:
             print(__doc__.strip(), file=sys.stderr)
             return 2

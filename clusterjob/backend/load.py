@@ -155,6 +155,9 @@ def _merge(
             merged[name] = _merge_directives(below, entries)
         elif name == "States":
             merged[name] = _merge_states(below, entries)
+        elif name == "Commands" and "submit" in entries:
+            # another command for one job: the one for many was for the other
+            merged[name] = {**below, "submit_batch": "", **entries}
         else:
             merged[name] = {**below, **entries}
     return merged

@@ -28,7 +28,7 @@ TIMEOUT_OR_MEMORY = "timeout_or_memory"
 EXITED = "EXITED"
 
 # What commands and outputs may name.
-PLACEHOLDERS = ("script", "ids", "user", "clusters", "spool", "age")
+PLACEHOLDERS = ("script", "jobs", "ids", "user", "clusters", "spool", "age")
 FIELDS = (
     "id",
     "task",
@@ -105,6 +105,9 @@ class General:
     underscore: str = "_"  # what stands for "_" in an option's name
     quoting: Quoting = Quoting.REFUSE
     job_variables: tuple[str, ...] = ()  # patterns; "!" before one that is kept
+    # the variable of a job's start, in s since the epoch; behind it " env" where env(1) knows
+    # --default-signal
+    started: str = ""
     forward: str = ""  # signals that the scheduler sends to the script alone
     jobname: re.Pattern[str] = re.compile(r"[^\n]+")
     workdir: re.Pattern[str] = re.compile(r"[^\0]*")
@@ -169,6 +172,9 @@ class Commands:
     cancel: str
     finished: str = ""
     find: str = ""
+    # takes many jobs at once, and answers a line each: =TOKEN EXIT-CODE WORDS; the same token is
+    # the same job
+    submit_batch: str = ""
     version: str = ""
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _WRAPPER = Path(__file__).parent / "job.sh.j2"
 _MOST_FRAMES = 1000
+_SMALL = (
+    600  # characters of a body that the shell itself writes faster than a process would
+)
 # what stands in the gaps of a frame; nobody writes such words
 _TOKEN, _NAME, _DIRECTIVE, _BODY = (
     f"cj{word}jc9f3a" for word in ("TOKEN", "NAME", "DIRECTIVE", "BODY")
@@ -86,6 +89,7 @@ class Renderer:
             hidden,
             interpreter,
             self._directives.shared(resources),
+            len(body) <= _SMALL,
         )
         directives = self._directives.write(resources, script.after, script.attributes)
         lines = [frame.line.replace(_DIRECTIVE, directive) for directive in directives]
@@ -112,6 +116,7 @@ class Renderer:
         hidden: bool,
         interpreter: tuple[str, ...],
         shared: Mapping[str, str],
+        is_small: bool,
     ) -> _Frame:
         guards, inputs = tuple(script.guards), tuple(script.inputs)
         key = (
@@ -126,6 +131,7 @@ class Renderer:
             guards,
             inputs,
             tuple(shared.items()),
+            is_small,
         )
         frame = self._frames.get(key)
         if frame is None:
@@ -140,6 +146,7 @@ class Renderer:
                 guards=guards,
                 inputs=inputs,
                 forward=self.backend.general.forward,
+                started=self.backend.general.started,
                 hidden=hidden,
                 body=_BODY,
                 interpreter=interpreter,
@@ -147,6 +154,7 @@ class Renderer:
                 setup=script.setup,
                 shell=script.shell,
                 shared=shared,
+                body_is_small=is_small,
             )
             frame = self._cut(text)
             if len(self._frames) >= _MOST_FRAMES:

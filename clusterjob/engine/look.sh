@@ -13,8 +13,14 @@ cj_open_records() {
     echo .
 }
 
-# cj_read FILE...: every line with the file's name before it.
+# cj_read FILE...: every line with the file's name before it. Bodies of jobs that have ended, and of
+# which only a kill can have left them, go.
 cj_read() {
+    for cj_file in ./*.body; do
+        [ -e "$cj_file" ] || break
+        cj_file=${cj_file#./}
+        case " $* " in *" ${cj_file%.body}.exit "*) rm -f "$cj_file" ;; esac
+    done
     grep '' /dev/null "$@" 2>/dev/null
 }
 

@@ -92,10 +92,12 @@ class Scheduler:
         :class:`TransportError` where it is not known what happened, another :class:`CommandError`
         where nothing did.
         """
-        self.commands += len(tickets)
+        is_batch = bool(self.backend.commands.submit_batch)
+        self.commands += 1 if is_batch else len(tickets)
         mark = new_mark()
         command = self._fill(self.backend.commands.submit, script='"$cj_script"')
-        script = submission_script(self.backend, command, tickets, mark)
+        batch = self._fill(self.backend.commands.submit_batch, script="", jobs='"$@"')
+        script = submission_script(self.backend, command, tickets, mark, batch)
         if programs:
             script += f"\ncj_part programs\n{digest_script(programs)}"
         timeout = self.backend.limits.command_timeout * (1 + len(tickets) / 4)
@@ -369,6 +371,7 @@ class Scheduler:
         ids: Sequence[str] = (),
         member: str | None = None,
         script: str = "",
+        jobs: str = "",
         separator: str = ",",
         age: float = 0.0,
     ) -> str:
@@ -378,6 +381,7 @@ class Scheduler:
         )
         values = {
             "script": script,
+            "jobs": jobs,
             "ids": quote(",".join(ids)) if separator == "," else quote_all(ids),
             "user": '"$(id -un)"',
             "clusters": clusters if member else "",

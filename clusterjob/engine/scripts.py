@@ -51,9 +51,16 @@ def clean_environment(backend: Backend) -> str:
 
 
 def submission_script(
-    backend: Backend, command: str, tickets: Sequence[Ticket], mark: str
+    backend: Backend,
+    command: str,
+    tickets: Sequence[Ticket],
+    mark: str,
+    batch: str = "",
 ) -> str:
-    """Return the script that submits a batch with ``command``, a few jobs at a time."""
+    """Return the script that submits a batch with ``command``, a few jobs at a time.
+
+    With ``batch``, a command that takes many jobs, it is all at once.
+    """
     workers = max(1, min(backend.limits.submit_parallel, len(tickets)))
     folders = list(dict.fromkeys(ticket.folder for ticket in tickets))
     unlock = "; ".join(f"cj_unlock {quote(folder)}" for folder in folders)
@@ -69,10 +76,29 @@ def submission_script(
         f"cj_unlock_all() {{ {unlock}; }}",
         *(f"cj_lock {quote(folder)}" for folder in folders),
     ]
-    for worker in range(workers):
-        lines += _worker_lines(worker, tickets[worker::workers])
+    if batch:
+        lines.append(f"cj_scheduler_submit_batch() {{\n{batch}\n}}")
+        lines += _batch_lines(tickets)
+    else:
+        for worker in range(workers):
+            lines += _worker_lines(worker, tickets[worker::workers])
     lines.append(f"cj_report {quote_all(folders)}")
     return "\n".join(lines)
+
+
+def _batch_lines(tickets: Sequence[Ticket]) -> Iterable[str]:
+    yield "cj_worker 0"
+    for start in range(0, len(tickets), _FILES):
+        words: list[str] = []
+        for ticket in tickets[start : start + _FILES]:
+            words += [ticket.token, ticket.workdir, ticket.script]
+        yield f"cj_submit_batch {quote_all(words)}"
+    folders: dict[tuple[str, str], list[str]] = {}
+    for ticket in tickets:
+        place = (ticket.workdir, ticket.folder)
+        folders.setdefault(place, []).append(ticket.token)
+    for place, tokens in folders.items():
+        yield f"( cj_enter {quote_all(place)}; cj_take {' '.join(tokens)} ) || cj_bad=1"
 
 
 def _worker_lines(number: int, tickets: Sequence[Ticket]) -> Iterable[str]:

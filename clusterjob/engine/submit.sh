@@ -27,6 +27,7 @@ cj_newline='
 '
 cj_separator=$(printf '\037') # stands for a line break in a receipt
 cj_workers=
+cj_bad=
 
 # cj_lock FOLDER: the lock is a symbolic link, made at once or not at all; it names its holder. One
 # of a process that is gone, or under which nothing has happened for a quarter of an hour, is broken.
@@ -115,9 +116,40 @@ cj_submit() {
     printf '=%s %s %s\n' "$cj_token" $cj_code "$cj_said" >&3
 }
 
+# cj_submit_batch [TOKEN WORKDIR SCRIPT]...: hand many jobs to the scheduler's command for that, of
+# which the same token is the same job; cj_take TOKEN...: make receipts of what it said to these, in
+# the folder that was entered.
+cj_submit_batch() {
+    if cj_scheduler_submit_batch "$@" >>"$cj_tmp/batch" 2>"$cj_tmp/words"; then
+        return
+    fi
+    cj_code=$?
+    cj_said=
+    while IFS= read -r cj_line || [ -n "$cj_line" ]; do
+        cj_said=$cj_said$cj_line$cj_separator
+    done <"$cj_tmp/words"
+    while [ $# -gt 0 ]; do
+        printf '=%s %s %s\n' "$1" $cj_code "$cj_said"
+        shift 3
+    done >>"$cj_tmp/batch"
+}
+
+cj_take() {
+    printf '%s\n' "$@" >"$cj_tmp/tokens"
+    cj_pick 1 >&4 || cj_pick 1 >&3
+    cj_pick 0 >&3
+}
+
+# cj_pick YES: the answers to the jobs of $cj_tmp/tokens that were accepted, or with 0 the others.
+cj_pick() {
+    awk -v accepted="$1" '
+        FILENAME == ARGV[1] { wanted["=" $1] = 1; next }
+        $1 in wanted && ($2 == "0") == accepted
+    ' "$cj_tmp/tokens" "$cj_tmp/batch"
+}
+
 # cj_report FOLDER...: wait for the workers, and print all receipts.
 cj_report() {
-    cj_bad=
     for cj_pid in $cj_workers; do
         wait "$cj_pid" || cj_bad=1
     done

@@ -87,7 +87,9 @@ def test_no_more_runs_at_once_than_there_are_cores() -> None:
 
 def test_memory_is_a_bound_too() -> None:
     first = queue("until [ -e go ]; do sleep 0.05; done\n", "--mem=700")
+    until(first, "RUNNING")
     second = queue("true\n", "--mem=700")
+    time.sleep(0.3)
     assert states() == {first: "RUNNING", second: "PENDING"}
     Path("go").touch()
     until(second, "COMPLETED")
@@ -238,28 +240,122 @@ def test_a_job_that_a_job_submits_outlives_it() -> None:
     assert Path("inner.out").exists()
 
 
-LATE = (
-    "import sys; sys.path.insert(0, {folder!r}); import spool; spool.spawn({job}, -1)"
-)
+DYING = """
+import os, sys; sys.path.insert(0, {folder!r}); import spool
+os.makedirs(spool.folder(), exist_ok=True)
+lock = os.open(os.path.join(spool.folder(), "supervisor"), os.O_RDWR | os.O_CREAT)
+boss = spool.Supervisor(lock)
+database = spool.connect()
+database.execute("BEGIN IMMEDIATE")
+job = spool.insert(database, *spool.read_job("job.sh", os.getcwd()))
+row = database.execute("SELECT * FROM tasks JOIN jobs ON job = id").fetchone()
+child = boss.fork(database, row)
+if {committed}:
+    database.execute("COMMIT")
+os._exit(0)
+"""
 
 
-def test_a_shepherd_that_comes_late_starts_nothing() -> None:
-    """The machine slept between the choice of a job and its start, and somebody else started it
-    meanwhile.
-    """
-    job = queue("echo ran >> ledger; until [ -e go ]; do sleep 0.05; done\n")
-    wait_for("ledger")
-    for state in ("RUNNING", "COMPLETED"):
-        subprocess.run(
-            [sys.executable, "-c", LATE.format(folder=str(SPOOL.parent), job=job)],
-            check=True,
-            timeout=30,
-        )
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_supervisor_that_dies_while_it_starts_a_job(committed: bool) -> None:
+    """What is noted as running runs; what is not runs nothing."""
+    Path("job.sh").write_text("#!/bin/sh\n#CLUSTERJOB --token=t\necho ran >> ledger\n")
+    code = DYING.format(folder=str(SPOOL.parent), committed=committed)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    if committed:
+        until("1", "COMPLETED")
+    else:
         time.sleep(0.5)
-        assert Path("ledger").read_text() == "ran\n"
-        assert states()[job] == state
-        Path("go").touch()
-        until(job, "COMPLETED")
+        assert not Path("ledger").exists()
+        assert states() == {}
+        spool("submit", "job.sh")
+        until("1", "COMPLETED")
+    assert Path("ledger").read_text() == "ran\n"
+
+
+def supervisor() -> int:
+    """Return the process that starts jobs; 0 where there is none."""
+    text = Path("queue/supervisor").read_text()
+    pid = int(text.split(":")[0]) if text else 0
+    return pid if pid and Path(f"/proc/{pid}").exists() else 0
+
+
+def test_jobs_run_once_whenever_the_supervisor_is_killed() -> None:
+    jobs = [queue(f"echo {number} >> ledger; sleep 0.4\n") for number in range(20)]
+    kills = 0
+    deadline = time.monotonic() + 60
+    while "PENDING" in states().values() or "RUNNING" in states().values():
+        assert time.monotonic() < deadline
+        pid = supervisor()
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            kills += 1
+        time.sleep(0.07)
+    assert kills >= 5
+    found = states()
+    assert {found[job] for job in jobs} == {"COMPLETED"}
+    assert sorted(map(int, Path("ledger").read_text().split())) == list(range(20))
+
+
+def test_a_supervisor_ends_with_its_last_job() -> None:
+    until(queue("true\n"), "COMPLETED")
+    deadline = time.monotonic() + 10
+    while supervisor():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_batch_is_one_command() -> None:
+    for number in range(3):
+        Path(f"b{number}.sh").write_text(
+            f"#!/bin/sh\n#CLUSTERJOB --token=t{number}\n"
+            + "#CLUSTERJOB --cores=9\n" * (number == 1)
+            + f"echo {number} >> ledger\n"
+        )
+    words = [word for n in range(3) for word in (f"t{n}", str(Path.cwd()), f"b{n}.sh")]
+    said = dict(
+        line.split(" ", 1) for line in spool("submit-batch", *words).splitlines()
+    )
+    assert said["=t0"] == "0 1"
+    assert said["=t1"].startswith("1 spool: the job asks for 9 cores")
+    assert said["=t2"] == "0 2"
+    again = spool("submit-batch", *words).splitlines()
+    assert dict(line.split(" ", 1) for line in again) == said
+    until("2", "COMPLETED")
+    assert sorted(Path("ledger").read_text().split()) == ["0", "2"]
+
+
+OLD_QUEUE = """
+import sqlite3
+database = sqlite3.connect("queue/spool.sqlite", isolation_level=None)
+database.executescript('''
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE, name TEXT, script TEXT, workdir TEXT,
+    cores INTEGER, mem INTEGER, time INTEGER, stdout TEXT, stderr TEXT, after TEXT,
+    throttle INTEGER, submitted REAL, environment TEXT);
+CREATE TABLE tasks (
+    job INTEGER, idx INTEGER, state TEXT DEFAULT 'PENDING', why TEXT DEFAULT '', code INTEGER,
+    signal INTEGER, started REAL, ended REAL,
+    shepherd TEXT, cpu REAL, max_rss REAL, cancelled INTEGER DEFAULT 0, PRIMARY KEY (job, idx));
+CREATE INDEX by_state ON tasks (state, job, idx);
+PRAGMA user_version = 1;
+''')
+values = (1, 0, 0, "/dev/null", "/dev/null", 0, 1.0, "{}")
+for token, after in (("a", "[]"), ("b", "[1]")):
+    database.execute("INSERT INTO jobs (token, name, script, workdir, cores, mem, time, stdout, "
+        "stderr, after, throttle, submitted, environment) VALUES (?, '', ?, ?, ?, ?, ?, ?, ?, '"
+        + after + "', ?, ?, ?)", (token, WORKDIR + "/job.sh", WORKDIR, *values))
+database.execute("INSERT INTO tasks (job, idx) VALUES (1, -1)")
+database.execute("INSERT INTO tasks (job, idx) VALUES (2, -1)")
+"""
+
+
+def test_a_queue_of_the_version_before_is_taken_over() -> None:
+    Path("queue").mkdir()
+    Path("job.sh").write_text("#!/bin/sh\necho $SPOOL_JOB_ID >> ledger\n")
+    exec(OLD_QUEUE, {"WORKDIR": str(Path.cwd())})
+    until("2", "COMPLETED")
+    assert Path("ledger").read_text().split() == ["1", "2"]
 
 
 def test_an_end_that_cannot_be_written_down_is_written_later() -> None:
