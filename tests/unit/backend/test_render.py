@@ -166,28 +166,34 @@ def test_the_dry_run_is_the_script() -> None:
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 def test_a_body_that_cannot_be_written_does_not_run(shell: str, tmp_path: Path) -> None:
-    """A full disk on the node must not make an empty body, which would end well."""
-    script = JobScript("echo ran").render_script()
+    """A full disk must not make an empty body, which would end well."""
     runs = Path(".clusterjob-runs/dry-run")
     runs.mkdir(parents=True)
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    (bin_folder / "cat").write_text(
-        "#!/bin/sh\nhead -c 3\necho 'cat: write error: No space left on device' >&2\nexit 1\n"
+    for body in ("echo ran", "echo ran" + " # long" * 200):
+        script = JobScript(body).render_script()
+        for is_full, code, output in ((True, 1, ""), (False, 0, "ran\n")):
+            for name in ("TOKEN.exit", "TOKEN.body"):
+                (runs / name).unlink(missing_ok=True)
+            if is_full:
+                (runs / "TOKEN.body").symlink_to("/dev/full")
+            environment = {"PATH": os.environ["PATH"], "TMPDIR": "/not/there"}
+            done = subprocess.run(
+                [shell], input=script, text=True, capture_output=True, env=environment
+            )
+            assert (done.returncode, done.stdout) == (code, output)
+            assert ("is there room" in done.stderr) == bool(code)
+            assert f"exit={code}\n" in (runs / "TOKEN.exit").read_text()
+
+
+def test_a_body_leaves_nothing_behind() -> None:
+    Path(".clusterjob-runs/dry-run").mkdir(parents=True)
+    script = JobScript("cat $0; ls .clusterjob-runs/dry-run/; umask").render_script()
+    done = subprocess.run(
+        ["sh"], input=script, text=True, capture_output=True, umask=0o027
     )
-    (bin_folder / "cat").chmod(0o755)
-    for path, code, output in (
-        (f"{bin_folder}:{os.environ['PATH']}", 1, ""),
-        (os.environ["PATH"], 0, "ran\n"),
-    ):
-        (runs / "TOKEN.exit").unlink(missing_ok=True)
-        environment = {"PATH": path, "SPOOL_ID": "1", "TMPDIR": "/not/there"}
-        done = subprocess.run(
-            [shell], input=script, text=True, capture_output=True, env=environment
-        )
-        assert (done.returncode, done.stdout) == (code, output)
-        assert ("is there room" in done.stderr) == bool(code)
-        assert f"exit={code}\n" in (runs / "TOKEN.exit").read_text()
+    assert "TOKEN.body" in done.stdout
+    assert done.stdout.splitlines()[-1] == "0027"
+    assert os.listdir(".clusterjob-runs/dry-run") == ["TOKEN.exit"]
 
 
 # -- options of the scheduler's own ----------------------------------------------------------------
