@@ -390,7 +390,7 @@ class JobScript(metaclass=JobScriptType):
         elif is_known_word(name):
             self.set_resource(name, value)
         else:
-            check_spelling(name, (*ATTRIBUTES, *COMMON_RESOURCES))
+            check_spelling(name, (*ATTRIBUTES, *COMMON_RESOURCES), cutoff=0.8)
             self.params[name] = value
 
     def _names_used(self) -> frozenset[str] | None:

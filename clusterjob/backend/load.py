@@ -409,6 +409,12 @@ class _Reader:
                 raise self.error(
                     f"unknown placeholder {{{name}}}.{hint}", "Commands", key
                 )
+        if "={ids}" in text:
+            raise self.error(
+                "{ids} are several words; a list with commas is {id_list}",
+                "Commands",
+                key,
+            )
         quoted = "".join(_QUOTED.findall(text))
         if any(f"{{{name}}}" in quoted for name in PLACEHOLDERS):
             raise self.error(

@@ -28,7 +28,7 @@ TIMEOUT_OR_MEMORY = "timeout_or_memory"
 EXITED = "EXITED"
 
 # What commands and outputs may name.
-PLACEHOLDERS = ("script", "jobs", "ids", "user", "clusters", "spool", "age")
+PLACEHOLDERS = ("script", "jobs", "ids", "id_list", "user", "clusters", "spool", "age")
 FIELDS = (
     "id",
     "task",
@@ -175,6 +175,8 @@ class Commands:
     # takes many jobs at once, and answers a line each: =TOKEN EXIT-CODE WORDS; the same token is
     # the same job
     submit_batch: str = ""
+    # must succeed before anything is submitted; its words say what is missing
+    require: str = ""
     version: str = ""
 
 

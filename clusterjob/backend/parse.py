@@ -5,6 +5,7 @@ Nothing is raised: what cannot be read is kept, and with any of that absence pro
 
 from __future__ import annotations
 
+import calendar
 import json
 import re
 import time
@@ -251,7 +252,7 @@ def parse_exit(row: Mapping[str, str]) -> tuple[int | None, int | None]:
 def _epoch(text: str | None) -> float | None:
     """Read a time of the scheduler's.
 
-    Seconds since the epoch, or a date in the scheduler's time zone, which is taken for ours.
+    Seconds since the epoch, or a date in UTC: the commands are asked for that.
     """
     if not text:
         return None
@@ -259,7 +260,7 @@ def _epoch(text: str | None) -> float | None:
         return float(text)
     for form in _TIME_FORMATS:
         try:
-            return time.mktime(time.strptime(text, form))
+            return float(calendar.timegm(time.strptime(text, form)))
         except ValueError:
             continue
     return None

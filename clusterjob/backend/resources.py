@@ -114,13 +114,19 @@ def _check_name(name: object) -> None:
 
 
 def check_spelling(
-    key: str, known: Iterable[str], *, file: object = None, section: str | None = None
+    key: str,
+    known: Iterable[str],
+    *,
+    file: object = None,
+    section: str | None = None,
+    cutoff: float = 0.85,
 ) -> None:
     """Raise :class:`SettingsError` for a word that is nearly one of the known words.
 
-    It is a slip, and would be taken for something new.
+    It is a slip, and would be taken for something new. ``cutoff`` is how alike words must be, from
+    0 to 1.
     """
-    near = "" if key in _NO_SLIPS else _nearest(key, tuple(known))
+    near = "" if key in _NO_SLIPS else _nearest(key, tuple(known), cutoff)
     if not near:
         return
     message = f"unknown key. Did you mean {near!r}?"
@@ -130,7 +136,7 @@ def check_spelling(
 
 
 @functools.lru_cache(maxsize=1024)
-def _nearest(key: str, known: tuple[str, ...]) -> str:
+def _nearest(key: str, known: tuple[str, ...], cutoff: float) -> str:
     """Return the known word that a key is a slip of; empty where it is none."""
     if key in known or key.startswith("-"):
         return ""
@@ -138,7 +144,7 @@ def _nearest(key: str, known: tuple[str, ...]) -> str:
     for word in known:  # letters that changed places
         if sorted(word) == letters:
             return word
-    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.8)
+    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=cutoff)
     return close[0] if close else ""
 
 

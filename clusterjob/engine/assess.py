@@ -90,7 +90,7 @@ class Assessor:
                 if task.status.finished:
                     continue
                 answer = own_answer(
-                    record, listing.answers.get(_listing_key(record, index))
+                    record, listing.answers.get(_listing_key(record, index), ())
                 )
                 if answer is not None and not self._has_ended(answer):
                     evidence = Evidence(self.clock(), answer, listing.complete)
@@ -153,25 +153,33 @@ def _listing_key(record: Record, index: int | None) -> tuple[str, int | None]:
     return (record.job_id or "").removesuffix("[]"), index
 
 
-def own_answer(record: Record, answer: Answer | None) -> Answer | None:
-    """Return the answer where it is about this submission.
+def own_answer(record: Record, answers: Sequence[Answer]) -> Answer | None:
+    """Return the answer, of those to one job id, that is about this submission."""
+    own = [answer for answer in answers if _is_own(record, answer)]
+    return own[-1] if own else None
 
-    Job ids come back after a scheduler was installed anew: the token decides, else the time.
+
+def _is_own(record: Record, answer: Answer) -> bool:
+    """Whether an answer is about this submission.
+
+    Clusters of one scheduler have equal ids, and ids come back after a scheduler was installed
+    anew: the token decides, else the time.
     """
-    if answer is None:
-        return None
+    if record.member and answer.member and record.member != answer.member:
+        return False
     if answer.token:
-        return answer if answer.token == record.token else None
+        return answer.token == record.token
     if answer.submitted and record.submitted:
         first, last = record.submitted
-        if not first - _CLOCK_SLACK <= answer.submitted <= last + _CLOCK_SLACK:
-            return None
-    return answer
+        return first - _CLOCK_SLACK <= answer.submitted <= last + _CLOCK_SLACK
+    return True
 
 
 def history_of(report: EndReport, record: Record, index: int | None) -> Answer | None:
     """Return what accounting says about a task of this submission."""
-    return own_answer(record, report.history.answers.get(_listing_key(record, index)))
+    return own_answer(
+        record, report.history.answers.get(_listing_key(record, index), ())
+    )
 
 
 def other_id(record: Record, own: ExitRecord | None) -> str | None:

@@ -45,12 +45,12 @@ class Submission:
 
 @dataclass
 class Listing:
-    """One command's answers by ``(job id, array index or None)``.
+    """One command's answers by ``(job id, array index or None)``: ids are not unique.
 
     Not ``complete``: what is missing may be there all the same.
     """
 
-    answers: dict[tuple[str, int | None], Answer] = field(default_factory=dict)
+    answers: dict[tuple[str, int | None], list[Answer]] = field(default_factory=dict)
     complete: bool = False
     error: str = ""
     asked: bool = False
@@ -58,11 +58,11 @@ class Listing:
     def add(self, answer: Answer) -> None:
         """Take in one answer; a step of a job counts for the job's peak memory alone."""
         key = (answer.id, answer.task)
+        before = self.answers.get(key, [])
         if not answer.step:
-            self.answers[key] = answer
-            return
-        whole = self.answers.get(key)
-        if whole is not None and "max_rss" in answer.usage:
+            self.answers[key] = [*before, answer]
+        elif before and "max_rss" in answer.usage:
+            whole = before[-1]
             known = whole.usage.get("max_rss", 0.0)
             whole.usage["max_rss"] = max(known, answer.usage["max_rss"])
 

@@ -201,16 +201,15 @@ class Scheduler:
     def active(self, members: Iterable[str | None] = (None,)) -> Listing:
         """List the user's jobs; one command for each cluster of a multi-cluster scheduler."""
         text = self.backend.commands.active
-        commands = [
-            self._fill(text, member=member) for member in dict.fromkeys(members)
-        ]
+        asked = list(dict.fromkeys(members))
+        commands = [self._fill(text, member=member) for member in asked]
         self.commands += len(commands)
         mark = new_mark()
         try:
             answer = self._run(listing_script(self.backend, commands, mark))
         except CommandError as error:
             return Listing(error=str(error))
-        return self._listing("active", answer, mark, len(commands))
+        return self._listing("active", answer, mark, asked)
 
     def ended(
         self, runs: Mapping[str, Sequence[str]], ids: IdsByMember, age: float
@@ -220,7 +219,8 @@ class Scheduler:
         ``runs`` are file names without ``.exit``, by folder; ``age`` is the number of seconds since
         the oldest of the jobs was submitted.
         """
-        commands = self._accounting_commands(ids, age) if self.accounting else []
+        questions = self._accounting_commands(ids, age) if self.accounting else []
+        commands = [command for _, command in questions]
         self.commands += len(commands)
         mark = new_mark()
         try:
@@ -230,7 +230,8 @@ class Scheduler:
             return EndReport(unreadable=set(runs), history=nothing, answered=False)
         report = EndReport()
         if commands:
-            report.history = self._listing("finished", answer, mark, len(commands))
+            asked = [member for member, _ in questions]
+            report.history = self._listing("finished", answer, mark, asked)
         parts = split_reply(answer.stdout, mark)
         for number, folder in enumerate(runs):
             text = parts.get(f"records-{number}", "")
@@ -242,33 +243,49 @@ class Scheduler:
             self.accounting = False
         return report
 
-    def _accounting_commands(self, ids: IdsByMember, age: float) -> list[str]:
+    def _accounting_commands(
+        self, ids: IdsByMember, age: float
+    ) -> list[tuple[str | None, str]]:
+        """Return the commands, each with the cluster that it asks."""
         text = self.backend.commands.finished
         return [
-            self._fill(text, ids=portion, member=member, age=age)
+            (member, self._fill(text, ids=portion, member=member, age=age))
             for member, members in ids.items()
             for portion in in_portions(members, _IDS)
         ]
 
     def _listing(
-        self, kind: str, answer: Completed, mark: str, expected: int
+        self, kind: str, answer: Completed, mark: str, members: Sequence[str | None]
     ) -> Listing:
-        """Read the answers of ``expected`` commands whose output is the part ``kind``."""
+        """Read the answers of commands, one for each of ``members``.
+
+        The output of the first is the part ``kind-0``.
+        """
         parts = split_reply(answer.stdout, mark)
-        codes = parts.get(f"{kind}-codes", "").split()
-        errors = split_reply(answer.stderr, mark).get(kind, "").strip()
-        listing = Listing(asked=self._answered(codes, expected, errors))
+        said = split_reply(answer.stderr, mark)
+        names = [f"{kind}-{number}" for number in range(len(members))]
+        codes = [
+            code for name in names for code in parts.get(f"{name}-codes", "").split()
+        ]
+        errors = "\n".join(said.get(name, "").strip() for name in names).strip()
+        listing = Listing(asked=self._answered(codes, len(members), errors))
         if not listing.asked:
-            said = _without_marks(answer.stderr, mark)
+            words = _without_marks(answer.stderr, mark)
             code = " ".join(codes) or answer.exit_code
-            listing.error = errors or said or f"a command ended with exit code {code}"
-        reading = read_output(getattr(self.backend.outputs, kind), parts.get(kind, ""))
-        for entry in reading.answers:
-            listing.add(entry)
-        listing.complete = listing.asked and not reading.unread
-        if reading.unread and not listing.error:
-            count, first = len(reading.unread), reading.unread[0]
-            listing.error = f"{count} lines could not be read, the first: {first!r}"
+            listing.error = errors or words or f"a command ended with exit code {code}"
+        unread = []
+        for name, member in zip(names, members, strict=True):
+            output = getattr(self.backend.outputs, kind)
+            reading = read_output(output, parts.get(name, ""))
+            unread += reading.unread
+            for entry in reading.answers:
+                entry.member = member or entry.member
+                listing.add(entry)
+        listing.complete = listing.asked and not unread
+        if unread and not listing.error:
+            listing.error = (
+                f"{len(unread)} lines could not be read, the first: {unread[0]!r}"
+            )
         return listing
 
     def _answered(self, codes: Sequence[str], expected: int, errors: str) -> bool:
@@ -291,7 +308,7 @@ class Scheduler:
         mark = new_mark()
         text = self.backend.commands.cancel
         commands = [
-            self._fill(text, ids=portion, member=member, separator=" ")
+            self._fill(text, ids=portion, member=member)
             for member, members in ids.items()
             for portion in in_portions(members, _IDS)
         ]
@@ -372,7 +389,6 @@ class Scheduler:
         member: str | None = None,
         script: str = "",
         jobs: str = "",
-        separator: str = ",",
         age: float = 0.0,
     ) -> str:
         """Fill a command's placeholders; every value is quoted here and nowhere else."""
@@ -382,7 +398,8 @@ class Scheduler:
         values = {
             "script": script,
             "jobs": jobs,
-            "ids": quote(",".join(ids)) if separator == "," else quote_all(ids),
+            "ids": quote_all(ids),
+            "id_list": quote(",".join(ids)),
             "user": '"$(id -un)"',
             "clusters": clusters if member else "",
             "age": str(int(age)),
@@ -409,6 +426,8 @@ def _check_submission(answer: Completed, parts: Mapping[str, str]) -> None:
             exit_code=answer.exit_code,
             stderr=answer.stderr,
         )
+    if answer.exit_code == ExitCode.UNMET and "done" not in parts:
+        raise CommandError(answer.stderr.strip() or "the scheduler lacks something")
     if answer.exit_code == ExitCode.LOCKED:
         raise TransportError(
             f"another process is submitting this batch: {answer.stderr.strip()}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clusterjob.backend import Backend, job_variable_patterns
 from clusterjob.shell import (
+    ExitCode,
     in_portions,
     load_shell,
     quote,
@@ -21,6 +22,8 @@ from clusterjob.shell import (
 _CLEAN, _SUBMIT, _LOOK = (
     Path(__file__).parent / f"{name}.sh" for name in ("clean", "submit", "look")
 )
+# dates that are printed without a zone are then of a known one
+_UTC = "TZ=UTC0; export TZ"
 _FILES = 500  # files of one command line
 _OWN_VARIABLES = (
     "CLUSTERJOB_ID",
@@ -68,6 +71,7 @@ def submission_script(
     is_simple = not re.search(r"[|&;<>()\n]", command)
     lines = [
         clean_environment(backend),
+        *_requirement(backend),
         start_replies(mark),
         f"cj_scheduler_submit() {{\n{command}\n}}"
         if is_simple
@@ -84,6 +88,12 @@ def submission_script(
             lines += _worker_lines(worker, tickets[worker::workers])
     lines.append(f"cj_report {quote_all(folders)}")
     return "\n".join(lines)
+
+
+def _requirement(backend: Backend) -> Iterable[str]:
+    """Yield what ends the script where the scheduler lacks something."""
+    if backend.commands.require:
+        yield f"(\n{backend.commands.require}\n) || exit {ExitCode.UNMET:d}"
 
 
 def _batch_lines(tickets: Sequence[Ticket]) -> Iterable[str]:
@@ -123,6 +133,7 @@ def find_script(
     """
     lines = [
         clean_environment(backend),
+        _UTC,
         start_replies(mark),
         load_shell(_LOOK),
         "cj_part receipts",
@@ -138,8 +149,9 @@ def find_script(
 
 def listing_script(backend: Backend, commands: Iterable[str], mark: str) -> str:
     """Return the script that lists the user's jobs."""
-    lines = [clean_environment(backend), start_replies(mark)]
-    lines += [run_marked(command, "active") for command in commands]
+    lines = [clean_environment(backend), _UTC, start_replies(mark)]
+    for number, command in enumerate(commands):
+        lines.append(run_marked(command, f"active-{number}"))
     return "\n".join(lines)
 
 
@@ -153,14 +165,15 @@ def ended_script(
 
     ``runs`` are the names of the records, without ``.exit``, by their folders.
     """
-    lines = [clean_environment(backend), start_replies(mark), load_shell(_LOOK)]
+    lines = [clean_environment(backend), _UTC, start_replies(mark), load_shell(_LOOK)]
     for number, (folder, names) in enumerate(runs.items()):
         workdir = os.path.dirname(os.path.dirname(folder))
         lines.append(f"( cj_open_records {number} {quote_all([folder, workdir])}")
         for portion in in_portions([f"{name}.exit" for name in names], _FILES):
             lines.append(f"cj_read {' '.join(portion)}")
         lines.append(") 2>/dev/null")
-    lines += [run_marked(command, "finished") for command in commands]
+    for number, command in enumerate(commands):
+        lines.append(run_marked(command, f"finished-{number}"))
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     """How our own scripts end; the ``.sh`` files give the codes the same names."""
 
     NO_SPOOL = 94  # the embedded scheduler is not there yet
+    UNMET = 95  # the scheduler lacks what its commands need
     NO_TEMPORARY_FOLDER = 96
     FOLDER_UNUSABLE = 97  # the folder of a batch cannot be entered or written
     LOCKED = 98  # somebody else is submitting the batch

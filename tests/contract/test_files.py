@@ -275,7 +275,7 @@ def test_outputs_that_are_named_later_come_without_running_again(
     assert second.wait(60)
     assert second.get() == Status.COMPLETED
     assert Path("b").read_text() == "run\n"
-    again = cluster.job("echo run >> runs; cp runs a; cp runs b").submit()
+    again = cluster.job("echo run >> runs; cp runs a; cp runs b", job.jobname).submit()
     assert (again.job_id, again.record.outputs) == (first.job_id, ONCE_DONE)
 
 

@@ -234,7 +234,7 @@ def test_every_backend_says_what_it_does_with_every_common_resource() -> None:
         "gpus": 1,
         "stdout": "o",
         "stderr": "e",
-        "array": "1-2",
+        "array": "1-1",
     }
     assert set(list_backends()) == {
         "flux",

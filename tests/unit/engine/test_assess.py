@@ -92,8 +92,8 @@ def test_a_listed_end_is_asked_about_also_where_the_list_is_incomplete(
 ) -> None:
     ended, runs = record("a", "1"), record("b", "2")
     answers = {
-        ("1", None): Answer("1", state="COMPLETED", token="a"),
-        ("2", None): Answer("2", state="RUNNING", token="b"),
+        ("1", None): [Answer("1", state="COMPLETED", token="a")],
+        ("2", None): [Answer("2", state="RUNNING", token="b")],
     }
     apply(assessor.assess([ended, runs], Listing(answers, complete=False, asked=True)))
     assert scheduler.asked == ["a"]
@@ -104,7 +104,7 @@ def test_a_word_that_nobody_knows_decides_nothing(
     scheduler: Scheduler, assessor: Assessor
 ) -> None:
     odd = record("a", "1")
-    answers = {("1", None): Answer("1", state="HIBERNATING", token="a")}
+    answers = {("1", None): [Answer("1", state="HIBERNATING", token="a")]}
     apply(assessor.assess([odd], Listing(answers, complete=True, asked=True)))
     assert scheduler.asked == []
     assert odd.status == Status.RUNNING

@@ -41,5 +41,5 @@ def test_a_step_counts_for_the_peak_memory_alone() -> None:
     listing.add(Answer("1", state="FAILED", usage={"max_rss": 2.0}, step=True))
     listing.add(Answer("2", state="FAILED", usage={"max_rss": 2.0}, step=True))
     assert list(listing.answers) == [("1", None)]
-    assert listing.answers["1", None].usage == {"max_rss": 9.0, "cpu": 1.0}
-    assert listing.answers["1", None].state == "COMPLETED"
+    assert listing.answers["1", None][0].usage == {"max_rss": 9.0, "cpu": 1.0}
+    assert listing.answers["1", None][0].state == "COMPLETED"

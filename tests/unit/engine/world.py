@@ -123,9 +123,9 @@ class World:
         self.wait()
         return Listing(live, complete=True, asked=True)
 
-    def _live(self) -> dict[tuple[str, int | None], Answer]:
+    def _live(self) -> dict[tuple[str, int | None], list[Answer]]:
         return {
-            (i, None): Answer(i, state=job.state, token=job.token)
+            (i, None): [Answer(i, state=job.state, token=job.token)]
             for i, job in self.jobs.items()
             if job.state in ("PENDING", "RUNNING")
         }
@@ -144,8 +144,13 @@ class World:
             for job_id in members:
                 job = self.jobs[job_id]
                 if not job.forgotten:
-                    history.answers[job_id, None] = Answer(
-                        job_id, state=job.state, exit_code=job.code, token=job.token
+                    history.add(
+                        Answer(
+                            job_id,
+                            state=job.state,
+                            exit_code=job.code,
+                            token=job.token,
+                        )
                     )
         found = {
             name: replace(record)
