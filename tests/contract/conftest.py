@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,8 @@ import pytest
 from clusterjob import AsyncResult, JobScript, submit
 from tests.conftest import locked, namespace
 
-FLAVOURS = ("local", "slurm", "noacct", "sge")
-FAR = ("local", "slurm", "sge")  # accounting is the same from afar
+FLAVOURS = ("local", "slurm", "noacct", "sge", "pbspro")
+FAR = ("local", "slurm", "sge", "pbspro")  # accounting is the same from afar
 PLACES = (*FLAVOURS, *(name + way for way in ("@ssh", "@openssh") for name in FAR))
 # poll_interval also tells the two Slurms apart: a cluster is known by its backend and overrides
 _PROFILES = {
@@ -27,13 +28,17 @@ _PROFILES = {
     "settle = 3\n",
     "sge": "[Attributes]\nbackend = sge\nparallel_environment = smp\n[Limits]\nfirst_poll = 0.2\n"
     "poll_interval = 0.5\nsettle = 5\n",
+    "pbspro": "[Attributes]\nbackend = pbspro\n[Limits]\nfirst_poll = 0.2\npoll_interval = 0.5\n"
+    "settle = 15\n",
 }
 _HOSTS = {
     "local": "lab-plain",
     "slurm": "lab-slurm",
     "noacct": "lab-noacct",
     "sge": "lab-sge",
+    "pbspro": "lab-pbs",
 }
+PBS = Path(os.environ.get("CLUSTERJOB_PBS") or "/opt/pbs")
 _USERS = {"ssh": "lab", "openssh": "labcsh"}  # bash and csh, both with a banner
 _numbers = itertools.count()
 
@@ -95,6 +100,13 @@ def _environment(name: str, lab: Path | None, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("SGE_CELL", "default")
         # Debian's wrappers cost 55 ms a call; the programs themselves are beside them
         monkeypatch.setenv("PATH", "/usr/lib/gridengine", prepend=":")
+    elif name == "pbspro":
+        if not (PBS / "bin" / "qsub").exists():
+            missing = f"no OpenPBS in {PBS}: CONTRIBUTING.md says how to build one"
+            if os.environ.get("CLUSTERJOB_REQUIRE_LAB"):
+                pytest.fail(missing)
+            pytest.skip(missing)
+        monkeypatch.setenv("PATH", str(PBS / "bin"), prepend=":")
 
 
 def on(*names: str) -> pytest.MarkDecorator:
@@ -181,7 +193,7 @@ def overtime(
     patch.setattr(JobScript, "cache_folder", folder)
     _environment(name, lab, patch)
     flavour = Flavour(name, profile, lab, way)
-    time = {"local": "2s", "sge": "5s"}.get(name, "1m")
+    time = {"local": "2s", "sge": "5s", "pbspro": "5s"}.get(name, "1m")
     with namespace(lab):
         body = "trap 'echo warned; exit 9' TERM\nfor i in $(seq 300); do sleep 1; done"
         result = flavour.run(body, jobname="overtime", time=time, workdir=str(folder))

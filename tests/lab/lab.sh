@@ -2,7 +2,8 @@
 # Real schedulers for the tests, in a network namespace of their own: nothing listens where others could reach it.
 #
 #   lab.sh install          Debian's packages (root)
-#   lab.sh up [NAME...]     start: slurm (slurmdbd behind it), noacct (a second Slurm, accounting off), sge, ssh; default: all
+#   lab.sh up [NAME...]     start: slurm (slurmdbd behind it), noacct (a second Slurm, accounting off), sge, pbs, ssh; default:
+#                           all (pbs where there is one)
 #   lab.sh down [NAME...]   stop what `up` started, by the pids it was started with
 #   lab.sh stop DAEMON...   stop single daemons (slurm-ctld, slurmdbd, noacct-ctld, sge-qmaster ...); `up` starts them again
 #
@@ -15,6 +16,10 @@ NETNS=clusterjob-lab
 PACKAGES="slurmctld slurmd slurm-client munge slurmdbd mariadb-server iproute2
           gridengine-master gridengine-exec gridengine-client gridengine-common
           postgresql openssh-server openssh-client libpam-google-authenticator tcsh fish busybox"
+# Debian has no package of OpenPBS: CONTRIBUTING.md says how to build one
+PBS=${CLUSTERJOB_PBS:-/opt/pbs}
+PBS_HOME=/var/spool/pbs   # its mom takes none in a folder that others may write to
+PBS_PACKAGES="libcjson1 libhwloc15 libical3 libpq5 libpython3.11 tcl8.6 tk8.6 libedit2"
 export SGE_ROOT=/var/lib/gridengine SGE_CELL=default
 unset XDG_RUNTIME_DIR   # Grid Engine's jobs have the environment of its daemons
 
@@ -50,6 +55,7 @@ until_ok() {
 install_packages() {
     [ "$(id -u)" = 0 ] || { echo "lab: installing needs root" >&2; exit 1; }
     export DEBIAN_FRONTEND=noninteractive
+    if [ -x "$PBS/bin/qsub" ]; then PACKAGES="$PACKAGES $PBS_PACKAGES"; fi
     # shellcheck disable=SC2086  # several words
     if dpkg -s $PACKAGES >/dev/null 2>&1; then return 0; fi
     apt-get update -q
@@ -256,6 +262,41 @@ sge_up() {
     inside qmod -cq all.q >/dev/null 2>&1 || true   # a job that failed while the daemons still started leaves the queue in state E
 }
 
+# PBS refuses a server on loopback, and one whose host has no name of its own: an interface in the name space, and a UTS name space.
+pbs_inside() {
+    # shellcheck disable=SC2016  # of the inner shell
+    inside unshare --uts sh -c 'hostname pbshost; exec "$@"' sh env "PATH=$PBS/bin:$PBS/sbin:$PATH" "$@"
+}
+
+pbs_up() {
+    if pbs_inside qstat -B >/dev/null 2>&1; then return 0; fi
+    chown root:root "$PBS/sbin/pbs_iff" "$PBS/sbin/pbs_rcp" && chmod 4755 "$PBS/sbin/pbs_iff" "$PBS/sbin/pbs_rcp"
+    inside ip link show pbs0 >/dev/null 2>&1 || {
+        inside ip link add pbs0 type veth peer name pbs1
+        inside ip addr add 10.99.0.1/24 dev pbs0
+        inside ip link set pbs0 up
+        inside ip link set pbs1 up
+    }
+    grep -qw pbshost /etc/hosts || echo '10.99.0.1 pbshost' >>/etc/hosts
+    printf '%s\n' PBS_SERVER=pbshost PBS_START_SERVER=1 PBS_START_SCHED=1 PBS_START_COMM=1 PBS_START_MOM=1 "PBS_EXEC=$PBS" \
+        PBS_HOME=$PBS_HOME PBS_CORE_LIMIT=unlimited PBS_SCP=/usr/bin/scp >/etc/pbs.conf
+    [ -d $PBS_HOME/server_priv ] || pbs_inside "$PBS/libexec/pbs_postinstall" >"$LAB/run/pbs-install.log" 2>&1 </dev/null || true
+    pbs_inside setsid "$PBS/libexec/pbs_init.d" start >"$LAB/run/pbs.log" 2>&1 </dev/null || true
+    until_ok pbs_inside qstat -B
+    local setting
+    for setting in 'set server job_history_enable = True' 'set server flatuid = True' 'set server acl_roots = root' \
+        'set server scheduler_iteration = 1' 'set server eligible_time_enable = False' \
+        'set node pbshost resources_available.ncpus = 16' 'set node pbshost resources_available.mem = 16gb'; do
+        pbs_inside qmgr -c "$setting" >/dev/null
+    done
+}
+
+pbs_down() {
+    [ -f /etc/pbs.conf ] && [ -x "$PBS/bin/qsub" ] || return 0
+    pbs_inside "$PBS/libexec/pbs_init.d" stop >/dev/null 2>&1 || true   # by the pids in its lock files
+    inside ip link del pbs0 2>/dev/null || true
+}
+
 # shellcheck source=tests/lab/sshd.sh
 . "$(dirname "$0")/sshd.sh"
 
@@ -268,8 +309,9 @@ up() {
             slurm) slurm_up slurm 26817 ;;
             noacct) MIN_JOB_AGE=10 slurm_up noacct 27817 ;;
             sge) sge_up ;;
+            pbs) if [ -x "$PBS/bin/qsub" ]; then pbs_up; else echo "lab: no OpenPBS in $PBS"; fi ;;
             ssh) ssh_up ;;
-            *) echo "lab: there is no '$name'; there are slurm, noacct, sge, ssh" >&2; exit 2 ;;
+            *) echo "lab: there is no '$name'; there are slurm, noacct, sge, pbs, ssh" >&2; exit 2 ;;
         esac
     done
 }
@@ -287,6 +329,7 @@ down() {
                 for d in node1 node2 node3 ctld; do stop "$name-$d"; done
                 if [ "$name" = slurm ]; then stop slurmdbd; stop mariadbd; fi ;;
             sge) stop sge-execd; stop sge-qmaster 15 ;;
+            pbs) pbs_down ;;
             ssh) ssh_down ;;
         esac
     done
@@ -300,10 +343,10 @@ if [ "$command" = stop ]; then
     for daemon in "$@"; do stop "$daemon" 15; done
     exit 0
 fi
-[ $# -gt 0 ] || set -- slurm noacct sge ssh
+[ $# -gt 0 ] || set -- slurm noacct sge pbs ssh
 case $command in
     install) install_packages ;;
     up) up "$@" ;;
     down) down "$@" ;;
-    *) sed -n '2,9p' "$0" >&2; exit 2 ;;
+    *) sed -n "2,10p" "$0" >&2; exit 2 ;;
 esac
