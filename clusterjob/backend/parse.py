@@ -211,7 +211,8 @@ def _usage(row: Mapping[str, str]) -> dict[str, float]:
     values = {
         "elapsed": units.seconds_of(row.get("elapsed", "")),
         "cpu": units.seconds_of(row.get("cpu", "")),
-        "max_rss": units.megabytes_of(row.get("max_rss", "")),
+        # none: it was not looked at yet
+        "max_rss": units.megabytes_of(row.get("max_rss", "")) or None,
     }
     return {name: value for name, value in values.items() if value is not None}
 

@@ -25,7 +25,13 @@ MOMENTS = 200 if LONG else 10
 COUNT = 4
 
 
-@on(*(PLACES if LONG else ("local", "slurm", "sge", "slurm@ssh", "sge@openssh")))
+@on(
+    *(
+        PLACES
+        if LONG
+        else ("local", "slurm", "sge", "pbspro", "slurm@ssh", "sge@openssh")
+    )
+)
 def test_killed_at_every_step(cluster: Flavour) -> None:
     steps = [f"{point}{suffix}" for point in POINTS for suffix in ("", "+all")]
     for number, step in enumerate(steps):
@@ -34,7 +40,7 @@ def test_killed_at_every_step(cluster: Flavour) -> None:
     everything_ran_once(len(steps) * COUNT)
 
 
-@on("local", "slurm", "sge", "slurm@ssh")
+@on("local", "slurm", "sge", "pbspro", "slurm@ssh")
 def test_killed_at_random_moments(cluster: Flavour) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")

@@ -20,11 +20,11 @@ BODY = (
 
 
 def requeue(cluster: Flavour, job_id: str) -> None:
-    command = (
-        ["qmod", "-rj", job_id]
-        if cluster.name == "sge"
-        else ["scontrol", "requeue", job_id]
-    )
+    command = {
+        "sge": ["qmod", "-rj", job_id],
+        "pbspro": ["qrerun", job_id],
+        "slurm": ["scontrol", "requeue", job_id],
+    }[cluster.family]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -50,10 +50,10 @@ def started_again(cluster: Flavour, result: AsyncResult) -> bool:
 
 
 def rerunnable(cluster: Flavour) -> dict[str, object]:
-    return {"r": "y"} if cluster.name == "sge" else {"requeue": True}
+    return {"requeue": True} if cluster.family == "slurm" else {"r": "y"}
 
 
-@on("slurm", "noacct", "sge")
+@on("slurm", "noacct", "sge", "pbspro")
 def test_a_requeued_job_keeps_its_record(cluster: Flavour) -> None:
     for code, ended in (
         (0, (Status.COMPLETED, None)),

@@ -7,6 +7,7 @@
 #   2201   slurm                           the lab's namespace, loopback
 #   2202   noacct
 #   2203   sge
+#   2206   pbs
 #   2204   slurm, with dash and busybox and nothing else (no Python, no bash, no rsync)
 #   2205   nothing but the system
 #   22     a jump host                     the namespace clusterjob-jump, 10.77.0.2
@@ -66,7 +67,7 @@ ssh_keys() {
             -N "$([ $name = locked ] && echo 'open sesame' || true)" -f "$SSH/$name"
     done
     : >"$SSH/known_hosts"
-    for name in 127.0.0.1 127.0.0.1:2222 10.77.0.2 127.0.0.1:2201 127.0.0.1:2202 127.0.0.1:2203 127.0.0.1:2204 127.0.0.1:2205; do
+    for name in 127.0.0.1 127.0.0.1:2222 10.77.0.2 127.0.0.1:2201 127.0.0.1:2202 127.0.0.1:2203 127.0.0.1:2204 127.0.0.1:2205 127.0.0.1:2206; do
         case $name in *:*) name="[${name%:*}]:${name#*:}" ;; esac
         echo "$name $(cut -d' ' -f1,2 "$SSH/host_ed25519.pub")" >>"$SSH/known_hosts"
     done
@@ -83,7 +84,7 @@ Host *
 C
     mkdir -p "$SSH/config.d"
     : >"$SSH/config.d/hosts"
-    for name in slurm:2201 noacct:2202 sge:2203 bare:2204 plain:2205; do
+    for name in slurm:2201 noacct:2202 sge:2203 bare:2204 plain:2205 pbs:2206; do
         printf 'Host %s\n    Port %s\n' "lab-${name%:*}" "${name#*:}" >>"$SSH/config.d/hosts"
     done
     cat >>"$SSH/config.d/hosts" <<C
@@ -131,6 +132,8 @@ Match LocalPort 2202
     SetEnv SLURM_CONF=$LAB/noacct/slurm.conf
 Match LocalPort 2203
     SetEnv SGE_ROOT=$SGE_ROOT SGE_CELL=$SGE_CELL PATH=/usr/lib/gridengine:/usr/local/bin:/usr/bin:/bin:/usr/sbin
+Match LocalPort 2206
+    SetEnv PATH=${CLUSTERJOB_PBS:-/opt/pbs}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin
 Match LocalPort 2204
     SetEnv SLURM_CONF=$LAB/slurm/slurm.conf PATH=$SSH/bare
 C
@@ -156,7 +159,7 @@ ssh_up() {
     for name in $BARE; do ln -sf /bin/busybox "$SSH/bare/$name"; done
     ln -sf /bin/dash "$SSH/bare/sh"
     for name in sbatch squeue sacct scancel scontrol; do ln -sf "$(command -v $name)" "$SSH/bare/$name"; done
-    ssh_config "$SSH/sshd_config" 127.0.0.1:2201 127.0.0.1:2202 127.0.0.1:2203 127.0.0.1:2204 127.0.0.1:2205
+    ssh_config "$SSH/sshd_config" 127.0.0.1:2201 127.0.0.1:2202 127.0.0.1:2203 127.0.0.1:2204 127.0.0.1:2205 127.0.0.1:2206
     ssh_config "$SSH/sshd_jump_config" 10.77.0.2:22 127.0.0.1:2222
     local mounts="mount --make-rprivate /; mount --bind $SSH/passwd /etc/passwd; mount --bind $SSH/shadow /etc/shadow
         mount --bind $SSH/pam /etc/pam.d/sshd; exec /usr/sbin/sshd -D -e -f"
