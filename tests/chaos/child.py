@@ -125,7 +125,7 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
     elif point == "after-submit":
         around(Scheduler, "submit", after=die)
     elif point == "after-record":
-        around(store, "write", after=die)
+        around(store, "update", after=die)
 
 
 def main() -> None:
