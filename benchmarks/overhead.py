@@ -61,6 +61,9 @@ with workplace("/dev/shm" if os.path.isdir("/dev/shm") else None):
         f"takes {commands:.2f} s"
     )
     report(
-        "own cost of a submission", (ours - commands) / COUNT * 1000, "ms/job", "< 0.2"
+        "own cost of a submission",
+        (ours - commands) / COUNT * 1000,
+        "ms/job",
+        "< 0.2",
     )
     report("ratio to the bare loop", ours / commands, "x", "-")

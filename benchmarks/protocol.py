@@ -77,7 +77,9 @@ def main() -> None:
     report(f"{COUNT} jobs with it", statistics.median(ours), "s", "-")
     report(
         "ratio",
-        statistics.median(mine / bare for mine, bare in zip(ours, plain, strict=True)),
+        statistics.median(
+            mine / bare for mine, bare in zip(ours, plain, strict=True)
+        ),
         "x",
         "<= 1.15",
     )

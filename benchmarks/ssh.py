@@ -62,7 +62,9 @@ def clear() -> None:
     time.sleep(5)
 
 
-def jobs(count: int, label: str, config: Path, host: str, kind: str) -> list[JobScript]:
+def jobs(
+    count: int, label: str, config: Path, host: str, kind: str
+) -> list[JobScript]:
     settings: dict[str, Any] = {
         "backend": "slurm",
         "remote": host,

@@ -67,7 +67,13 @@ if TYPE_CHECKING:
     from clusterjob.planning import Action, Plan, PlannedJob
     from clusterjob.result import AsyncResult, JobRow
     from clusterjob.results import Results, WaitOutcome, as_completed, cancel, wait
-    from clusterjob.script import JobScript, JobSettings, default_session, plan, submit
+    from clusterjob.script import (
+        JobScript,
+        JobSettings,
+        default_session,
+        plan,
+        submit,
+    )
     from clusterjob.session import Session
     from clusterjob.store import Event, Task
     from clusterjob.transport import Connections, Hooks

@@ -83,7 +83,9 @@ class Batch:
     def earlier_parents(self) -> list[AsyncResult]:
         """Return the parents that were submitted before this batch."""
         found = (parent for parents in self._parents for parent in parents)
-        return list(dict.fromkeys(item for item in found if not isinstance(item, int)))
+        return list(
+            dict.fromkeys(item for item in found if not isinstance(item, int))
+        )
 
     def parents_of(self, number: int) -> list[AsyncResult]:
         """Return the handles of what a job comes after, once they are there."""

@@ -23,7 +23,9 @@ class JobScriptType(type):
     def __new__(
         mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]
     ) -> JobScriptType:
-        given = {key: namespace.pop(key) for key in list(namespace) if _is_default(key)}
+        given = {
+            key: namespace.pop(key) for key in list(namespace) if _is_default(key)
+        }
         cls = super().__new__(mcs, name, bases, namespace)
         type.__setattr__(cls, _DEFAULTS, {})
         for key, value in given.items():
@@ -60,7 +62,9 @@ class JobScriptType(type):
             return vars(cls)[_DEFAULTS].setdefault(name, Resources())
         if _is_default(name):
             return None
-        raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
+        raise AttributeError(
+            f"type object {cls.__name__!r} has no attribute {name!r}"
+        )
 
     def defaults(cls) -> dict[str, object]:
         """Return the defaults of this class, over those of the classes that it derives from."""

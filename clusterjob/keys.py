@@ -10,7 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from clusterjob.backend import Backend, ResourceValue, parse_array
-from clusterjob.errors import ResourcesNotSupportedError, SettingsError, SubmissionError
+from clusterjob.errors import (
+    ResourcesNotSupportedError,
+    SettingsError,
+    SubmissionError,
+)
 from clusterjob.profile import Profile
 from clusterjob.status import Status
 from clusterjob.store import ClusterReference, JobSpec, Parent, Record
@@ -122,7 +126,9 @@ def check_array(backend: Backend, array: ResourceValue | None) -> list[int]:
     return indices
 
 
-def parent_of(record: Record, reference: ClusterReference, dry: bool = False) -> Parent:
+def parent_of(
+    record: Record, reference: ClusterReference, dry: bool = False
+) -> Parent:
     """Return what a successor keeps of a job; in a ``dry`` run it need not be submitted yet.
 
     Raises :class:`SubmissionError`.

@@ -115,7 +115,9 @@ def script_dialect(path: str | os.PathLike[str], at_hand: str | None) -> str | N
 
     ``at_hand`` names the backend of the job. Raises :class:`SettingsError`.
     """
-    backend = find_dialect(read_text(path), load_backend(at_hand) if at_hand else None)
+    backend = find_dialect(
+        read_text(path), load_backend(at_hand) if at_hand else None
+    )
     return None if backend is None else backend.name
 
 

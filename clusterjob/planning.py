@@ -115,17 +115,22 @@ class Planner:
 
         Returns the record that each would have: the one that holds its key, or its own.
         """
-        held, former = {}, {}
+        held: dict[str, Record] = {}
+        former: dict[str, Record] = {}
         if self._exists:
-            held = self._store.by_keys([record.key for record in records])
+            keys = [record.key for record in records]
+            held = self._store.by_keys(keys)
             former = find_former(self._store, records)
         winners = []
         for number, record in zip(numbers, records, strict=True):
             holder = held.get(record.key) or former.get(record.token)
             step = self._plan_one(record, holder)
             self._steps[number] = step
-            is_new = holder is None or step.action in (Action.SUBMIT, Action.RETRY)
-            winners.append(record if is_new or holder is None else holder)
+            makes_new = step.action in (Action.SUBMIT, Action.RETRY)
+            if holder is None or makes_new:
+                winners.append(record)
+            else:
+                winners.append(holder)
         return winners
 
     def plan(self) -> Plan:
@@ -221,7 +226,8 @@ def _parent_pairs(old: JobSpec, new: JobSpec) -> list[tuple[str, object, object]
     after = {parent.key: parent.name for parent in new.after}
     if before.keys() == after.keys():
         return []
-    first, second = (", ".join(sorted(keys.values())) for keys in (before, after))
+    first = ", ".join(sorted(before.values()))
+    second = ", ".join(sorted(after.values()))
     if first == second:
         second += ", which is another job than before"
     return [("comes after", first, second)]

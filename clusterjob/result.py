@@ -223,7 +223,11 @@ class AsyncResult:
         """
         self.refresh()
         task = self.record.task
-        if task.status.finished and "max_rss" not in task.usage and self.record.job_id:
+        if (
+            task.status.finished
+            and "max_rss" not in task.usage
+            and self.record.job_id
+        ):
             self.cluster.complete_usage(self.record)
         return dict(self.record.task.usage)
 
@@ -523,7 +527,9 @@ class AsyncResult:
     def explain(self) -> str:
         """Say in a few lines what became of the job: cause, code, job id, the end of its logs."""
         scheduler = self.cluster.scheduler
-        return explain(scheduler.transport, scheduler.backend, self.record, self.job_id)
+        return explain(
+            scheduler.transport, scheduler.backend, self.record, self.job_id
+        )
 
     def __repr__(self) -> str:
         task = self.record.task

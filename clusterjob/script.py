@@ -426,7 +426,9 @@ class JobScript(metaclass=JobScriptType):
         attributes = self.attributes
         backend = attributes.get("backend") or "local"
         # another backend's overrides mean nothing to this one
-        profiles = tuple(profile for name, profile in self._profiles if name == backend)
+        profiles = tuple(
+            profile for name, profile in self._profiles if name == backend
+        )
         return cluster_reference(
             backend,
             attributes.get("remote") or "",
@@ -571,7 +573,9 @@ class JobScript(metaclass=JobScriptType):
         after: Iterable[AsyncResult] = (),
     ) -> Plan:
         """Say what :meth:`submit` would do with the same arguments, and why."""
-        return plan([self], cache_ids=[cache_id], force=force, retry=retry, after=after)
+        return plan(
+            [self], cache_ids=[cache_id], force=force, retry=retry, after=after
+        )
 
     def prepare(
         self,
@@ -679,11 +683,15 @@ class JobScript(metaclass=JobScriptType):
                 for name in ("prologue", "epilogue", "setup")
             },
             filename=check_inside(filename, "filename") if filename else "",
-            attributes={key: named[key] for key in named if key in backend.attributes},  # type: ignore[misc]
+            attributes={
+                key: named[key] for key in named if key in backend.attributes
+            },  # type: ignore[misc]
             cache_id=cache_id,
         )
 
-    def _inputs(self, workdir: str, parents: Sequence[Record]) -> tuple[InputFile, ...]:
+    def _inputs(
+        self, workdir: str, parents: Sequence[Record]
+    ) -> tuple[InputFile, ...]:
         """Return the inputs; those that a parent makes have no sum of their contents.
 
         A file is a parent's where it is not there yet, where it is one of a parent's outputs, or

@@ -46,9 +46,7 @@ PATIENCE = 3600
 KEEP = 30 * 86400.0  # s after which ended jobs are forgotten
 # s after which a job that was taken for a start, and has no shepherd, is queued again
 _UNSTARTED = 30.0
-_LOOK = (
-    1.0  # s after which a supervisor looks at the queue, also where nobody tells it to
-)
+_LOOK = 1.0  # s after which a supervisor looks at the queue, also where nobody tells it to
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE, name TEXT, script TEXT, workdir TEXT,
@@ -149,7 +147,9 @@ def is_shared(path: str) -> bool:
             if path.startswith(point) and len(point) >= len(best):
                 best, kind = point, fields[2]
     return bool(
-        re.match(r"nfs|cifs|smb|lustre|gpfs|beegfs|afs|ceph|fuse\.|9p|pvfs|panfs", kind)
+        re.match(
+            r"nfs|cifs|smb|lustre|gpfs|beegfs|afs|ceph|fuse\.|9p|pvfs|panfs", kind
+        )
     )
 
 
@@ -263,7 +263,8 @@ def insert(
     )
     job = int(cursor.lastrowid or 0)
     database.executemany(
-        "INSERT INTO tasks (job, idx) VALUES (?, ?)", [(job, index) for index in tasks]
+        "INSERT INTO tasks (job, idx) VALUES (?, ?)",
+        [(job, index) for index in tasks],
     )
     hold(database, job, json.loads(values["after"]))
     return job
@@ -286,31 +287,41 @@ def hold(database: sqlite3.Connection, job: int, after: list[int]) -> None:
 
 def job_values(script: str, workdir: str, options: dict[str, str]) -> dict[str, Any]:
     """Return a row of the table of jobs. Raises SpoolError for one that cannot run here."""
-    wanted = {}
-    for name, default in (("cores", 1), ("mem", 0), ("time", 0), ("throttle", 0)):
-        wanted[name] = int(options.get(name) or default)
-    for name, unit, most in (("cores", "cores", cores()), ("mem", "MB", memory())):
-        if wanted[name] > most:
-            raise SpoolError(
-                "the job asks for %d %s, and this machine has %d"
-                % (wanted[name], unit, most)
-            )
+    cores_wanted = number_of(options, "cores", 1)
+    memory_wanted = number_of(options, "mem", 0)
+    check_room(cores_wanted, cores(), "cores")
+    check_room(memory_wanted, memory(), "MB")
     after = [int(word) for word in re.findall(r"\d+", options.get("after", ""))]
+    output = options.get("output", "/dev/null")
     return {
         "token": options.get("token") or None,
         "name": options.get("job-name", ""),
         "script": os.path.abspath(script),
         "workdir": os.path.abspath(workdir),
-        "cores": wanted["cores"],
-        "mem": wanted["mem"],
-        "time": wanted["time"],
-        "stdout": options.get("output", "/dev/null"),
-        "stderr": options.get("error") or options.get("output", "/dev/null"),
+        "cores": cores_wanted,
+        "mem": memory_wanted,
+        "time": number_of(options, "time", 0),
+        "stdout": output,
+        "stderr": options.get("error") or output,
         "after": json.dumps(after),
-        "throttle": wanted["throttle"],
+        "throttle": number_of(options, "throttle", 0),
         "submitted": time.time(),
         "environment": json.dumps(dict(os.environ)),
     }
+
+
+def number_of(options: dict[str, str], name: str, default: int) -> int:
+    """Return a number that an option gives."""
+    text = options.get(name)
+    return int(text) if text else default
+
+
+def check_room(wanted: int, there: int, unit: str) -> None:
+    """Refuse what can never run here."""
+    if wanted > there:
+        raise SpoolError(
+            "the job asks for %d %s, and this machine has %d" % (wanted, unit, there)
+        )
 
 
 def forget_old(database: sqlite3.Connection) -> None:
@@ -333,7 +344,9 @@ def wake(database: sqlite3.Connection, outside: bool = False) -> None:
     """
     above = None if outside else shepherd_above(database)
     database.close()
-    lock = os.open(os.path.join(folder(), "supervisor"), os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(
+        os.path.join(folder(), "supervisor"), os.O_RDWR | os.O_CREAT, 0o600
+    )
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -505,7 +518,9 @@ class Supervisor:
     def work(self) -> bool:
         """Write down ends, start what fits; return whether there is nothing more to do."""
         database = self.open()
-        ended = [child for child in self.children.values() if child.report is not None]
+        ended = [
+            child for child in self.children.values() if child.report is not None
+        ]
         started: list[Child] = []
         database.execute("BEGIN IMMEDIATE")
         try:
@@ -571,7 +586,9 @@ class Supervisor:
                 os._exit(0)
         os.close(hear)
         name = identity(pid) or "%d::" % pid
-        mark(database, row, state="RUNNING", why="", started=time.time(), shepherd=name)
+        mark(
+            database, row, state="RUNNING", why="", started=time.time(), shepherd=name
+        )
         return Child(row, pid, tell)
 
 
@@ -609,7 +626,8 @@ def release(database: sqlite3.Connection, job: int) -> None:
         values = {"held": 0, "why": why, "state": "CANCELLED", "ended": time.time()}
     names = ", ".join(name + " = ?" for name in values)
     done = database.execute(
-        "UPDATE tasks SET %s WHERE job = ? AND held = 1 AND state = 'PENDING'" % names,
+        "UPDATE tasks SET %s WHERE job = ? AND held = 1 AND state = 'PENDING'"
+        % names,
         (*values.values(), job),
     )
     if waits == "never" and done.rowcount:
@@ -811,7 +829,9 @@ class Shepherd:
     def adopt(self, wanted: bool) -> None:
         """Become the parent of what the job leaves behind, or not."""
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(36, int(wanted), 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+            ctypes.CDLL(None).prctl(
+                36, int(wanted), 0, 0, 0
+            )  # PR_SET_CHILD_SUBREAPER
 
     def start_others(self) -> None:
         """Start what fits, as a process inside the job asked for; the new shepherds must not become
@@ -947,22 +967,27 @@ class Shepherd:
     def finish(self, end: dict[str, Any]) -> None:
         """Report the end, and see that it is written down."""
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        end.update(
-            ended=time.time(),
-            cpu=used.ru_utime + used.ru_stime,
-            max_rss=max(self.peak, used.ru_maxrss / 1024),
-        )
-        with contextlib.suppress(OSError):
-            if os.getppid() == self.supervisor:
-                report = json.dumps({**end, "pid": os.getpid()}) + "\n"
-                os.write(self.report_to, report.encode())
-                os.kill(self.supervisor, signal.SIGUSR1)
-                os.close(self.report_to)
-                if os.read(self.hear, 1) == b"a":
-                    return
+        end["ended"] = time.time()
+        end["cpu"] = used.ru_utime + used.ru_stime
+        end["max_rss"] = max(self.peak, used.ru_maxrss / 1024)
+        if self.report(end):
+            return
         # there is no supervisor any more: the next one must not become a child of this process
         self.adopt(False)
-        self.ask("end", str(self.job), str(self.index), self.name, json.dumps(end))
+        text = json.dumps(end)
+        self.ask("end", str(self.job), str(self.index), self.name, text)
+
+    def report(self, end: dict[str, Any]) -> bool:
+        """Tell the supervisor the end; return whether it says that it is written down."""
+        line = json.dumps({**end, "pid": os.getpid()}) + "\n"
+        with contextlib.suppress(OSError):
+            if os.getppid() != self.supervisor:
+                return False
+            os.write(self.report_to, line.encode())
+            os.kill(self.supervisor, signal.SIGUSR1)
+            os.close(self.report_to)
+            return os.read(self.hear, 1) == b"a"
+        return False
 
 
 def owns(database: sqlite3.Connection, job: str, index: str, shepherd: str) -> bool:
@@ -1083,7 +1108,9 @@ def show(rows: Iterable[sqlite3.Row]) -> None:
     """
     for row in rows:
         name = (
-            "%d" % row["job"] if row["idx"] < 0 else "%d_%d" % (row["job"], row["idx"])
+            "%d" % row["job"]
+            if row["idx"] < 0
+            else "%d_%d" % (row["job"], row["idx"])
         )
         values = [row["code"], row["signal"]] + [
             None if row[key] is None else round(row[key], 3)

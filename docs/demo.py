@@ -81,12 +81,16 @@ def main() -> None:
         )
     commands = results[0].cluster.scheduler.commands
     again = submit(sweep(folder))
-    same = [result.job_id for result in again] == [result.job_id for result in results]
+    same = [result.job_id for result in again] == [
+        result.job_id for result in results
+    ]
     print(
         f"\nthe same sweep again: {'the same jobs' if same else 'other jobs'}, "
         f"{again[0].cluster.scheduler.commands - commands} scheduler commands"
     )
-    print(f"records and outputs are in {folder}; try: clusterjob --store {folder} list")
+    print(
+        f"records and outputs are in {folder}; try: clusterjob --store {folder} list"
+    )
 
 
 main()

@@ -97,7 +97,9 @@ def lab() -> Path:
         if not NETNS.exists():
             STARTED.write_text(
                 str(
-                    os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+                    os.getppid()
+                    if "PYTEST_XDIST_WORKER" in os.environ
+                    else os.getpid()
                 )
             )
         started = subprocess.run(
@@ -129,7 +131,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.parent.name
         if folder in SLOW_FOLDERS or item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
-        if "noacct" in getattr(getattr(item, "callspec", None), "params", {}).values():
+        if (
+            "noacct"
+            in getattr(getattr(item, "callspec", None), "params", {}).values()
+        ):
             item.add_marker(pytest.mark.xdist_group("noacct"))
 
 
@@ -168,9 +173,7 @@ def _lab_missing() -> str:
         if not shutil.which(name)
     ]
     if missing:
-        return (
-            f"{', '.join(missing)} not installed (tests/lab/lab.sh install, on Debian)"
-        )
+        return f"{', '.join(missing)} not installed (tests/lab/lab.sh install, on Debian)"
     return ""
 
 
@@ -222,7 +225,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if program is None:
         if os.environ.get("CLUSTERJOB_REQUIRE_LAB"):
             pytest.fail("PostgreSQL is required here, and not installed")
-        pytest.skip("PostgreSQL is not installed (tests/lab/lab.sh install, on Debian)")
+        pytest.skip(
+            "PostgreSQL is not installed (tests/lab/lab.sh install, on Debian)"
+        )
     # the path of a socket is short
     with tempfile.TemporaryDirectory(prefix="cj-pg-") as name:
         folder = Path(name)

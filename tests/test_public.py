@@ -46,10 +46,14 @@ def test_help_is_a_page_with_an_example() -> None:
 def test_the_example_of_the_page_runs(spool: Path) -> None:
     example = inspect.getdoc(clusterjob).split("::\n\n")[1].split("\n\nWithout")[0]  # type: ignore[union-attr]
     code = (
-        inspect.cleandoc(example).replace("./simulate -T", "echo").replace('"1G"', "10")
+        inspect.cleandoc(example)
+        .replace("./simulate -T", "echo")
+        .replace('"1G"', "10")
     )
     code = code.replace("ppn=4", "ppn=1")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("COMPLETED") == 3
 
@@ -79,7 +83,9 @@ def test_no_public_function_returns_any() -> None:
     signatures = _signatures()
     assert len(signatures) > 50
     for name, function in signatures:
-        returns = ast.unparse(function.returns) if function.returns else "nothing said"
+        returns = (
+            ast.unparse(function.returns) if function.returns else "nothing said"
+        )
         assert "Any" not in returns.replace("AnyStr", ""), f"{name} returns {returns}"
         assert returns != "nothing said", name
 
@@ -117,7 +123,9 @@ def test_a_users_program_is_checked(tmp_path: Path) -> None:
         cwd=ROOT,
     )
     lines = [line.partition("program.py:")[2] for line in done.stdout.splitlines()]
-    shown = [line.split('"')[1].split(".")[-1] for line in lines if "Revealed" in line]
+    shown = [
+        line.split('"')[1].split(".")[-1] for line in lines if "Revealed" in line
+    ]
     assert shown[1:5] == ["AsyncResult", "Status", "Results", "str"], done.stdout
     assert "float | None" in done.stdout.replace("Union[float, None]", "float | None")
     assert shown[-1] == "Results"

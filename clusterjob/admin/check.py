@@ -46,7 +46,9 @@ def run_checks(
     :class:`SettingsError`.
     """
     checker = _Checker(session, profile, files and record is None)
-    scheduler = session.engine.scheduler(checker.job("true", "check").cluster_reference)
+    scheduler = session.engine.scheduler(
+        checker.job("true", "check").cluster_reference
+    )
     recording: RecordingTransport | None = None
     if record is not None:
         recording = RecordingTransport(scheduler.transport)
@@ -67,7 +69,9 @@ class _Checker:
 
     def run(self, scheduler: Scheduler, time_limit: bool) -> Iterator[Check]:
         if scheduler.transport.host:
-            route = yield from _try("connection", lambda: _connect(scheduler.transport))
+            route = yield from _try(
+                "connection", lambda: _connect(scheduler.transport)
+            )
             if route is None:
                 return
         version = yield from _try("commands", scheduler.version)
@@ -136,7 +140,9 @@ class _Checker:
             yield Check("time limit", result.reason == Reason.TIMEOUT, detail)
 
 
-def _try(name: str, action: Callable[[], Seen]) -> Generator[Check, None, Seen | None]:
+def _try(
+    name: str, action: Callable[[], Seen]
+) -> Generator[Check, None, Seen | None]:
     """Yield the check that an action is, and return what it returned; None where it failed."""
     try:
         seen = action()

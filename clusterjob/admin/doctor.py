@@ -100,7 +100,9 @@ class _Doctor:
             "put it aside; see to it first that its job does not run any more, "
             "or it will run twice",
         )
-        return self._mend(finding, lambda: f"it is in {self.store.quarantine(damaged)}")
+        return self._mend(
+            finding, lambda: f"it is in {self.store.quarantine(damaged)}"
+        )
 
     # -- submissions -------------------------------------------------------------------------------
 
@@ -112,7 +114,9 @@ class _Doctor:
                 detail = f"{_title(record)} is {record.phase.value}: {words}"
                 yield Finding("submission", True, detail)
                 continue
-            detail = f"{_title(record)} was not finished by {record.owner or 'anybody'}"
+            detail = (
+                f"{_title(record)} was not finished by {record.owner or 'anybody'}"
+            )
             finding = Finding("submission", False, detail, "finish it")
             yield self._mend(finding, functools.partial(self._finish, record))
 

@@ -8,7 +8,11 @@ from clusterjob.backend.dialects import find_dialect, same_dialect, without_dire
 from clusterjob.backend.exit_record import ExitRecord, read_exit_record
 from clusterjob.backend.ini import Sections, read_ini
 from clusterjob.backend.load import load_backend
-from clusterjob.backend.lookup import find_backend, job_variable_patterns, list_backends
+from clusterjob.backend.lookup import (
+    find_backend,
+    job_variable_patterns,
+    list_backends,
+)
 from clusterjob.backend.model import (
     EXITED,
     TIMEOUT_OR_MEMORY,

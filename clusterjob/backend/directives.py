@@ -58,7 +58,9 @@ class DirectiveWriter:
         derived = derive_resources(given)
         lines = []
         for directive in self._backend.directives:
-            if directive.template and not given.keys().isdisjoint(directive.resources):
+            if directive.template and not given.keys().isdisjoint(
+                directive.resources
+            ):
                 wanted = {name: given.get(name) for name in directive.resources}
                 lines.append(
                     self._directive(

@@ -43,7 +43,9 @@ def read_exit_record(text: str) -> ExitRecord | None:
         if record is None:
             return None
         if key == "host":  # a run begins
-            record = ExitRecord(job_id=record.job_id, runs=record.runs + 1, host=value)
+            record = ExitRecord(
+                job_id=record.job_id, runs=record.runs + 1, host=value
+            )
             times = []
         elif equals:
             _note(record, key, value)

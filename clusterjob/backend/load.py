@@ -140,7 +140,10 @@ def _with_base(path: Path, file: Path, seen: tuple[Path, ...]) -> Sections:
     folder = find_backend(base, [path.parent])
     if folder in (path, *seen):
         raise SettingsError(
-            f"{base!r} extends it in turn", file=file, section="Backend", key="extends"
+            f"{base!r} extends it in turn",
+            file=file,
+            section="Backend",
+            key="extends",
         )
     return _merge(_with_base(folder, folder / "backend.ini", (*seen, path)), sections)
 
@@ -180,7 +183,9 @@ def _merge_directives(
     overridden = {resource for key in over for resource in split_words(key)}
     kept = {}
     for key, value in base.items():
-        rest = [resource for resource in split_words(key) if resource not in overridden]
+        rest = [
+            resource for resource in split_words(key) if resource not in overridden
+        ]
         if rest:
             kept[", ".join(rest)] = value
     return {**kept, **over}
@@ -286,28 +291,35 @@ class _Reader:
     def general(self) -> General:
         given = self.sections.get("Backend", {})
         plain = General()
-        texts = {
-            name: given.get(name, getattr(plain, name))
-            for name in _names(General)
-            if isinstance(getattr(plain, name), str)
-            and not isinstance(getattr(plain, name), Enum)
-        }
+        texts = {}
+        for name in _names(General):
+            default = getattr(plain, name)
+            if isinstance(default, str) and not isinstance(default, Enum):
+                texts[name] = given.get(name, default)
         lists = parse_boolean(given.get("array_lists", "yes"))
         if lists is None:
             raise self.error("expected yes or no", "Backend", "array_lists")
+
+        def words(key: str) -> list[str]:
+            return given.get(key, "").split()
+
+        quoting = self.choice(Quoting, "Backend", "quoting", plain.quoting)
+        after = self.choice(AfterForm, "Backend", "after", plain.after)
+        jobname = self.pattern("Backend", "jobname")
+        workdir = self.pattern("Backend", "workdir")
         return General(
             **texts,
-            quoting=self.choice(Quoting, "Backend", "quoting", plain.quoting),
-            after=self.choice(AfterForm, "Backend", "after", plain.after),
+            quoting=quoting,
+            after=after,
             array_lists=lists,
-            job_variables=tuple(given.get("job_variables", "").split()),
-            options=tuple(given.get("options", "").split()),
-            shared=tuple(given.get("shared", "").split()),
-            reserved=tuple(map(_pair, given.get("reserved", "").split())),
-            jobname=self.pattern("Backend", "jobname") or plain.jobname,
-            workdir=self.pattern("Backend", "workdir") or plain.workdir,
+            job_variables=tuple(words("job_variables")),
+            options=tuple(words("options")),
+            shared=tuple(words("shared")),
+            reserved=tuple(map(_pair, words("reserved"))),
+            jobname=jobname or plain.jobname,
+            workdir=workdir or plain.workdir,
             scan=self.pattern("Backend", "scan"),
-            patterns=tuple(map(_pair, given.get("patterns", "").split())),
+            patterns=tuple(map(_pair, words("patterns"))),
         )
 
     def output(self, name: str) -> Output:
@@ -362,7 +374,9 @@ class _Reader:
         for group in pattern.groupindex:
             if group not in FIELDS:
                 hint = suggest(group, FIELDS)
-                raise self.error(f"unknown group {group!r}.{hint}", section, "pattern")
+                raise self.error(
+                    f"unknown group {group!r}.{hint}", section, "pattern"
+                )
         if "id" not in pattern.groupindex:
             raise self.error("the group (?P<id>...) is missing", section, "pattern")
 

@@ -28,7 +28,16 @@ TIMEOUT_OR_MEMORY = "timeout_or_memory"
 EXITED = "EXITED"
 
 # What commands and outputs may name.
-PLACEHOLDERS = ("script", "jobs", "ids", "id_list", "user", "clusters", "spool", "age")
+PLACEHOLDERS = (
+    "script",
+    "jobs",
+    "ids",
+    "id_list",
+    "user",
+    "clusters",
+    "spool",
+    "age",
+)
 FIELDS = (
     "id",
     "task",
@@ -117,7 +126,9 @@ class General:
     array_lists: bool = True
     clusters: str = ""  # the option that names one of several clusters
     after: AfterForm = AfterForm.NATIVE
-    scan: re.Pattern[str] | None = None  # lines that the scheduler finds in bodies too
+    scan: re.Pattern[str] | None = (
+        None  # lines that the scheduler finds in bodies too
+    )
 
 
 class NativeStyle(str, Enum):
@@ -189,7 +200,9 @@ class Limits:
     submit_parallel: int = 4  # submit commands at once
     array_size: int = 1000  # elements of one array
     command_timeout: float = 120.0  # s for one of the scheduler's commands
-    settle: float = 20.0  # s in which exit record and accounting may lag behind an end
+    settle: float = (
+        20.0  # s in which exit record and accounting may lag behind an end
+    )
     lost_after: float = 300.0  # s after which a job that no source knows is lost
     # logins to a host in a minute, by all processes of this machine
     connections: int = 10

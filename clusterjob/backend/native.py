@@ -374,8 +374,10 @@ def _convert(
     """Make resources of the values; an option whose value is none of ours stays an option."""
     native = backend.native
     known: dict[str, ResourceValue] = {}
+    sources: dict[str, NativeOption] = {}
     kept: set[NativeOption] = set()
     for name, (text, option) in values.items():
+        sources[name] = option
         value = _value(native, name, text)
         if value is None or not _can_be_written(backend, value):
             kept.add(option)
@@ -383,13 +385,15 @@ def _convert(
             read.attributes[name] = text
         else:
             known[name] = value
-    sources = {name: option for name, (_, option) in values.items()}
-    for name in [name for name in known if sources[name] in kept]:
-        del known[name]
+    for name in list(known):
+        if sources[name] in kept:
+            del known[name]
     for name in _solve(native, known):
         kept.add(sources[name])
-    read.resources = {name: value for name, value in known.items() if value is not None}
-    rest += [option for option in dict.fromkeys(sources.values()) if option in kept]
+    read.resources = known
+    for option in dict.fromkeys(sources.values()):
+        if option in kept:
+            rest.append(option)
 
 
 def _can_be_written(backend: Backend, value: ResourceValue) -> bool:
@@ -423,22 +427,30 @@ def _value(native: Native, name: str, text: str) -> ResourceValue | None:
 def _seconds(form: NativeTime, text: str) -> int | None:
     """Read a time limit as the scheduler does."""
     if form is NativeTime.UNITS:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d)?", text)
-        if match is None:
-            return None
-        seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "m"]
-        return int(float(match[1]) * seconds) or None
+        return _seconds_with_unit(text)
     match = _CLOCK.fullmatch(text)
     if match is None:
         return None
     days, *parts = match.groups()
     numbers = [int(part) for part in parts if part is not None]
     if form is NativeTime.MINUTES:
-        return units.parse_time(text) if any(numbers) or days else None
+        has_any = any(numbers) or bool(days)
+        return units.parse_time(text) if has_any else None
     if form is NativeTime.HOURS_MINUTES:
         numbers.append(0)
-    total = sum(number * 60**power for power, number in enumerate(reversed(numbers)))
-    return total + int(days or 0) * 86400 or None
+    total = int(days or 0) * 86400
+    for power, number in enumerate(reversed(numbers)):
+        total += number * 60**power
+    return total or None
+
+
+def _seconds_with_unit(text: str) -> int | None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d)?", text)
+    if match is None:
+        return None
+    sizes = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    size = sizes[match[2] or "m"]
+    return int(float(match[1]) * size) or None
 
 
 @dataclass

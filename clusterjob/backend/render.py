@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 _WRAPPER = Path(__file__).parent / "job.sh.j2"
 _MOST_FRAMES = 1000
-_SMALL = (
-    600  # characters of a body that the shell itself writes faster than a process would
-)
+_SMALL = 600  # characters of a body that the shell itself writes faster than a process would
 # what stands in the gaps of a frame; nobody writes such words
 _TOKEN, _NAME, _DIRECTIVE, _BODY = (
     f"cj{word}jc9f3a" for word in ("TOKEN", "NAME", "DIRECTIVE", "BODY")
@@ -91,8 +89,12 @@ class Renderer:
             self._directives.shared(resources),
             len(body) <= _SMALL,
         )
-        directives = self._directives.write(resources, script.after, script.attributes)
-        lines = [frame.line.replace(_DIRECTIVE, directive) for directive in directives]
+        directives = self._directives.write(
+            resources, script.after, script.attributes
+        )
+        lines = [
+            frame.line.replace(_DIRECTIVE, directive) for directive in directives
+        ]
         top = (
             frame.top
             + "".join(lines)
@@ -105,7 +107,8 @@ class Renderer:
         """Whether the scheduler would take lines of the body for directives."""
         scan = self.backend.general.scan
         return (
-            scan is not None and re.search(scan.pattern, body, re.MULTILINE) is not None
+            scan is not None
+            and re.search(scan.pattern, body, re.MULTILINE) is not None
         )
 
     def _frame(
@@ -202,7 +205,9 @@ def split_shebang(body: str, shell: str) -> tuple[str, tuple[str, ...]]:
     That is one argument at most (execve(2)). Raises :class:`RenderError`.
     """
     if "\0" in body:
-        raise RenderError("the body contains a NUL character, which no shell can read")
+        raise RenderError(
+            "the body contains a NUL character, which no shell can read"
+        )
     if not body.startswith("#!"):
         body = f"#!{shell}\n{body}"
     line = body[2:].split("\n", 1)[0].strip()

@@ -72,7 +72,9 @@ def check_resource(name: str, value: object) -> ResourceValue | None:
 
 def _check_quantity(name: str, value: ResourceValue) -> int:
     try:
-        return units.parse_time(value) if name == "time" else units.parse_memory(value)
+        return (
+            units.parse_time(value) if name == "time" else units.parse_memory(value)
+        )
     except SettingsError as error:
         raise SettingsError(f"resource {name!r}: {error}") from None
 

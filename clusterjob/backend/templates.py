@@ -49,7 +49,12 @@ def _environment(comments: bool = False) -> jinja2.Environment:
         comment_end_string="#}" if comments else "#=}",
     )
     environment.filters["sh"] = shlex.quote
-    for converter in (units.clock, units.day_clock, units.minutes, units.hour_minutes):
+    for converter in (
+        units.clock,
+        units.day_clock,
+        units.minutes,
+        units.hour_minutes,
+    ):
         environment.filters[converter.__name__] = converter
     return environment
 

@@ -35,7 +35,9 @@ def files(job: str, patterns: Sequence[str], as_json: bool) -> None:
 @click.argument("job")
 @click.argument("patterns", nargs=-1, metavar="[PATTERN...]")
 @click.option(
-    "--into", metavar="FOLDER", help="Where to; by default where the job's outputs go."
+    "--into",
+    metavar="FOLDER",
+    help="Where to; by default where the job's outputs go.",
 )
 def fetch(job: str, patterns: Sequence[str], into: str | None) -> None:
     """Fetch a job's outputs now, or the files of its workdir that match PATTERNs.

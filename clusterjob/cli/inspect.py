@@ -111,7 +111,9 @@ def show(job: str, script: bool, as_json: bool) -> None:
         result.refresh()
     if script:
         for result in results:
-            click.echo(render_record(result.cluster.scheduler, result.record), nl=False)
+            click.echo(
+                render_record(result.cluster.scheduler, result.record), nl=False
+            )
     elif as_json:
         print_json([_everything(result) for result in results])
     else:
@@ -245,7 +247,9 @@ def check(profile: str, record: str | None, time_limit: bool, as_json: bool) -> 
     for item in run_checks(default_session(), profile, record, time_limit):
         checks.append(item)
         if not as_json:
-            click.echo(f"{'ok  ' if item.ok else 'FAIL'} {item.name:28} {item.detail}")
+            click.echo(
+                f"{'ok  ' if item.ok else 'FAIL'} {item.name:28} {item.detail}"
+            )
     if as_json:
         print_json([vars(item) for item in checks])
     sys.exit(0 if all(item.ok for item in checks) else 1)

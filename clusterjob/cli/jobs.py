@@ -29,9 +29,13 @@ if TYPE_CHECKING:
 @click.command()
 @script_options
 @click.option(
-    "--wait", is_flag=True, help="Wait for the end of the job, and exit with its state."
+    "--wait",
+    is_flag=True,
+    help="Wait for the end of the job, and exit with its state.",
 )
-@click.option("--force", is_flag=True, help="Submit again what has completed already.")
+@click.option(
+    "--force", is_flag=True, help="Submit again what has completed already."
+)
 @click.option("--no-retry", is_flag=True, help="Leave a job that failed as it is.")
 @click.option(
     "--cache-id",
@@ -93,7 +97,9 @@ def plan(
     **options: Unpack[ScriptOptions],
 ) -> None:
     """Say what submitting SCRIPT would do, and why it is not the job it was before."""
-    planned = make_job(options).plan(force=force, retry=not no_retry, cache_id=cache_id)
+    planned = make_job(options).plan(
+        force=force, retry=not no_retry, cache_id=cache_id
+    )
     if as_json:
         print_json([job.row() for job in planned])
     else:
@@ -108,7 +114,9 @@ def cancel(jobs: Sequence[str]) -> None:
     found.cancel()
     for result in found:
         status = result.record.status
-        what = f"has ended: {status.name}" if status.finished else "is being cancelled"
+        what = (
+            f"has ended: {status.name}" if status.finished else "is being cancelled"
+        )
         click.echo(f"{result.job_id or result.key[:10]} {result.name}: {what}")
     for error in unknown:
         click.echo(f"Error: {error}", err=True)
@@ -117,7 +125,9 @@ def cancel(jobs: Sequence[str]) -> None:
 
 @click.command()
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
-@click.option("--timeout", metavar="TIME", help="Give up after this long: 30s, 5m, 2h.")
+@click.option(
+    "--timeout", metavar="TIME", help="Give up after this long: 30s, 5m, 2h."
+)
 @as_json
 def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
     """Wait until jobs have ended.

@@ -103,7 +103,9 @@ def make_job(options: ScriptOptions) -> JobScript:
     if backend is None and options["profile"] is not None:
         backend = read_profile(options["profile"]).attributes.get("backend")
     settings: JobSettings = {} if backend is None else {"backend": backend}
-    dialect = script_dialect(options["script"], backend) if options["convert"] else None
+    dialect = (
+        script_dialect(options["script"], backend) if options["convert"] else None
+    )
     job = JobScript.from_script(
         options["script"],
         dialect=dialect,

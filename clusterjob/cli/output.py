@@ -96,7 +96,9 @@ def _reason(result: AsyncResult) -> str:
     if task.reason is None:
         return ""
     return (
-        f"{task.reason.value} {task.exit_code}" if task.exit_code else task.reason.value
+        f"{task.reason.value} {task.exit_code}"
+        if task.exit_code
+        else task.reason.value
     )
 
 

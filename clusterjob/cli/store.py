@@ -68,7 +68,9 @@ def _print_finding(finding: Finding, fix: bool) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @as_json
-def prune(older_than: str, states: Sequence[str], dry_run: bool, as_json: bool) -> None:
+def prune(
+    older_than: str, states: Sequence[str], dry_run: bool, as_json: bool
+) -> None:
     """Remove old jobs: their records, and their scripts, logs and exit records on the cluster.
 
     Jobs that have not ended are never touched.

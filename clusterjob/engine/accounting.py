@@ -18,7 +18,9 @@ class Accounting:
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
         self._asked: dict[str, float] = {}  # when, by token
-        self._complete: set[str] = set()  # tokens of jobs of which it will say no more
+        self._complete: set[str] = (
+            set()
+        )  # tokens of jobs of which it will say no more
 
     def complete_usage(self, record: Record) -> None:
         """Ask for the peak memory of a job that has ended, and of all others that lack it.

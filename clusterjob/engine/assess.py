@@ -142,10 +142,13 @@ class Assessor:
         """Read the exit records of tasks, and ask accounting about their jobs; one round trip."""
         runs: dict[str, list[str]] = {}
         for record, index in tasks:
-            runs.setdefault(record.folder, []).append(record.exit_name(index))
-        ids = by_member(record for record, _ in tasks)
-        oldest = min(record.created for record, _ in tasks)
-        return self.scheduler.ended(runs, ids, self.clock() - oldest + _WINDOW)
+            names = runs.setdefault(record.folder, [])
+            names.append(record.exit_name(index))
+        records = [record for record, _ in tasks]
+        ids = by_member(records)
+        oldest = min(record.created for record in records)
+        age = self.clock() - oldest + _WINDOW
+        return self.scheduler.ended(runs, ids, age)
 
 
 def _listing_key(record: Record, index: int | None) -> tuple[str, int | None]:

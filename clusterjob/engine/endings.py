@@ -44,7 +44,10 @@ class Endings:
         if not record.finished or not is_any_due:
             return
         with self._lock:
-            if record.outputs is ONCE_DUE and self._poller.clock() >= self._not_before:
+            if (
+                record.outputs is ONCE_DUE
+                and self._poller.clock() >= self._not_before
+            ):
                 due = self._poller.jobs.select(_lacks_outputs)
                 self._fetch_outputs([record, *due])
             if record.epilogue is ONCE_DUE and record.settled:
@@ -131,7 +134,9 @@ def _outcome(record: Record, order: Order) -> Once:
     if order.error:
         return Once.failed(order.error)
     if order.missing and record.status == Status.COMPLETED:
-        return Once.failed(f"not found in {record.workdir}: {', '.join(order.missing)}")
+        return Once.failed(
+            f"not found in {record.workdir}: {', '.join(order.missing)}"
+        )
     return ONCE_DONE
 
 

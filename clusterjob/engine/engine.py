@@ -13,7 +13,12 @@ from clusterjob.engine.cluster import Cluster
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.engine.submission import Refusal, refusal_error, submit_records
 from clusterjob.engine.watcher import Watcher
-from clusterjob.errors import ClusterJobError, CommandError, StoreError, SubmissionError
+from clusterjob.errors import (
+    ClusterJobError,
+    CommandError,
+    StoreError,
+    SubmissionError,
+)
 from clusterjob.store import Again, ClusterReference, Record, Store
 from clusterjob.transport import Connections
 

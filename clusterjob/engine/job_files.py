@@ -48,7 +48,9 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
     is_array = record.tasks is not None and general.array_task
     suffix = f".{general.array_task}" if is_array else ""
     log = f"{RUNS}/{os.path.basename(record.folder)}/{record.token}{suffix}"
-    return _render(scheduler, record, {"stdout": f"{log}.out", "stderr": f"{log}.err"})
+    return _render(
+        scheduler, record, {"stdout": f"{log}.out", "stderr": f"{log}.err"}
+    )
 
 
 def render_by_hand(scheduler: Scheduler, record: Record) -> str:
@@ -109,7 +111,9 @@ def uploads_of(
     return list(files.values())
 
 
-def _job_uploads(scheduler: Scheduler, record: Record, again: bool) -> Iterable[Upload]:
+def _job_uploads(
+    scheduler: Scheduler, record: Record, again: bool
+) -> Iterable[Upload]:
     spec = record.spec
     yield Upload(
         script_path(scheduler, record),

@@ -161,7 +161,9 @@ class _Case:
             return self._finish(Status.FAILED, Reason(own.reason), code)
         # the node failed when the job was over
         was_over = code == 0 and not own.warned
-        was_over = was_over and word is not None and word.reason == Reason.NODE_FAILURE
+        was_over = (
+            was_over and word is not None and word.reason == Reason.NODE_FAILURE
+        )
         if word is not None and word.status == Status.FAILED and not was_over:
             return self._finish(
                 Status.FAILED, word.reason or Reason.EXIT, exit_code, signal
@@ -186,7 +188,9 @@ class _Case:
 
     def _history_may_come(self) -> bool:
         """Whether accounting lags behind, and may say why yet."""
-        return self.evidence.history_exists and not self._has_waited(self.limits.settle)
+        return self.evidence.history_exists and not self._has_waited(
+            self.limits.settle
+        )
 
     def _from_word(self, word: _FinalWord) -> None:
         """The scheduler says it ended, and the job left no end: it was killed, or never ran."""
@@ -259,7 +263,9 @@ class _Case:
         if evidence.records_read or not evidence.host_answered:
             return False
         folder = self.record.folder
-        self.task.words = f"{said}, but {folder}, where its exit record stood, is gone"
+        self.task.words = (
+            f"{said}, but {folder}, where its exit record stood, is gone"
+        )
         if self.record.cancel_requested and self._has_waited(self.limits.lost_after):
             self._finish(Status.FAILED, Reason.LOST)
         return True
@@ -272,7 +278,10 @@ class _Case:
             f"it began on {own.host} and was gone without a word: "
             "killed by SIGKILL, or the node failed"
         )
-        if self._has_waited(self.limits.lost_after) or not self.evidence.history_exists:
+        if (
+            self._has_waited(self.limits.lost_after)
+            or not self.evidence.history_exists
+        ):
             return self._finish(Status.FAILED, Reason.LOST)
         return None
 
@@ -291,7 +300,9 @@ class _Case:
         if own.runs > task.runs:
             task.runs = own.runs
             when = own.started or self.evidence.now
-            task.note_event(when, Status.RUNNING.name, f"run {own.runs} on {own.host}")
+            task.note_event(
+                when, Status.RUNNING.name, f"run {own.runs} on {own.host}"
+            )
         task.host = own.host or task.host
         task.started = own.started or task.started
         task.ended = own.ended or task.ended

@@ -109,7 +109,8 @@ def is_abandoned(record: Record, beats: Mapping[str, Note], now: float) -> bool:
 def heartbeats(store: Store) -> dict[str, Note]:
     """Return the last heartbeat of each owner."""
     return {
-        name.removeprefix(_PREFIX): note for name, note in store.notes(_PREFIX).items()
+        name.removeprefix(_PREFIX): note
+        for name, note in store.notes(_PREFIX).items()
     }
 
 

@@ -58,7 +58,9 @@ class _Recovery:
     the scheduler said "not now" to.
     """
 
-    def __init__(self, store: Store, scheduler: Scheduler, deferred: set[str]) -> None:
+    def __init__(
+        self, store: Store, scheduler: Scheduler, deferred: set[str]
+    ) -> None:
         self.store, self.scheduler, self.deferred = store, scheduler, deferred
 
     def finish(self, taken: Sequence[Record]) -> None:
@@ -111,7 +113,10 @@ class _Recovery:
         def give_up(record: Record) -> bool:
             if not record.unsent:
                 return False
-            record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
+            record.task.status, record.task.reason = (
+                Status.CANCELLED,
+                Reason.CANCELLED,
+            )
             return True
 
         cancelled = [record for record in records if record.cancel_requested]
@@ -161,7 +166,9 @@ class _Recovery:
             raise
         except ClusterJobError as error:
             if len(records) > 1:  # find out which it is
-                return [record for one in records for record in self._send_files([one])]
+                return [
+                    record for one in records for record in self._send_files([one])
+                ]
             _leave_open(self.store, records, error)
             return []
 

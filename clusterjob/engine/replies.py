@@ -40,7 +40,9 @@ class Submission:
     receipts: dict[str, Receipt] = field(default_factory=dict)
     began: float = 0.0
     ended: float = 0.0
-    digests: dict[str, str] = field(default_factory=dict)  # of programs, by their paths
+    digests: dict[str, str] = field(
+        default_factory=dict
+    )  # of programs, by their paths
 
 
 @dataclass

@@ -109,12 +109,8 @@ class Scheduler:
         submission.digests = read_digests(parts.get("programs", ""))
         for token, receipt in parse_receipts(parts.get("receipts", "")).items():
             submission.receipts[token] = self._identify(receipt)
-        # some folders could not be entered: their jobs were not submitted
         if failed.strip():
-            for ticket in tickets:
-                words = f"{ticket.folder} cannot be used: {answer.stderr.strip()}"
-                refusal = Receipt(ticket.token, ExitCode.FOLDER_UNUSABLE, words)
-                submission.receipts.setdefault(ticket.token, refusal)
+            _note_unusable(submission, tickets, answer.stderr.strip())
         return submission
 
     def _identify(self, receipt: Receipt) -> Receipt:
@@ -272,7 +268,9 @@ class Scheduler:
         if not listing.asked:
             words = _without_marks(answer.stderr, mark)
             code = " ".join(codes) or answer.exit_code
-            listing.error = errors or words or f"a command ended with exit code {code}"
+            listing.error = (
+                errors or words or f"a command ended with exit code {code}"
+            )
         unread = []
         for name, member in zip(names, members, strict=True):
             output = getattr(self.backend.outputs, kind)
@@ -438,6 +436,18 @@ def _check_submission(answer: Completed, parts: Mapping[str, str]) -> None:
             exit_code=answer.exit_code,
             stderr=answer.stderr,
         )
+
+
+def _note_unusable(
+    submission: Submission, tickets: Sequence[Ticket], words: str
+) -> None:
+    """Note that some folders could not be entered: their jobs were not submitted."""
+    for ticket in tickets:
+        if ticket.token in submission.receipts:
+            continue
+        said = f"{ticket.folder} cannot be used: {words}"
+        refusal = Receipt(ticket.token, ExitCode.FOLDER_UNUSABLE, said)
+        submission.receipts[ticket.token] = refusal
 
 
 def _without_marks(text: str, mark: str) -> str:

@@ -45,7 +45,9 @@ class Ticket:
 
 def clean_environment(backend: Backend) -> str:
     """Return shell text that unsets what a surrounding job, of any scheduler, has set."""
-    patterns = dict.fromkeys([*backend.general.job_variables, *job_variable_patterns()])
+    patterns = dict.fromkeys(
+        [*backend.general.job_variables, *job_variable_patterns()]
+    )
     keep = [word[1:] for word in patterns if word.startswith("!")]
     unset = [word for word in patterns if not word.startswith("!")]
     text = load_shell(_CLEAN)

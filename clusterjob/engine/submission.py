@@ -16,14 +16,23 @@ from dataclasses import dataclass
 
 from clusterjob.backend import ErrorKind
 from clusterjob.engine.conflicts import check_conflicts
-from clusterjob.engine.job_files import program_paths, relative_script_path, uploads_of
+from clusterjob.engine.job_files import (
+    program_paths,
+    relative_script_path,
+    uploads_of,
+)
 from clusterjob.engine.jobs import by_member
 from clusterjob.engine.lease import Lease, process_name
 from clusterjob.engine.local_scripts import run_prologue
 from clusterjob.engine.replies import Receipt
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.engine.scripts import Ticket
-from clusterjob.errors import CommandError, StoreError, SubmissionError, TransportError
+from clusterjob.errors import (
+    CommandError,
+    StoreError,
+    SubmissionError,
+    TransportError,
+)
 from clusterjob.files import upload
 from clusterjob.status import Status
 from clusterjob.store import Again, Phase, Record, Store
@@ -82,7 +91,9 @@ def submit_records(
     return Submitted(winners, refused)
 
 
-def _send(store: Store, scheduler: Scheduler, fresh: Sequence[Record]) -> list[Refusal]:
+def _send(
+    store: Store, scheduler: Scheduler, fresh: Sequence[Record]
+) -> list[Refusal]:
     """Bring claimed jobs to the scheduler; refused ones are taken out of the store again."""
     try:
         for record in fresh:

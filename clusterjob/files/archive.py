@@ -39,7 +39,9 @@ class ArchiveWriter:
         self._member = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
         self._waiting = io.BytesIO()
 
-    def add(self, name: str, content: Content, size: int, mode: int) -> Iterator[bytes]:
+    def add(
+        self, name: str, content: Content, size: int, mode: int
+    ) -> Iterator[bytes]:
         """Add a file. Raises :class:`CommandError` for one that is not as long as it was."""
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.mtime = size, mode, int(time.time())

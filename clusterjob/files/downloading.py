@@ -92,7 +92,9 @@ def _download(transport: Transport, orders: Sequence[Order]) -> None:
     wanted = [item for item in items if not _is_here(item)]
     total = sum(item.file.size for item in wanted)
     with Progress(transport.host or "here", total, transport.hooks) as progress:
-        for portion in _portions([item for item in wanted if item.file.size < _LARGE]):
+        for portion in _portions(
+            [item for item in wanted if item.file.size < _LARGE]
+        ):
             _bring_small(transport, portion, progress)
         for item in wanted:
             if item.file.size >= _LARGE:
@@ -189,7 +191,9 @@ def _bring_small(
     base = posixpath.commonpath([item.order.workdir for item in items])
     sources: dict[str, list[_Item]] = {}
     for item in items:
-        sources.setdefault(f"./{posixpath.relpath(item.source, base)}", []).append(item)
+        sources.setdefault(f"./{posixpath.relpath(item.source, base)}", []).append(
+            item
+        )
     script = f"cd {quote(base)} && tar -chf - {quote_all(sources)} | gzip -1"
     unpacker = zlib.decompressobj(_GZIP)
     with tempfile.SpooledTemporaryFile(max_size=2 * _PORTION) as archive:

@@ -109,7 +109,9 @@ def _read_listing(text: str) -> list[RemoteFile]:
     odd = [name for name in sizes if sums and name not in sums]
     if odd:
         _log.warning(
-            "%d files cannot be read or have odd names, the first: %r", len(odd), odd[0]
+            "%d files cannot be read or have odd names, the first: %r",
+            len(odd),
+            odd[0],
         )
     return [
         RemoteFile(posixpath.normpath(name), size, sums.get(name, ""))

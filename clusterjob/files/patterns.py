@@ -41,7 +41,9 @@ def parse_files(files: Files, what: str) -> list[tuple[str, str]]:
 
 def _parse_pair(item: object, what: str) -> tuple[str, str]:
     pair = item if isinstance(item, (tuple, list)) else (item, "")
-    if len(pair) != 2 or not all(isinstance(part, (str, os.PathLike)) for part in pair):
+    if len(pair) != 2 or not all(
+        isinstance(part, (str, os.PathLike)) for part in pair
+    ):
         raise SettingsError(
             f"{what} {item!r} is neither a path nor a pair of a path and its new name"
         )
@@ -128,10 +130,14 @@ def _expand(source: str, name: str, written: str) -> Iterator[tuple[str, str]]:
             else source
         )
         is_folder = name.endswith("/")
-        target = os.path.join(name, os.path.basename(own)) if is_folder else name or own
+        target = (
+            os.path.join(name, os.path.basename(own)) if is_folder else name or own
+        )
         yield from _walk(source, target, written, set())
         return
-    matches = sorted(glob.glob(source, recursive=True)) if _MAGIC.search(source) else []
+    matches = (
+        sorted(glob.glob(source, recursive=True)) if _MAGIC.search(source) else []
+    )
     if not matches:
         raise SettingsError(
             f"input {written!r}: there is no such file in {os.getcwd()}"

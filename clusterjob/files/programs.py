@@ -104,5 +104,7 @@ def read_digests(text: str) -> dict[str, str]:
     """Return the sums that :func:`digest_script` printed, by path."""
     lines = (line.split(None, 1) for line in text.splitlines())
     return {
-        parts[1]: parts[0] for parts in lines if len(parts) == 2 and len(parts[0]) == 64
+        parts[1]: parts[0]
+        for parts in lines
+        if len(parts) == 2 and len(parts[0]) == 64
     }

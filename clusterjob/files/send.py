@@ -121,7 +121,9 @@ class _Sending:
             )
         done = self.transport.run("\n".join(lines))
         there, offsets = _read_comparison(done.stdout, list(folders))
-        missing = [file for file in files if not file.digest or file.path not in there]
+        missing = [
+            file for file in files if not file.digest or file.path not in there
+        ]
         return missing, offsets
 
     # -- small files -------------------------------------------------------------------------------
@@ -131,7 +133,9 @@ class _Sending:
         base = posixpath.commonpath({item.folder for item in items})
         # the script is part of the archive: what is read byte by byte stays short
         finish = _finish_script(items, base, part)
-        settings = f"cj_base={quote(base)} cj_finish={f'{part}.sh' if finish else ''}\n"
+        settings = (
+            f"cj_base={quote(base)} cj_finish={f'{part}.sh' if finish else ''}\n"
+        )
         script = settings + load_shell(_UNPACK)
         done = self.transport.feed(script, self._archive(items, base, part, finish))
         self._check(done, base)
@@ -145,7 +149,9 @@ class _Sending:
             if item.file.replace:
                 folder = posixpath.join(folder, part)
             name = posixpath.join(".", folder, item.name)
-            yield from writer.add(name, item.file.content, item.size, _mode(item.file))
+            yield from writer.add(
+                name, item.file.content, item.size, _mode(item.file)
+            )
             self.progress.add(item.size)
         if finish:
             yield from writer.add(f"./{part}.sh", finish, len(encode(finish)), 0o600)
@@ -183,7 +189,9 @@ class _Sending:
         if squeeze:
             yield packer.flush()
 
-    def _settle(self, items: Sequence[_Item], doubtful: Sequence[_Item]) -> list[_Item]:
+    def _settle(
+        self, items: Sequence[_Item], doubtful: Sequence[_Item]
+    ) -> list[_Item]:
         """Give large files their names, and copy what several jobs share.
 
         Returns the ones that are not what they should be. Only a ``doubtful`` one, of which an
@@ -302,7 +310,9 @@ def _finish_script(items: Sequence[_Item], base: str, part: str) -> str:
         # the name of a folder may begin with a dash
         below = posixpath.join(".", posixpath.relpath(folder, base), part)
         lines.append(f"( cj_enter {quote(below)}")
-        known = [(item.name, item.file.digest) for item in members if item.file.digest]
+        known = [
+            (item.name, item.file.digest) for item in members if item.file.digest
+        ]
         if known:
             lines.append(f"cj_check {_sums(known)}")
         for names in in_portions([f"./{item.name}" for item in members], _NAMES):

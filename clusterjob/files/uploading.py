@@ -30,7 +30,9 @@ def upload(transport: Transport, files: Sequence[Upload]) -> None:
     if isinstance(transport, RecordingTransport):
         transport = transport.inner
     if isinstance(transport, RemoteTransport):
-        from clusterjob.files.send import send  # tar and zlib are for other hosts alone
+        from clusterjob.files.send import (
+            send,
+        )  # tar and zlib are for other hosts alone
 
         send(transport, files)
     else:

@@ -1,6 +1,14 @@
 """Where records live: SQLite, a folder of JSON files, PostgreSQL."""
 
-from clusterjob.store.base import OLD_KEYS, Again, Change, Damaged, Note, Report, Store
+from clusterjob.store.base import (
+    OLD_KEYS,
+    Again,
+    Change,
+    Damaged,
+    Note,
+    Report,
+    Store,
+)
 from clusterjob.store.open import locate_store, open_store
 from clusterjob.store.record import (
     ONCE_DONE,

@@ -182,7 +182,9 @@ class FileStore(Store):
             [record for record in records if record.name == word],
         ]
         if len(word) >= SHORTEST_KEY:
-            kinds.append([record for record in records if record.key.startswith(word)])
+            kinds.append(
+                [record for record in records if record.key.startswith(word)]
+            )
         return next((found for found in kinds if found), [])
 
     def changes(self) -> int:
@@ -347,7 +349,9 @@ class FileStore(Store):
         try:
             with os.scandir(self.folder / "records") as entries:
                 for entry in entries:
-                    if entry.name.endswith(".json") and not entry.name.startswith("."):
+                    if entry.name.endswith(".json") and not entry.name.startswith(
+                        "."
+                    ):
                         with contextlib.suppress(FileNotFoundError):
                             found[entry.name[:-5]] = _stamp(entry.stat())
         except OSError as error:
@@ -380,7 +384,9 @@ class FileStore(Store):
                 found[token] = known[1]
             return found
 
-    def _compare(self, copies: Sequence[Record]) -> tuple[set[str], dict[str, Record]]:
+    def _compare(
+        self, copies: Sequence[Record]
+    ) -> tuple[set[str], dict[str, Record]]:
         """Return the tokens of the copies that are stored, and new readings of those that others
         have written; one that cannot be read is as good as gone.
         """
@@ -388,7 +394,8 @@ class FileStore(Store):
         newer = {
             record.token: _copy(stored[record.token])
             for record in copies
-            if record.token in stored and stored[record.token].version != record.version
+            if record.token in stored
+            and stored[record.token].version != record.version
         }
         return set(stored), newer
 

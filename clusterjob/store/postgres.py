@@ -66,7 +66,9 @@ class PostgresStore(SqlStore):
             connection.execute(
                 "INSERT INTO damaged VALUES (?, ?)", (damaged.token, damaged.raw)
             )
-            connection.execute("DELETE FROM records WHERE token = ?", (damaged.token,))
+            connection.execute(
+                "DELETE FROM records WHERE token = ?", (damaged.token,)
+            )
             make_newest_current(connection, [damaged.key])
         return "the table clusterjob.damaged"
 
@@ -100,7 +102,9 @@ class PostgresStore(SqlStore):
                 with database.transaction():
                     connection = _Questions(database)
                     if write:
-                        connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+                        connection.execute(
+                            "SELECT pg_advisory_xact_lock(?)", (_LOCK,)
+                        )
                     yield connection
                     if write:
                         self._count(connection)
@@ -142,9 +146,9 @@ class PostgresStore(SqlStore):
             connection = _Questions(database)
             connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
             if (
-                connection.execute("SELECT to_regclass('clusterjob.state')").fetchone()[
-                    0
-                ]
+                connection.execute(
+                    "SELECT to_regclass('clusterjob.state')"
+                ).fetchone()[0]
                 is None
             ):
                 connection.execute("CREATE SCHEMA IF NOT EXISTS clusterjob")
@@ -189,7 +193,9 @@ class _Questions:
     def execute(self, statement: str, values: Sequence[object] = (), /) -> Any:
         return self._database.execute(statement.replace("?", "%s"), values or None)
 
-    def executemany(self, statement: str, rows: Iterable[Sequence[object]], /) -> None:
+    def executemany(
+        self, statement: str, rows: Iterable[Sequence[object]], /
+    ) -> None:
         with self._database.cursor() as cursor:
             cursor.executemany(statement.replace("?", "%s"), list(rows))
 

@@ -54,7 +54,11 @@ class Parent:
         return cls(**{**data, "records": tuple(data["records"])})
 
     def to_json(self) -> dict[str, Any]:
-        data = {"name": self.name, "job_id": self.job_id, "records": list(self.records)}
+        data = {
+            "name": self.name,
+            "job_id": self.job_id,
+            "records": list(self.records),
+        }
         for name in ("key", "token", "done"):
             if value := getattr(self, name):
                 data[name] = value
@@ -74,7 +78,9 @@ class ClusterReference:
     transport: str = ""
     ssh_config: str = ""
     beside: tuple[str, ...] = ()
-    overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
+    overrides: Mapping[str, Mapping[str, str]] = field(
+        default_factory=dict, hash=False
+    )
     source: str = ""
 
     @classmethod
@@ -177,7 +183,9 @@ class JobSpec:
         """Return the files that this job puts into its workdir, and what tells their contents."""
         files = {name: f"text:{text}" for name, text in self.aux.items()}
         files |= {item.path: item.digest for item in self.inputs}
-        return {os.path.join(workdir, path): content for path, content in files.items()}
+        return {
+            os.path.join(workdir, path): content for path, content in files.items()
+        }
 
 
 _OPTIONAL = (

@@ -166,9 +166,14 @@ class SqlStore(Store):
 
     def begin(self, record: Record, what: Begun) -> bool:
         with self._transaction() as connection:
-            readings = dict(self._readings(connection, "token", [record.token], _TOKEN))
+            readings = dict(
+                self._readings(connection, "token", [record.token], _TOKEN)
+            )
             stored = readings.get(record.token)
-            if not isinstance(stored, Record) or getattr(stored, what) is not ONCE_DUE:
+            if (
+                not isinstance(stored, Record)
+                or getattr(stored, what) is not ONCE_DUE
+            ):
                 return False
             setattr(stored, what, ONCE_STARTED)
             stored.version += 1
@@ -186,7 +191,9 @@ class SqlStore(Store):
 
     def by_tokens(self, tokens: Iterable[str]) -> dict[str, Record]:
         with self._transaction(write=False) as connection:
-            return self._good(self._readings(connection, "token", list(tokens), _TOKEN))
+            return self._good(
+                self._readings(connection, "token", list(tokens), _TOKEN)
+            )
 
     def select(
         self,

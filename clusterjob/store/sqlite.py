@@ -77,7 +77,9 @@ class SqliteStore(SqlStore):
         ) as file:
             file.write(damaged.raw)
         with self._transaction() as connection:
-            connection.execute("DELETE FROM records WHERE token = ?", (damaged.token,))
+            connection.execute(
+                "DELETE FROM records WHERE token = ?", (damaged.token,)
+            )
             make_newest_current(connection, [damaged.key])
         return str(target)
 
@@ -182,7 +184,9 @@ class SqliteStore(SqlStore):
     def _facts(self, connection: Connection) -> dict[str, str]:
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
         kind = filesystem(self.path)
-        why = "several machines may share it" if is_shared(self.path) else "a local one"
+        why = (
+            "several machines may share it" if is_shared(self.path) else "a local one"
+        )
         return {
             "version": str(VERSION),
             "journal": f"{mode}, on a file system of type {kind or 'unknown'} ({why})",
@@ -202,7 +206,9 @@ class SqliteStore(SqlStore):
                     f"the store {self.path} was locked by another process for a minute; "
                     "try again when that one is done"
                 )
-            if any(word in words for word in ("full", "readonly", "open", "disk I/O")):
+            if any(
+                word in words for word in ("full", "readonly", "open", "disk I/O")
+            ):
                 return StoreError(
                     f"the store {self.path} cannot be written: {words}. "
                     "Make room or mend the permissions, and run again"

@@ -18,7 +18,9 @@ from clusterjob.transport.ssh_config import Hop
 if TYPE_CHECKING:
     import paramiko
 
-Ask = Callable[[str, str, bool], str]  # host, question, whether the answer may be shown
+Ask = Callable[
+    [str, str, bool], str
+]  # host, question, whether the answer may be shown
 _FACTORS = 4  # as many as there may be
 
 
@@ -52,7 +54,11 @@ def authenticate(client: paramiko.Transport, hop: Hop, ask: Ask) -> None:
 
 
 def _take_step(
-    client: paramiko.Transport, hop: Hop, ask: Ask, allowed: list[str], tried: list[str]
+    client: paramiko.Transport,
+    hop: Hop,
+    ask: Ask,
+    allowed: list[str],
+    tried: list[str],
 ) -> list[str] | None:
     """Try the ways that the host allows; return what it wants besides, None where none did."""
     for method in hop.methods:
@@ -165,7 +171,9 @@ def _by_questions(
     def answer(
         title: str, instructions: str, questions: list[tuple[str, bool]]
     ) -> list[str]:
-        head = " ".join(part.strip() for part in (title, instructions) if part.strip())
+        head = " ".join(
+            part.strip() for part in (title, instructions) if part.strip()
+        )
         return [
             ask(str(hop), f"{head} {question}".strip(), echo)
             for question, echo in questions

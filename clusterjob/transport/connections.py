@@ -55,7 +55,9 @@ def _choose_kind(named: str) -> str:
     kind = asked or named or "ssh"
     if kind not in KINDS:
         source = "$CLUSTERJOB_TRANSPORT" if asked else "transport"
-        raise SettingsError(f"{source} = {kind!r} is not known.{suggest(kind, KINDS)}")
+        raise SettingsError(
+            f"{source} = {kind!r} is not known.{suggest(kind, KINDS)}"
+        )
     return kind
 
 

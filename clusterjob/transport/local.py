@@ -86,7 +86,9 @@ class LocalTransport:
         """Nothing is held open."""
 
 
-def _start(stdin: int | IO[bytes], stderr: int | IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(
+    stdin: int | IO[bytes], stderr: int | IO[bytes]
+) -> subprocess.Popen[bytes]:
     """Start a shell in a group of processes of its own. Raises :class:`TransportError`."""
     try:
         return subprocess.Popen(

@@ -22,7 +22,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from clusterjob.errors import HostKeyError, LineBrokenError, LoginError, TransportError
+from clusterjob.errors import (
+    HostKeyError,
+    LineBrokenError,
+    LoginError,
+    TransportError,
+)
 from clusterjob.transport.base import Hooks, Sink
 from clusterjob.transport.prompt import somebody_is_there
 from clusterjob.transport.remote import RemoteTransport
@@ -157,7 +162,9 @@ class OpenSshTransport(RemoteTransport):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                raise LineBrokenError(f"{self.host}: ssh did not get through") from None
+                raise LineBrokenError(
+                    f"{self.host}: ssh did not get through"
+                ) from None
             said.seek(0)
             words = said.read().decode("utf-8", "replace").strip()
         if code != 0:
@@ -210,7 +217,11 @@ class OpenSshTransport(RemoteTransport):
         if self._socket is None:
             raise LineBrokenError(f"{self.host}: the connection was closed")
         # without its master ssh would make a connection of its own: this proxy lets it fail
-        settings = {"ControlMaster": "no", "BatchMode": "yes", "ProxyCommand": "false"}
+        settings = {
+            "ControlMaster": "no",
+            "BatchMode": "yes",
+            "ProxyCommand": "false",
+        }
         options = [*self._socket, *_written(settings), "-T", "-a", "-x"]
         seen: list[bytes] = []
 
@@ -285,7 +296,9 @@ def _written(settings: Mapping[str, object]) -> Iterator[str]:
 
 
 def _send(
-    process: subprocess.Popen[bytes], feed: Iterable[bytes], errors: list[BaseException]
+    process: subprocess.Popen[bytes],
+    feed: Iterable[bytes],
+    errors: list[BaseException],
 ) -> None:
     """Write the input; what goes wrong is kept, and raised where the answer is waited for."""
     assert process.stdin is not None

@@ -101,7 +101,9 @@ def find_hop(remote: str, config: str = "") -> Hop:
         hop,
         batch=first.get("batchmode") == "yes",
         prompts=int(first.get("numberofpasswordprompts") or 3),
-        identity_files=tuple(map(os.path.expanduser, options.get("identityfile", ()))),
+        identity_files=tuple(
+            map(os.path.expanduser, options.get("identityfile", ()))
+        ),
         identities_only=first.get("identitiesonly") == "yes",
         agent=_agent(first.get("identityagent", "")),
         known_hosts=_known_hosts_files(options),
@@ -175,7 +177,13 @@ def ssh_options(remote: str, config: str) -> list[str]:
 
 
 def _ssh_options(remote: str, config: str) -> dict[str, list[str]]:
-    command = ["ssh", "-G", *ssh_options(remote, config), "--", parse_remote(remote)[1]]
+    command = [
+        "ssh",
+        "-G",
+        *ssh_options(remote, config),
+        "--",
+        parse_remote(remote)[1],
+    ]
     try:
         done = subprocess.run(
             command,
@@ -207,7 +215,9 @@ def _paramiko_options(host: str, config: str) -> dict[str, list[str]]:
     found = paramiko.SSHConfig.from_text("\n".join(lines)).lookup(host)
     usual = [f"~/.ssh/id_{kind}" for kind in ("ed25519", "ecdsa", "rsa")]
     files = list(found.pop("identityfile", usual))
-    options = {name: [value] for name, value in found.items() if isinstance(value, str)}
+    options = {
+        name: [value] for name, value in found.items() if isinstance(value, str)
+    }
     return {"identityfile": files, **options}
 
 
@@ -225,7 +235,9 @@ def _included(path: Path, folder: Path, depth: int = 0) -> list[str]:
         match = re.match(r"\s*include[\s=]+(.*)", line, re.IGNORECASE)
         if match and depth < 16:  # as many as ssh_config(5) takes
             for pattern in shlex.split(match[1]):
-                for name in sorted(glob.glob(str(folder / Path(pattern).expanduser()))):
+                for name in sorted(
+                    glob.glob(str(folder / Path(pattern).expanduser()))
+                ):
                     lines += _included(Path(name), folder, depth + 1)
         else:
             lines.append(line)

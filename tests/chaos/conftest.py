@@ -21,7 +21,11 @@ CHILD = Path(__file__).parent / "child.py"
 
 
 def start(
-    flavour: Flavour, name: str, count: int, step: str = "", prefix: Sequence[str] = ()
+    flavour: Flavour,
+    name: str,
+    count: int,
+    step: str = "",
+    prefix: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
     """Start a process that submits ``count`` jobs; ``prefix`` is a command to start it with."""
     command = [
@@ -67,7 +71,8 @@ def everything_ran_once(wanted: int, seconds: float = 120) -> None:
     lines = sum(len(result.record.all_tasks()) for result in results)
     deadline = time.monotonic() + 5
     while (
-        len(Path("ledger").read_text().split()) < lines and time.monotonic() < deadline
+        len(Path("ledger").read_text().split()) < lines
+        and time.monotonic() < deadline
     ):
         time.sleep(0.1)
     twice = {

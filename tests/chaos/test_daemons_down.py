@@ -97,7 +97,9 @@ def test_accounting_is_down_the_whole_time(cluster: Flavour) -> None:
     with nobody_starts_the_lab():
         daemon("stop", "slurmdbd")
         try:
-            good = cluster.batch([cluster.job(f"echo {number}") for number in range(5)])
+            good = cluster.batch(
+                [cluster.job(f"echo {number}") for number in range(5)]
+            )
             bad = cluster.run("exit 7")
             assert wait([*good, bad], 60)[1] == []
             assert [result.status for result in good] == [Status.COMPLETED] * 5
@@ -112,7 +114,9 @@ def test_polls_that_hang_say_nothing(
     cluster: Flavour, controller: Callable[[str], None]
 ) -> None:
     """Polls that hang until their time limit say nothing; the next good one does."""
-    controller_pid = int((Path(cluster.lab or ".") / "run/noacct-ctld.pid").read_text())
+    controller_pid = int(
+        (Path(cluster.lab or ".") / "run/noacct-ctld.pid").read_text()
+    )
     job = cluster.job("sleep 2")
     job.read_settings(_impatient(cluster))
     result = job.submit()

@@ -107,7 +107,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if (
         os.geteuid() != 0
         or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "none", str(disk)],
+            [
+                "mount",
+                "-t",
+                "tmpfs",
+                "-o",
+                "size=1m,nr_inodes=200",
+                "none",
+                str(disk),
+            ],
             check=False,
         ).returncode
     ):
@@ -118,7 +126,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @on("local", "noacct")
 def test_a_full_disk_at_every_write(
-    cluster: Flavour, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Flavour,
+    small_disk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(small_disk)
     ledger = tmp_path / "ledger"

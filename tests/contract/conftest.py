@@ -92,7 +92,9 @@ class Flavour:
         return result
 
 
-def _environment(name: str, lab: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def _environment(
+    name: str, lab: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if name in ("slurm", "noacct"):
         monkeypatch.setenv("SLURM_CONF", str(lab / name / "slurm.conf"))
     elif name == "sge":
@@ -155,7 +157,9 @@ def cluster(
         profile.write_text(_profile(full, lab, Path.cwd()))
     _environment(name, lab, monkeypatch)
     with (
-        _in_use(name, lab, alone=request.node.get_closest_marker("alone") is not None),
+        _in_use(
+            name, lab, alone=request.node.get_closest_marker("alone") is not None
+        ),
         namespace(lab),
     ):
         yield Flavour(name, profile, lab, way)
@@ -195,7 +199,9 @@ def overtime(
     flavour = Flavour(name, profile, lab, way)
     time = {"local": "2s", "sge": "5s", "pbspro": "5s"}.get(name, "1m")
     with namespace(lab):
-        body = "trap 'echo warned; exit 9' TERM\nfor i in $(seq 300); do sleep 1; done"
+        body = (
+            "trap 'echo warned; exit 9' TERM\nfor i in $(seq 300); do sleep 1; done"
+        )
         result = flavour.run(body, jobname="overtime", time=time, workdir=str(folder))
     result.dump(folder / "dumped.json")
     patch.undo()

@@ -68,7 +68,8 @@ def until(condition: Callable[[], Any], seconds: float = 30) -> None:
 
 def test_completes(cluster: Flavour) -> None:
     result = cluster.finish(
-        "echo out; echo err >&2; for i in $(seq 20000); do :; done; sleep 1", time="5m"
+        "echo out; echo err >&2; for i in $(seq 20000); do :; done; sleep 1",
+        time="5m",
     )
     assert result.get() == Status.COMPLETED
     assert (result.exit_code, result.signal, result.reason) == (0, None, None)
@@ -234,12 +235,15 @@ def test_node_failure(cluster: Flavour) -> None:
             "cut -d ' ' -f 4 /proc/$PPID/stat > shepherd; echo started; sleep 600",
             **options,
         )
-        until(lambda: result.status == Status.RUNNING and "started" in result.stdout())
+        until(
+            lambda: result.status == Status.RUNNING and "started" in result.stdout()
+        )
         break_it()
         assert result.wait(90), result.explain()
-        assert (result.status, result.reason) == (Status.FAILED, Reason.NODE_FAILURE), (
-            result.explain()
-        )
+        assert (result.status, result.reason) == (
+            Status.FAILED,
+            Reason.NODE_FAILURE,
+        ), result.explain()
 
 
 @contextlib.contextmanager
@@ -258,7 +262,9 @@ def _fragile_node(cluster: Flavour) -> Iterator[Callable[[], object]]:
                 [*update, "state=down", "reason=test"], check=True
             )
         finally:
-            subprocess.run([*update, "state=resume"], check=False, capture_output=True)
+            subprocess.run(
+                [*update, "state=resume"], check=False, capture_output=True
+            )
 
 
 def test_array(cluster: Flavour) -> None:
@@ -525,7 +531,9 @@ def test_two_processes_at_once_make_one_job(cluster: Flavour) -> None:
     assert Path("ledger").read_text() == "run\n"
 
 
-def test_a_fresh_process_picks_up_where_the_last_one_left_off(cluster: Flavour) -> None:
+def test_a_fresh_process_picks_up_where_the_last_one_left_off(
+    cluster: Flavour,
+) -> None:
     code = (
         "import clusterjob as c; j = c.JobScript('sleep 2; echo done', 'survivor'); "
         f"j.read_settings({str(cluster.profile)!r})\n"
@@ -704,7 +712,9 @@ def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> 
         )
     )
     until(
-        lambda: result.status == Status.RUNNING and script.with_suffix(".exit").exists()
+        lambda: (
+            result.status == Status.RUNNING and script.with_suffix(".exit").exists()
+        )
     )
     options = {
         "slurm": "--output=again.log --error=again.log",

@@ -275,7 +275,9 @@ def test_outputs_that_are_named_later_come_without_running_again(
     assert second.wait(60)
     assert second.get() == Status.COMPLETED
     assert Path("b").read_text() == "run\n"
-    again = cluster.job("echo run >> runs; cp runs a; cp runs b", job.jobname).submit()
+    again = cluster.job(
+        "echo run >> runs; cp runs a; cp runs b", job.jobname
+    ).submit()
     assert (again.job_id, again.record.outputs) == (first.job_id, ONCE_DONE)
 
 
@@ -321,7 +323,9 @@ def test_a_running_log_is_followed(cluster: Flavour) -> None:
 
 
 @on("local@ssh", "local@openssh")
-def test_an_unreadable_folder_is_an_error_that_loses_nothing(cluster: Flavour) -> None:
+def test_an_unreadable_folder_is_an_error_that_loses_nothing(
+    cluster: Flavour,
+) -> None:
     Path("file").write_text("in the way")
     with pytest.raises(CommandError, match="cannot be written"):
         cluster.job("true", workdir="file/below").submit()

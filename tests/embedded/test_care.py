@@ -102,7 +102,9 @@ def test_doctor_puts_damaged_records_aside() -> None:
 
 def test_doctor_makes_a_broken_store_anew() -> None:
     wait(
-        submit([JobScript(f"true # {number}", f"job{number}") for number in range(3)]),
+        submit(
+            [JobScript(f"true # {number}", f"job{number}") for number in range(3)]
+        ),
         30,
     )
     default_session().store.close()
@@ -197,13 +199,17 @@ def test_prune_keeps_jobs_whose_outputs_have_not_come() -> None:
     result.store.update([result.record], lambda it: setattr(it, "outputs", ONCE_DUE))
     make_old("slow-line")
     assert "0 submissions" in run("prune", "--older-than", "1d")
-    assert [record.name for record in default_session().store.select()] == ["slow-line"]
+    assert [record.name for record in default_session().store.select()] == [
+        "slow-line"
+    ]
 
 
 def test_doctor_names_a_backend_that_is_gone() -> None:
     folder = Path("backends/own")
     folder.mkdir(parents=True)
-    (folder / "backend.ini").write_text("[Backend]\nextends = local\ntitle = Our own\n")
+    (folder / "backend.ini").write_text(
+        "[Backend]\nextends = local\ntitle = Our own\n"
+    )
     Path("p.ini").write_text("[Attributes]\nbackend = own\n")
     job = JobScript("sleep 60", "orphan")
     job.read_settings("p.ini")
@@ -224,7 +230,9 @@ def test_prune_wants_a_unit() -> None:
 @pytest.mark.xdist_group("postgresql")
 def test_a_store_is_copied_into_other_kinds(database: str, tmp_path: Path) -> None:
     wait(submit([JobScript("true", "one"), JobScript("exit 3", "two")]), 30)
-    JobScript("exit 3", "two").submit().wait(30)  # a retry: two submissions of one key
+    JobScript("exit 3", "two").submit().wait(
+        30
+    )  # a retry: two submissions of one key
     before = [
         record.to_json() for record in default_session().store.select(earlier=True)
     ]

@@ -113,7 +113,8 @@ def test_after() -> None:
         code=1,
     )
     assert (
-        json.loads(run("status", "good", "--json", code=1))[0]["reason"] == "dependency"
+        json.loads(run("status", "good", "--json", code=1))[0]["reason"]
+        == "dependency"
     )
     assert "would never run" in run(
         "submit", "good.sh", "-d", "T=2", "-p", "p.ini", "--after", "first", code=1

@@ -63,7 +63,9 @@ def ledger() -> list[str]:
         {"shell": "/bin/sh"},
     ],
 )
-def test_what_an_outcome_can_depend_on_makes_another_job(other: dict[str, Any]) -> None:
+def test_what_an_outcome_can_depend_on_makes_another_job(
+    other: dict[str, Any],
+) -> None:
     first = submit([job("echo $RANDOM", "a", params={"seed": 1})])[0]
     settings = {"jobname": "a", "params": {"seed": 1}, **other}
     second = submit([job("echo $RANDOM", settings.pop("jobname"), **settings)])[0]
@@ -82,7 +84,9 @@ def test_what_merely_lets_it_run_does_not(other: dict[str, Any]) -> None:
         return script
 
     first, second = made(), made(**other)
-    assert [item.key for item in plan([first])] == [item.key for item in plan([second])]
+    assert [item.key for item in plan([first])] == [
+        item.key for item in plan([second])
+    ]
 
 
 def test_parameters_of_any_kind_have_a_key_that_stays() -> None:
@@ -297,7 +301,9 @@ def test_a_program_that_was_changed_is_told_of(
     told = [line for line in caplog.messages if "changed" in line]
     assert len(told) == 1
     assert "'sim0' (" in told[0]
-    assert "sim.py has changed since; add it to inputs, or submit with force" in told[0]
+    assert (
+        "sim.py has changed since; add it to inputs, or submit with force" in told[0]
+    )
     assert "sim.py has changed since" in str(plan(jobs))
     # as an input it is part of what is computed
     with_input = [job("python3 sim.py 5", "with input", inputs="auto")]

@@ -218,7 +218,9 @@ def test_eight_threads_over_one_session() -> None:
             (f"long{number}", Status.CANCELLED),
         ]
     lines = Path("ledger").read_text().split()
-    assert sorted(lines) == sorted(["shared", *(f"own{number}" for number in range(8))])
+    assert sorted(lines) == sorted(
+        ["shared", *(f"own{number}" for number in range(8))]
+    )
     assert len(records) == 17
 
 
@@ -361,7 +363,9 @@ def test_what_failed_is_retried_once_however_often_that_is_asked() -> None:
     first = old[0].job_id or ""
     with pytest.raises(JobNotFoundError):
         session.results(first)
-    assert [result.job_id for result in session.results(first, earlier=True)] == [first]
+    assert [result.job_id for result in session.results(first, earlier=True)] == [
+        first
+    ]
 
 
 @pytest.mark.parametrize(
@@ -381,11 +385,17 @@ def test_what_failed_is_retried_once_however_often_that_is_asked() -> None:
             lambda done: loose.default_session().results(states=[3]),
             "3 is no state; expected",
         ),
-        (lambda done: loose.default_session().results(["a"]), "names no job: expected"),
+        (
+            lambda done: loose.default_session().results(["a"]),
+            "names no job: expected",
+        ),
         (lambda done: done.stdout(index=1), "'a' is no array: it has no element 1"),
         (lambda done: done.tail(-1), "-1 is no number of lines"),
         (lambda done: done.log_path("stdin"), "no stream 'stdin'; expected 'stdout'"),
-        (lambda done: loose.JobScript("true", rootdri="/x"), "did you mean 'rootdir'"),
+        (
+            lambda done: loose.JobScript("true", rootdri="/x"),
+            "did you mean 'rootdir'",
+        ),
     ],
 )
 def test_a_wrong_argument_is_answered_by_what_was_expected(
@@ -420,7 +430,10 @@ def test_the_setup_of_a_profile_runs_before_every_body() -> None:
     )
     for shell, body in (
         ("/bin/bash", "echo $GREETING"),
-        ("/bin/sh", "#!/usr/bin/env python3\nimport os; print(os.environ['GREETING'])"),
+        (
+            "/bin/sh",
+            "#!/usr/bin/env python3\nimport os; print(os.environ['GREETING'])",
+        ),
     ):
         made = JobScript(body, f"with {shell[5:]}", shell=shell)
         made.read_settings("setup.ini")

@@ -37,14 +37,17 @@ def spool(*arguments: str, code: int = 0) -> str:
 def queue(body: str, *options: str) -> str:
     path = Path(f"job{len(list(Path().glob('job*')))}.sh")
     path.write_text(
-        "#!/bin/sh\n" + "".join(f"#CLUSTERJOB {option}\n" for option in options) + body
+        "#!/bin/sh\n"
+        + "".join(f"#CLUSTERJOB {option}\n" for option in options)
+        + body
     )
     return spool("submit", str(path)).strip()
 
 
 def states() -> dict[str, str]:
     return {
-        line.split("|")[0]: line.split("|")[1] for line in spool("active").splitlines()
+        line.split("|")[0]: line.split("|")[1]
+        for line in spool("active").splitlines()
     }
 
 
@@ -72,7 +75,9 @@ def test_no_more_runs_at_once_than_there_are_cores() -> None:
         "0.2; echo end >> log\n"
     )
     jobs = [queue(body) for _ in range(4)] + [
-        queue("echo start start >> log; sleep 0.2; echo end end >> log\n", "--cores=2")
+        queue(
+            "echo start start >> log; sleep 0.2; echo end end >> log\n", "--cores=2"
+        )
     ]
     for job in jobs:
         until(job, "COMPLETED")
@@ -259,7 +264,9 @@ os._exit(0)
 @pytest.mark.parametrize("committed", [False, True])
 def test_a_supervisor_that_dies_while_it_starts_a_job(committed: bool) -> None:
     """What is noted as running runs; what is not runs nothing."""
-    Path("job.sh").write_text("#!/bin/sh\n#CLUSTERJOB --token=t\necho ran >> ledger\n")
+    Path("job.sh").write_text(
+        "#!/bin/sh\n#CLUSTERJOB --token=t\necho ran >> ledger\n"
+    )
     code = DYING.format(folder=str(SPOOL.parent), committed=committed)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
     if committed:
@@ -312,7 +319,9 @@ def test_a_batch_is_one_command() -> None:
             + "#CLUSTERJOB --cores=9\n" * (number == 1)
             + f"echo {number} >> ledger\n"
         )
-    words = [word for n in range(3) for word in (f"t{n}", str(Path.cwd()), f"b{n}.sh")]
+    words = [
+        word for n in range(3) for word in (f"t{n}", str(Path.cwd()), f"b{n}.sh")
+    ]
     said = dict(
         line.split(" ", 1) for line in spool("submit-batch", *words).splitlines()
     )

@@ -80,7 +80,9 @@ async def main() -> None:
     options = parser.parse_args()
     moments = random.Random(options.seed)
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(
                 "127.0.0.1", options.target

@@ -113,7 +113,9 @@ for _ in range(4):
         )
         <= 4
     )
-    assert state["home"] if "home" in state else state["route"] == "lab@127.0.0.1:2205"
+    assert (
+        state["home"] if "home" in state else state["route"] == "lab@127.0.0.1:2205"
+    )
 
 
 def test_too_many_logins_are_refused_with_the_reason(reach: Reach) -> None:
@@ -208,7 +210,9 @@ def test_a_line_that_falls_silent_is_given_up(
 ) -> None:
     """The proxy is stopped, not killed: bytes are taken, and none come back."""
     with far_line(lab, "local", tmp_path) as config:
-        config.write_text(f"Host far\n    ServerAliveInterval 1\n{config.read_text()}")
+        config.write_text(
+            f"Host far\n    ServerAliveInterval 1\n{config.read_text()}"
+        )
         way = reach("far", config)
         proxy = max(
             int(pid)
@@ -370,7 +374,10 @@ print(results[0].cluster.scheduler.transport.connections)
         path = Path(profile(far, "ssh", config, "far"))
         path.write_text(path.read_text().replace(f"rootdir = {Path.cwd()}\n", ""))
         first = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=90
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=90,
         )
         assert first.returncode == 0, first.stderr
         assert first.stdout.endswith("\n1\n")

@@ -23,7 +23,12 @@ from typing import Any
 import pytest
 
 from clusterjob import connect
-from clusterjob.errors import HostKeyError, LineBrokenError, LoginError, TransportError
+from clusterjob.errors import (
+    HostKeyError,
+    LineBrokenError,
+    LoginError,
+    TransportError,
+)
 from clusterjob.script import default_session
 
 from .conftest import Reach, open_transport
@@ -245,7 +250,9 @@ def test_connect_logs_in_once_for_all_programs(far: Path, tmp_path: Path) -> Non
     assert found.returncode == 1
 
 
-def test_connect_with_paramiko_asks_in_the_terminal(far: Path, tmp_path: Path) -> None:
+def test_connect_with_paramiko_asks_in_the_terminal(
+    far: Path, tmp_path: Path
+) -> None:
     profile = tmp_path / "p.ini"
     profile.write_text(
         f"[Attributes]\nremote = password@lab-plain\nssh_config = {far}/config\n"
@@ -403,7 +410,9 @@ def test_a_host_that_drops_before_its_banner(
     assert len(seen) == 4
 
 
-def test_hosts_that_cannot_be_reached(reach: Reach, far: Path, tmp_path: Path) -> None:
+def test_hosts_that_cannot_be_reached(
+    reach: Reach, far: Path, tmp_path: Path
+) -> None:
     config = config_of(
         tmp_path,
         far,

@@ -139,7 +139,8 @@ def test_a_store_of_version_1_is_brought_up_to_date_with_a_backup() -> None:
     assert backup.execute("SELECT count(*) FROM records").fetchone()[0] == 2
     backup.close()
     assert (
-        stat.S_IMODE(Path(".clusterjob/store.sqlite.version-1").stat().st_mode) == 0o600
+        stat.S_IMODE(Path(".clusterjob/store.sqlite.version-1").stat().st_mode)
+        == 0o600
     )
 
 
@@ -243,7 +244,9 @@ def test_without_psycopg_it_says_what_to_install(
         ("file is not a database", "is damaged or no store"),
     ],
 )
-def test_what_the_database_complains_about_is_told_apart(words: str, said: str) -> None:
+def test_what_the_database_complains_about_is_told_apart(
+    words: str, said: str
+) -> None:
     store = the_sqlite()
 
     def complain(*_: object) -> None:

@@ -110,7 +110,10 @@ def test_what_was_searched_for_is_found(store: Store) -> None:
     assert sorted(store.live(EXPECTED["cluster_id"])) == EXPECTED["live"]
     assert [record.name for record in store.named("41")] == ["done"]
     assert [record.name for record in store.named("local ü")] == ["local ü"]
-    assert {record.name for record in store.select(unsent=True)} == {"deferred", "open"}
+    assert {record.name for record in store.select(unsent=True)} == {
+        "deferred",
+        "open",
+    }
     note = store.notes("poll:")[f"poll:{EXPECTED['cluster_id']}"]
     assert note == Note(1795000200.0, 1795000190.5)
 

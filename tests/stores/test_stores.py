@@ -134,7 +134,12 @@ def test_records_are_named_by_id_name_and_key(store: Store) -> None:
 def test_selecting(store: Store) -> None:
     made = [
         record(
-            "a", "1", created=1.0, cluster_id="here", phase=Phase.SUBMITTED, job_id="5"
+            "a",
+            "1",
+            created=1.0,
+            cluster_id="here",
+            phase=Phase.SUBMITTED,
+            job_id="5",
         ),
         record("b", "2", created=2.0, cluster_id="there"),
         record("c", "3", created=3.0, cluster_id="here", phase=Phase.DEFERRED),
@@ -299,7 +304,9 @@ def test_notes_and_polls_are_shared(another: Opener) -> None:
 
 
 def test_deleting(store: Store) -> None:
-    store.claim([record(token="a", created=1.0), record("k2", "b", created=1.0)], never)
+    store.claim(
+        [record(token="a", created=1.0), record("k2", "b", created=1.0)], never
+    )
     store.discard(store.select()[:1])
     assert [item.token for item in store.select(earlier=True)] == ["b"]
 
@@ -395,7 +402,8 @@ def test_a_damaged_record_harms_only_itself(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.claim(
-        [record("k1", "t1"), record("k2", "t2"), record("k3", "t3", created=9.0)], never
+        [record("k1", "t1"), record("k2", "t2"), record("k3", "t3", created=9.0)],
+        never,
     )
     _damage(store, "t2")
     for _ in range(2):
@@ -411,12 +419,15 @@ def test_a_damaged_record_harms_only_itself(
     assert store.quarantine(damaged[0])
     assert store.examine().damaged == []
     assert [
-        winner and winner.token for winner in store.claim([record("k2", "new2")], never)
+        winner and winner.token
+        for winner in store.claim([record("k2", "new2")], never)
     ] == ["new2"]
 
 
 @pytest.mark.parametrize("length", [0, 20, 100])
-def test_a_record_cut_short_is_not_submitted_again(tmp_path: Path, length: int) -> None:
+def test_a_record_cut_short_is_not_submitted_again(
+    tmp_path: Path, length: int
+) -> None:
     from clusterjob.store.json_files import FileStore
 
     store = FileStore(tmp_path / "store")

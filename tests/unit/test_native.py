@@ -61,7 +61,9 @@ def heads() -> dict[str, str]:
 
 
 def script_of(lines: list[str], prefix: str) -> str:
-    return "#!/bin/bash\n" + "".join(f"{prefix} {line}\n" for line in lines) + "true\n"
+    return (
+        "#!/bin/bash\n" + "".join(f"{prefix} {line}\n" for line in lines) + "true\n"
+    )
 
 
 def write(
@@ -278,7 +280,9 @@ def test_directives_of_another_scheduler_are_refused_or_converted(
     assert "#CLUSTERJOB --time=600" in text
     assert "#CLUSTERJOB --cores=4" in text
     assert converted.left_out == ()
-    Path("more.slurm").write_text("#SBATCH --qos=x --nodes=2\n#SBATCH -C fast\ntrue\n")
+    Path("more.slurm").write_text(
+        "#SBATCH --qos=x --nodes=2\n#SBATCH -C fast\ntrue\n"
+    )
     with caplog.at_level(logging.WARNING, "clusterjob"):
         other = JobScript.from_script("more.slurm", dialect="slurm", backend="pbspro")
         assert "-l select=2" in str(other)
@@ -286,7 +290,9 @@ def test_directives_of_another_scheduler_are_refused_or_converted(
 
 
 def test_a_script_for_several_schedulers_goes_to_each() -> None:
-    Path("both.sh").write_text("#!/bin/sh\n#SBATCH -t 5\n#PBS -l walltime=600\ntrue\n")
+    Path("both.sh").write_text(
+        "#!/bin/sh\n#SBATCH -t 5\n#PBS -l walltime=600\ntrue\n"
+    )
     slurm = JobScript.from_script("both.sh", backend="slurm")
     assert "--time=00:05:00" in str(slurm)
     pbs = JobScript.from_script("both.sh", backend="pbspro")
@@ -301,7 +307,9 @@ def test_a_body_with_directives_is_refused() -> None:
         with pytest.raises(
             SettingsError, match=r"line 2 .*Slurm.*'--time=5'.*from_script"
         ):
-            str(JobScript("#!/bin/sh\n#SBATCH --time=5\ntrue\n", "x", backend=backend))
+            str(
+                JobScript("#!/bin/sh\n#SBATCH --time=5\ntrue\n", "x", backend=backend)
+            )
     # behind the first command it is a comment for Slurm too
     assert str(JobScript("#!/bin/sh\ntrue\n#SBATCH --time=5\n", "x", backend="slurm"))
 
@@ -318,7 +326,9 @@ def test_a_script_without_directives_is_a_body() -> None:
 
 
 def test_a_shell_that_a_directive_names_runs_the_body() -> None:
-    Path("a.sge").write_text("#!/bin/sh\n#$ -S /bin/bash\n#$ -cwd -N a\necho $SHELL\n")
+    Path("a.sge").write_text(
+        "#!/bin/sh\n#$ -S /bin/bash\n#$ -cwd -N a\necho $SHELL\n"
+    )
     job = JobScript.from_script("a.sge", backend="sge")
     assert job.body.startswith("#!/bin/bash\n")
     assert find_dialect(job.body) is None
@@ -332,5 +342,7 @@ def test_directives_that_cannot_be_read_are_named() -> None:
     with pytest.raises(SettingsError, match=r"line 1: 'time=5' is no option"):
         JobScript.from_script("odd.slurm", backend="slurm")
     Path("odd.sge").write_text("#$ -N a\n#$ -N b\ntrue\n")
-    with pytest.raises(SettingsError, match=r"lines 1 and 2: 'jobname' is given twice"):
+    with pytest.raises(
+        SettingsError, match=r"lines 1 and 2: 'jobname' is given twice"
+    ):
         JobScript.from_script("odd.sge", backend="sge")

@@ -169,7 +169,9 @@ def test_a_directive_that_a_site_refuses_is_dropped() -> None:
     assert "--mem" not in str(job)
     assert "--nodes=2" in str(job)
     job = JobScript("true", mem="4G", nodes=2, ppn=4)
-    job.read_settings(profile("[Attributes]\nbackend = pbspro\n[Directives]\nmem =\n"))
+    job.read_settings(
+        profile("[Attributes]\nbackend = pbspro\n[Directives]\nmem =\n")
+    )
     assert "-l select=2:ncpus=4:mpiprocs=4:ompthreads=1\n" in str(job)
     job = JobScript("true", mem="4G")
     job.read_settings(profile("[Attributes]\nbackend = slurm\n[Resources]\nmem =\n"))
@@ -319,7 +321,9 @@ def test_underscores_and_flags_of_pass_through_options() -> None:
     ):
         assert line in text
     assert "exclusive" not in text
-    assert "#$ -hold_jid_ad 7\n" in str(JobScript("true", backend="sge", hold_jid_ad=7))
+    assert "#$ -hold_jid_ad 7\n" in str(
+        JobScript("true", backend="sge", hold_jid_ad=7)
+    )
     with pytest.raises(SettingsError, match="line break"):
         str(JobScript("true", backend="slurm", constraint="a\n#SBATCH --evil"))
 

@@ -23,7 +23,9 @@ from clusterjob.status import Reason, Status
 RECORDINGS = Path(__file__).parents[2] / "recordings"
 
 
-def read(backend: str, output: str, text: str) -> dict[tuple[str, int | None], Answer]:
+def read(
+    backend: str, output: str, text: str
+) -> dict[tuple[str, int | None], Answer]:
     reading = read_output(getattr(load_backend(backend).outputs, output), text)
     assert reading.unread == []
     return {
@@ -63,14 +65,19 @@ def test_slurm_squeue() -> None:
 def test_slurm_sacct() -> None:
     text = (RECORDINGS / "slurm-22.05.8/sacct.txt").read_text()
     answers = read("slurm", "finished", text)
-    assert states("slurm", answers)["7", None] == (Status.FAILED, Reason.OUT_OF_MEMORY)
+    assert states("slurm", answers)["7", None] == (
+        Status.FAILED,
+        Reason.OUT_OF_MEMORY,
+    )
     assert states("slurm", answers)["10", None] == (Status.CANCELLED, None)
     assert answers["9", 2].exit_code == 3
     assert answers["105", None].token == "3c3bc7a8864d10a8"
     assert answers["105", None].usage == {"elapsed": 5, "cpu": pytest.approx(0.19)}
     steps = [
         answer
-        for answer in read_output(load_backend("slurm").outputs.finished, text).answers
+        for answer in read_output(
+            load_backend("slurm").outputs.finished, text
+        ).answers
         if answer.step
     ]
     assert steps[-1].usage["max_rss"] == pytest.approx(71.9, abs=0.1)
@@ -121,7 +128,9 @@ def test_pbs_pro() -> None:
     live = states(
         "pbspro",
         read(
-            "pbspro", "active", (RECORDINGS / "pbspro-23.06.06/qstat-f.txt").read_text()
+            "pbspro",
+            "active",
+            (RECORDINGS / "pbspro-23.06.06/qstat-f.txt").read_text(),
         ),
     )
     assert live["74", None] == (Status.RUNNING, None)
@@ -177,7 +186,9 @@ def test_lsf() -> None:
     assert found == ["917530"]
     known: dict[tuple[str, int | None], Answer] = {}
     for name in ("batcheuphoria", "balsam"):
-        known |= read("lsf", "finished", (RECORDINGS / f"lsf/{name}.json").read_text())
+        known |= read(
+            "lsf", "finished", (RECORDINGS / f"lsf/{name}.json").read_text()
+        )
     assert states("lsf", known) == {
         ("22005", None): (Status.COMPLETED, None),
         ("806290", None): (Status.RUNNING, None),
@@ -200,7 +211,10 @@ def test_lsf() -> None:
         )
         assert states("lsf", read("lsf", "active", text)) == {("1", None): wanted}
     reason = (
-        (RECORDINGS / "lsf/bjobs-l.txt").read_text().splitlines()[-1].partition("; ")[2]
+        (RECORDINGS / "lsf/bjobs-l.txt")
+        .read_text()
+        .splitlines()[-1]
+        .partition("; ")[2]
     )
     assert backend.classify(f"EXIT|140|{reason}") == (Status.FAILED, Reason.TIMEOUT)
 
@@ -226,7 +240,9 @@ def test_lsf_arrays_tokens_and_unknown_jobs() -> None:
         {"JOBID": "7", "ERROR": "Job <7> is not found"},
     ]
     answers = read(
-        "lsf", "active", json.dumps({"COMMAND": "bjobs", "JOBS": 3, "RECORDS": records})
+        "lsf",
+        "active",
+        json.dumps({"COMMAND": "bjobs", "JOBS": 3, "RECORDS": records}),
     )
     assert states("lsf", answers) == {
         ("5", None): ("EXITED", None),
@@ -258,7 +274,9 @@ def test_htcondor() -> None:
     condor = load_backend("htcondor")
     assert condor.outputs.submit.pattern.search("6.0 - 6.0")["id"] == "6"  # type: ignore[union-attr,index]
     queue = read(
-        "htcondor", "active", (RECORDINGS / "htcondor-23.9.6/condor_q.json").read_text()
+        "htcondor",
+        "active",
+        (RECORDINGS / "htcondor-23.9.6/condor_q.json").read_text(),
     )
     assert states("htcondor", queue) == {
         ("19", None): (Status.RUNNING, None),
@@ -312,7 +330,9 @@ def test_flux() -> None:
     assert known["dep"] == known["queued"] == (Status.PENDING, None)
     assert known["a|b"] == (Status.RUNNING, None)
     assert known["ok"] == (Status.COMPLETED, None)
-    assert known["exit1"] == known["killed"] == known["nosuchprog"] == ("EXITED", None)
+    assert (
+        known["exit1"] == known["killed"] == known["nosuchprog"] == ("EXITED", None)
+    )
     assert known["cancelled early"] == known["cancelled"] == (Status.CANCELLED, None)
     assert known["late"] == (Status.FAILED, Reason.TIMEOUT)
     assert known["child"] == (Status.FAILED, Reason.DEPENDENCY)

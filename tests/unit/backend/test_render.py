@@ -42,7 +42,9 @@ LEFT_OUT = {"flux": {"mem"}, "htcondor": {"queue", "nodes"}}
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_common_model_in_every_scheduler_s_words(name: str) -> None:
     resources = {
-        key: value for key, value in JOB.items() if key not in LEFT_OUT.get(name, set())
+        key: value
+        for key, value in JOB.items()
+        if key not in LEFT_OUT.get(name, set())
     }
     text = str(
         JobScript(
@@ -60,7 +62,9 @@ def test_the_common_model_in_every_scheduler_s_words(name: str) -> None:
 @pytest.mark.parametrize("name", list_backends())
 def test_every_rendered_script_is_valid_shell(name: str) -> None:
     text = str(JobScript("echo 'a' \"b\" ${#a[@]} `x`\n", "oct", backend=name))
-    done = subprocess.run(["/bin/sh", "-n"], input=text, text=True, capture_output=True)
+    done = subprocess.run(
+        ["/bin/sh", "-n"], input=text, text=True, capture_output=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -88,7 +92,9 @@ def test_templates_do_what_jinja_does() -> None:
 def test_lines_that_a_scheduler_would_read_are_hidden_from_it() -> None:
     text = str(
         JobScript(
-            "true\n#$ -l evil=1\necho '#BSUB -n 99'\n#BSUB -n 99\n", "x", backend="sge"
+            "true\n#$ -l evil=1\necho '#BSUB -n 99'\n#BSUB -n 99\n",
+            "x",
+            backend="sge",
         )
     )
     assert "\n#$ -l evil" not in text
@@ -165,7 +171,9 @@ def test_the_dry_run_is_the_script() -> None:
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
-def test_a_body_that_cannot_be_written_does_not_run(shell: str, tmp_path: Path) -> None:
+def test_a_body_that_cannot_be_written_does_not_run(
+    shell: str, tmp_path: Path
+) -> None:
     """A full disk must not make an empty body, which would end well."""
     runs = Path(".clusterjob-runs/dry-run")
     runs.mkdir(parents=True)

@@ -71,7 +71,9 @@ def test_absence_from_an_incomplete_list_means_nothing(
     scheduler: Scheduler, assessor: Assessor
 ) -> None:
     missing = record("a", "1")
-    assert assessor.assess([missing], Listing(asked=True, complete=False)).changed == []
+    assert (
+        assessor.assess([missing], Listing(asked=True, complete=False)).changed == []
+    )
     assert scheduler.asked == []
     assert missing.task.missing_since is None
 
@@ -95,7 +97,9 @@ def test_a_listed_end_is_asked_about_also_where_the_list_is_incomplete(
         ("1", None): [Answer("1", state="COMPLETED", token="a")],
         ("2", None): [Answer("2", state="RUNNING", token="b")],
     }
-    apply(assessor.assess([ended, runs], Listing(answers, complete=False, asked=True)))
+    apply(
+        assessor.assess([ended, runs], Listing(answers, complete=False, asked=True))
+    )
     assert scheduler.asked == ["a"]
     assert (ended.status, runs.status) == (Status.COMPLETED, Status.RUNNING)
 

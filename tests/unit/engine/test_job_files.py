@@ -55,7 +55,11 @@ def test_auxiliary_scripts_and_inputs_replace(
         body="true", aux={"helper": "echo"}, inputs=(InputFile("in", "sum", source),)
     )
     _, helper, item = uploads_of(scheduler, [job])
-    assert (helper.path, helper.content, helper.replace) == ("/w/helper", "echo", True)
+    assert (helper.path, helper.content, helper.replace) == (
+        "/w/helper",
+        "echo",
+        True,
+    )
     assert (item.path, item.content, item.replace) == ("/w/in", tmp_path / "in", True)
     assert item.digest == "sum"
 
@@ -70,6 +74,8 @@ def test_an_input_that_is_in_its_place_is_not_copied_onto_itself(
 
 
 def test_what_several_jobs_share_is_sent_once(scheduler: Scheduler) -> None:
-    jobs = [record(f"{n:016x}", body="true", aux={"helper": "echo"}) for n in range(3)]
+    jobs = [
+        record(f"{n:016x}", body="true", aux={"helper": "echo"}) for n in range(3)
+    ]
     paths = [file.path for file in uploads_of(scheduler, jobs)]
     assert len(paths) == len(set(paths)) == 4

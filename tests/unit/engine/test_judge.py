@@ -134,7 +134,11 @@ def test_clear_cases(task: Task, expected: tuple[Status, Reason | None]) -> None
 def test_exit_codes_and_signals() -> None:
     assert decide("FAILED", ended(3)).exit_code == 3
     killed = decide("FAILED", ended(139))
-    assert (killed.reason, killed.signal, killed.exit_code) == (Reason.SIGNAL, 11, None)
+    assert (killed.reason, killed.signal, killed.exit_code) == (
+        Reason.SIGNAL,
+        11,
+        None,
+    )
     assert decide("FAILED", BEGUN, signal=9).signal == 9
 
 

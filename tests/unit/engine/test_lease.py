@@ -10,7 +10,13 @@ import time
 import pytest
 
 from clusterjob.engine import lease
-from clusterjob.engine.lease import LEASE, Lease, heartbeats, is_abandoned, process_name
+from clusterjob.engine.lease import (
+    LEASE,
+    Lease,
+    heartbeats,
+    is_abandoned,
+    process_name,
+)
 from clusterjob.status import Status
 from clusterjob.store import Note, Phase, Record, Task, open_store
 
@@ -41,7 +47,9 @@ def test_a_process_id_that_came_back_is_another_process() -> None:
     host, pid, started, machine = process_name().rsplit(":", 3)
     assert int(pid) == os.getpid()
     assert is_abandoned(
-        record(owner=f"{host}:{pid}:{int(started) - 1}:{machine}", leased=time.time()),
+        record(
+            owner=f"{host}:{pid}:{int(started) - 1}:{machine}", leased=time.time()
+        ),
         {},
         time.time(),
     )

@@ -209,7 +209,9 @@ class Machine(RuleBasedStateMachine):
             if job.state == "RUNNING":
                 assert job.token in records, "a running job has a record"
                 key = records[job.token].key
-                assert key not in running, f"{job_id} and {running[key]} both run {key}"
+                assert key not in running, (
+                    f"{job_id} and {running[key]} both run {key}"
+                )
                 running[key] = job_id
 
     @invariant()
@@ -226,7 +228,8 @@ class Machine(RuleBasedStateMachine):
                     assert job is not None
                     assert self.world.records[record.token].exit_code == 0
                 assert (
-                    record.phase is Phase.SUBMITTED or record.status != Status.COMPLETED
+                    record.phase is Phase.SUBMITTED
+                    or record.status != Status.COMPLETED
                 )
 
 

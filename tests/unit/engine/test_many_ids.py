@@ -160,7 +160,9 @@ def test_a_scheduler_that_lacks_something_is_refused_in_words(
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder.absolute()}:{os.environ['PATH']}")
-    with pytest.raises(SubmissionError, match=r"needs LSF 10\.1 or later.*LSF 9\.1\.3"):
+    with pytest.raises(
+        SubmissionError, match=r"needs LSF 10\.1 or later.*LSF 9\.1\.3"
+    ):
         JobScript("true", "x", backend="lsf").submit()
     assert Path("called").read_text() == "called\n"  # to ask for its version alone
 

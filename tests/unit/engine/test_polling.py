@@ -79,7 +79,9 @@ def now() -> int:
 def line(
     result: AsyncResult, state: str, *, token: str | None = None, number: str = "41"
 ) -> str:
-    return f"{number}|{state}|{now()}|0|clusterjob:{token or result.record.token}|None|"
+    return (
+        f"{number}|{state}|{now()}|0|clusterjob:{token or result.record.token}|None|"
+    )
 
 
 def ended(result: AsyncResult, code: int, ago: int = -1) -> None:
@@ -266,7 +268,9 @@ def test_a_thousand_handles_cost_one_command() -> None:
         jobs[-1].__dict__["_profiles"] = made._profiles
         jobs[-1].__dict__["attributes"] = dict(made.attributes)
     results = submit(jobs)
-    listed(*(line(result, "RUNNING", number=str(result.job_id)) for result in results))
+    listed(
+        *(line(result, "RUNNING", number=str(result.job_id)) for result in results)
+    )
     scheduler = results[0].cluster.scheduler
     results[0].cluster.pace.interval = 60.0
     before = (scheduler.commands, scheduler.trips)
@@ -417,7 +421,9 @@ def test_what_is_wrong_with_one_open_submission_keeps_no_other(
     Path("elsewhere").mkdir()
     run = LocalTransport.run
 
-    def broken(self: LocalTransport, script: str, timeout: float | None = None) -> Any:
+    def broken(
+        self: LocalTransport, script: str, timeout: float | None = None
+    ) -> Any:
         if "cj_submit" in script:
             raise TransportError("the line dropped")
         return run(self, script, timeout)

@@ -33,7 +33,14 @@ from clusterjob.engine import Cluster, endings, lease, local_scripts, recovery
 from clusterjob.engine import submission as submitting
 from clusterjob.files import Order
 from clusterjob.status import Reason
-from clusterjob.store import ONCE_DUE, JobSpec, OnceState, OutputPattern, Record, Store
+from clusterjob.store import (
+    ONCE_DUE,
+    JobSpec,
+    OnceState,
+    OutputPattern,
+    Record,
+    Store,
+)
 from clusterjob.store.json_files import FileStore
 from clusterjob.store.sqlite import SqliteStore
 from tests.unit.engine.world import World

@@ -165,7 +165,11 @@ class World:
             for job_id in members:
                 job = self.jobs[job_id]
                 own = self.records.get(job.token)
-                if job.state == "RUNNING" and own is not None and own.job_id == job_id:
+                if (
+                    job.state == "RUNNING"
+                    and own is not None
+                    and own.job_id == job_id
+                ):
                     own.exit_code, own.ended = 143, self.now
                     own.warned = (("TERM", self.now),)
                 if job.state in ("PENDING", "RUNNING"):

@@ -53,7 +53,10 @@ def test_inputs(tmp_path: Path) -> None:
     assert targets([tmp_path / "away"]) == ["away/far.txt"]
     assert targets([tmp_path / "away/far.txt"]) == ["far.txt"]
     assert targets([("a", "new")]) == ["new/b/c.dat", "new/d.dat"]
-    assert targets({"e.dat": "new/name", "-x": "folder/"}) == ["new/name", "folder/-x"]
+    assert targets({"e.dat": "new/name", "-x": "folder/"}) == [
+        "new/name",
+        "folder/-x",
+    ]
     assert targets([("*.dat", "all")]) == ["all/[1].dat", "all/e.dat"]
     assert targets([("../" + tmp_path.name + "/e.dat", "e")]) == ["e"]
 
@@ -173,7 +176,8 @@ NAMES = st.text(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    st.lists(st.lists(NAMES, min_size=1, max_size=3), min_size=1, max_size=5), st.data()
+    st.lists(st.lists(NAMES, min_size=1, max_size=3), min_size=1, max_size=5),
+    st.data(),
 )
 def test_files_of_any_name_come_back(
     tmp_path: Path, names: list[list[str]], data: st.DataObject
@@ -202,7 +206,8 @@ def test_files_of_any_name_come_back(
         if not any(part.startswith(".") for part in name.split("/"))
     }
     assert {
-        str(path.relative_to(root / "near")): path.read_bytes() for path in order.paths
+        str(path.relative_to(root / "near")): path.read_bytes()
+        for path in order.paths
     } == shown
     if not any(character in one for character in "*?["):
         single = Order(
@@ -260,7 +265,9 @@ def test_a_file_that_cannot_come_keeps_no_other(
         (tmp_path / "gone/small").unlink(missing_ok=True)
         return stream(self, script, sink, timeout)
 
-    monkeypatch.setattr(sys.modules["clusterjob.files.downloading"], "_WAITS", (0.01,))
+    monkeypatch.setattr(
+        sys.modules["clusterjob.files.downloading"], "_WAITS", (0.01,)
+    )
     monkeypatch.setattr(LocalTransport, "stream", change)
     download(LocalTransport(), orders)
     assert "cannot be written" in orders[0].error
@@ -271,7 +278,9 @@ def test_a_file_that_cannot_come_keeps_no_other(
     assert "gone/small" in orders[3].error or orders[3].missing == ["small"]
 
 
-def test_a_large_file_goes_on_and_a_wrong_beginning_is_noticed(tmp_path: Path) -> None:
+def test_a_large_file_goes_on_and_a_wrong_beginning_is_noticed(
+    tmp_path: Path,
+) -> None:
     content = os.urandom(9 << 20)
     (tmp_path / "far").mkdir()
     (tmp_path / "far/x").write_bytes(content)
