@@ -48,8 +48,8 @@ class JobScriptType(type):
 
     def __delattr__(cls, name: str) -> None:
         own = vars(cls)[_DEFAULTS]
-        if name in own:
-            del own[name]
+        if _is_default(name) or name in own:
+            own.pop(name, None)
         else:
             super().__delattr__(name)
 

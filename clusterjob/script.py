@@ -684,8 +684,8 @@ class JobScript(metaclass=JobScriptType):
             },
             filename=check_inside(filename, "filename") if filename else "",
             attributes={
-                key: named[key] for key in named if key in backend.attributes
-            },  # type: ignore[misc]
+                key: str(named[key]) for key in named if key in backend.attributes
+            },
             cache_id=cache_id,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,30 @@ def test_every_key_of_the_grammar_is_documented() -> None:
             for name in names:
                 word = name.removeprefix("field.")
                 assert f"`{word}" in text or f"{word} =" in text, name
+
+
+def test_the_first_example_of_the_readme_runs_as_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a machine of two cores."""
+    readme = (ROOT / "README.md").read_text()
+    example = readme.split("```python\n")[1].split("```")[0]
+    Path("example.py").write_text(example)
+    environment = {
+        **os.environ,
+        "CLUSTERJOB_SPOOL": str(tmp_path / "spool"),
+        "CLUSTERJOB_SPOOL_CORES": "2",
+    }
+    done = subprocess.run(
+        [sys.executable, "example.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = sorted(line for line in done.stdout.splitlines() if "square" in line)
+    assert [line.split()[:2] for line in lines] == [
+        [f"square-{T}", "COMPLETED"] for T in (10, 20, 30)
+    ]
+    assert {"100", "400", "900"} <= set(done.stdout.split())
