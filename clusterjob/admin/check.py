@@ -12,6 +12,7 @@ from typing import TypeVar
 from clusterjob.engine import Scheduler
 from clusterjob.errors import ClusterJobError
 from clusterjob.result import AsyncResult
+from clusterjob.results import Results
 from clusterjob.script import JobScript
 from clusterjob.session import Session
 from clusterjob.status import Reason, Status
@@ -79,6 +80,8 @@ class _Checker:
             return
         yield from self._check_short_job()
         yield from self._check_cancel()
+        if self.files:
+            yield from self._check_many(scheduler)
         if time_limit:
             yield from self._check_limit()
 
@@ -130,6 +133,32 @@ class _Checker:
             yield Check(
                 "cancelled seen", is_cancelled, f"{result.status}, {result.words}"
             )
+
+    def _check_many(self, scheduler: Scheduler) -> Iterator[Check]:
+        """Ask about several jobs at once, and cancel several: ids are joined in many ways."""
+        jobs = [
+            self.job("sleep 3600", f"{self.name}-{number}") for number in range(3)
+        ]
+        results = yield from _try("submit several", lambda: self.session.submit(jobs))
+        if results is None:
+            return
+        asked = yield from _try("cancel several", lambda: _cancel_all(results))
+        if asked is None:
+            return
+        results.wait(_PATIENCE)
+        states = {str(result.status) for result in results}
+        detail = ", ".join(sorted(states))
+        yield Check("all cancelled", states == {"CANCELLED"}, detail)
+        if not scheduler.accounting:
+            return
+        ids = [result.record.job_id or "" for result in results]
+        member = results[0].record.member
+        age = time.time() - results[0].record.created + _PATIENCE
+        report = scheduler.ended({}, {member: ids}, age)
+        words = (
+            report.history.error or f"{len(report.history.answers)} of 3 are known"
+        )
+        yield Check("accounting of several", report.history.asked, words)
 
     def _check_limit(self) -> Iterator[Check]:
         job = self.job("sleep 3600", f"{self.name}-limit", "1m")
@@ -198,6 +227,11 @@ def _check_files(result: AsyncResult) -> Iterator[Check]:
             yield Check(
                 "file as it was sent", same, f"{result.record.workdir}/check-output"
             )
+
+
+def _cancel_all(results: Results) -> str:
+    results.cancel()
+    return "asked"
 
 
 def _ask_to_cancel(result: AsyncResult) -> str:
