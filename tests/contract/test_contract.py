@@ -736,7 +736,8 @@ def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> 
             lambda: (
                 Path("again.log").exists()
                 and f"ran as {result.job_id} already" in Path("again.log").read_text()
-            )
+            ),
+            90,  # PBS brings outputs when it has time
         )
     assert result.wait(60)
     assert result.status == Status.COMPLETED
