@@ -2,8 +2,8 @@
 run.
 
 Printed are: seconds to submit a thousand jobs; how long they took, as a ratio to ``parallel -j2``;
-what a job costs with ten thousand waiting behind it, as a ratio to that with a hundred; and what the
-wrapper around a body costs, in ms a job.
+what a job costs with ten thousand waiting behind it, as a ratio to that with a hundred; and what
+the wrapper around a body costs, in ms a job.
 """
 
 from __future__ import annotations
