@@ -282,6 +282,7 @@ pbs_up() {
         PBS_HOME=$PBS_HOME PBS_CORE_LIMIT=unlimited PBS_SCP=/usr/bin/scp >/etc/pbs.conf
     [ -d $PBS_HOME/server_priv ] || pbs_inside "$PBS/libexec/pbs_postinstall" >"$LAB/run/pbs-install.log" 2>&1 </dev/null || true
     # its mom looks at what jobs use every second, and ends those that use too much memory
+    # shellcheck disable=SC2016  # of mom's configuration
     printf '%s\n' "\$clienthost pbshost" '$min_check_poll 1' '$max_check_poll 1' '$enforce mem' >$PBS_HOME/mom_priv/config
     pbs_inside setsid "$PBS/libexec/pbs_init.d" start >"$LAB/run/pbs.log" 2>&1 </dev/null || true
     until_ok pbs_inside qstat -B
