@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from clusterjob.backend.model import Backend
 from clusterjob.backend.resources import (
@@ -31,7 +32,9 @@ class DirectiveWriter:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._quote = quoter(backend.general.quoting)
+        self._quote = functools.partial(
+            _quote, quoter(backend.general.quoting), backend.general.array_task
+        )
         self._expressed = {
             name for item in backend.directives for name in item.resources
         }
@@ -132,6 +135,13 @@ class DirectiveWriter:
     def _split_array(self, array: str) -> tuple[str, str | None]:
         """Return the indices, and how many may run at once."""
         indices, _, most = array.partition("%")
+        if most and not any(
+            "array_max" in item.template for item in self._backend.directives
+        ):
+            raise ResourcesNotSupportedError(
+                f"backend {self._backend.name!r} cannot bound how many elements of an array run "
+                f"at once (%{most} in 'array'); leave that out"
+            )
         if "," in indices and not self._backend.general.array_lists:
             raise ResourcesNotSupportedError(
                 f"backend {self._backend.name!r} takes one range in 'array', "
@@ -182,6 +192,16 @@ class DirectiveWriter:
         key = name.replace("_", general.underscore)
         form = general.flag if value is True else general.option
         return form.replace("{key}", key).replace("{value}", text)
+
+
+def _quote(quote: Callable[[str], str], array_task: str, text: str) -> str:
+    """Quote a word; what stands for the index in file names is left as it is where it may be."""
+    if not array_task or array_task not in text:
+        return quote(text)
+    try:
+        return quote(text)
+    except SettingsError:
+        return array_task.join(quote(part) for part in text.split(array_task))
 
 
 def _check_option(name: str, text: str) -> None:

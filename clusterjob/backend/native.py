@@ -417,6 +417,7 @@ def _value(native: Native, name: str, text: str) -> ResourceValue | None:
         amount = units.megabytes_of(text, native.memory)
         return None if not amount else -int(-amount // 1)
     if name == "array":
+        text = re.sub(r"\s+", ",", text)  # indices one by one
         try:
             parse_array(text)
         except SettingsError:

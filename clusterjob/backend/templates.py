@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from clusterjob import units
 from clusterjob.backend.model import Quoting
+from clusterjob.backend.resources import parse_array
 from clusterjob.errors import RenderError, SettingsError, suggest
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def _environment(comments: bool = False) -> jinja2.Environment:
         comment_end_string="#}" if comments else "#=}",
     )
     environment.filters["sh"] = shlex.quote
+    environment.filters["indices"] = _indices
     for converter in (
         units.clock,
         units.day_clock,
@@ -57,6 +59,11 @@ def _environment(comments: bool = False) -> jinja2.Environment:
     ):
         environment.filters[converter.__name__] = converter
     return environment
+
+
+def _indices(array: str) -> str:
+    """Write the indices of an array one by one."""
+    return " ".join(map(str, parse_array(str(array))))
 
 
 @functools.lru_cache(maxsize=1024)

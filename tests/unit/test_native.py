@@ -85,6 +85,8 @@ def test_what_a_backend_writes_it_reads(name: str) -> None:
     backend = load_backend(name)
     known = {item for line in backend.directives for item in line.resources}
     given = {key: value for key, value in GIVEN.items() if key in known}
+    if name == "htcondor":  # which cannot bound how many run at once
+        given["array"] = "1,3,5"
     written = write(backend, given, {"parallel_environment": "smp"})
     read = read_native(backend, written)
     assert read.options == []

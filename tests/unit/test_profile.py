@@ -258,7 +258,7 @@ def test_every_backend_says_what_it_does_with_every_common_resource() -> None:
                 refused.setdefault(name, set()).add(str(error).split("'")[3])
     assert refused == {
         "flux": {"mem", "array"},
-        "htcondor": {"queue", "array", "nodes"},
+        "htcondor": {"nodes"},
         "local": {"gpus"},
         "sge": {"gpus"},
     }
