@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, SupportsIndex, overload
 
@@ -110,6 +111,11 @@ class Results(list[AsyncResult]):
         return Results(everyone)
 
 
+def _end_of(result: AsyncResult) -> float:
+    """Return when a job ended, as far as is known (s since the epoch)."""
+    return result.record.task.ended or math.inf
+
+
 def check_handles(results: object) -> list[AsyncResult]:
     """Return the handles that are given; one alone stands for itself.
 
@@ -164,7 +170,8 @@ def as_completed(
     everyone = list(dict.fromkeys(check_handles(results)))
     left = len(everyone)
     for ended in rounds(everyone, timeout):
-        yield from ended
+        # of those that were found to have ended together, who ended first
+        yield from sorted(ended, key=_end_of)
         left -= len(ended)
     if left:
         raise WaitTimeoutError(

@@ -786,7 +786,10 @@ def test_check(cluster: Flavour) -> None:
 
     checks = list(run_checks(default_session(), str(cluster.profile)))
     assert [(check.name, check.detail) for check in checks if not check.ok] == []
-    assert len(checks) == (14 if cluster.way else 13)  # the connection
+    names = [check.name for check in checks]
+    assert ("connection" in names) == bool(cluster.way)
+    assert ("accounting of several" in names) == (cluster.name != "noacct")
+    assert len(checks) == 16 + bool(cluster.way) + (cluster.name != "noacct")
 
 
 def test_submission_from_inside_a_job(cluster: Flavour) -> None:
