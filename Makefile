@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-user lint unit chaos lab lab-install lab-down docs bench clean
+.PHONY: demo test test-user lint unit chaos lab lab-install second-install lab-down docs bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); }
@@ -40,7 +40,12 @@ lab-install:
 	@if [ "$$(id -u)" = 0 ] && [ -f /etc/debian_version ]; then tests/lab/lab.sh install >/dev/null; \
 	else echo "real schedulers: not installed here (that needs Debian and root); their tests are skipped"; fi
 
-test: lint lab-install
+# The second machine is another distribution in a folder, with HTCondor, a newer Slurm and a newer Python.
+second-install: $(VENV)/all lab-install
+	@if [ "$$(id -u)" = 0 ] && [ -f /etc/debian_version ]; then tests/lab/second.sh install $(BIN)/python; fi
+
+test: $(VENV)/all lab-install
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint second-install
 	$(BIN)/python -m pytest -n 6 --dist loadgroup
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-user; fi
 

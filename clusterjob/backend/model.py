@@ -75,6 +75,7 @@ class Quoting(str, Enum):
     REFUSE = "refuse"
     DOUBLE = "double"
     POSIX = "posix"
+    LINE = "line"  # none: a value is the rest of its line, in which $ begins a macro
 
 
 class AfterForm(str, Enum):

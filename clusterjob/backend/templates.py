@@ -239,6 +239,13 @@ def quoter(style: Quoting) -> Callable[[str], str]:
                 f"{text!r} cannot stand in a directive of this scheduler: "
                 "use letters, digits and _ @ % + = : , . / ^ * ~ -"
             )
+        if style is Quoting.LINE:
+            if "$" in text or text.endswith("\\") or text != text.strip():
+                raise SettingsError(
+                    f"{text!r} cannot stand in a directive of this scheduler: it takes no $, "
+                    "no backslash at the end, no blanks around it"
+                )
+            return text
         if style is Quoting.POSIX:
             return shlex.quote(text)
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -16,8 +16,15 @@ import pytest
 from clusterjob import AsyncResult, JobScript, submit
 from tests.conftest import locked, namespace
 
-FLAVOURS = ("local", "slurm", "noacct", "sge", "pbspro")
-FAR = ("local", "slurm", "sge", "pbspro")  # accounting is the same from afar
+# what tests/lab/second.sh runs is another machine, with releases of its own
+SECOND = os.environ.get("CLUSTERJOB_MACHINE") == "second"
+FLAVOURS = (
+    ("local", "slurm24", "htcondor")
+    if SECOND
+    else ("local", "slurm", "noacct", "sge", "pbspro")
+)
+# accounting is the same from afar
+FAR = () if SECOND else ("local", "slurm", "sge", "pbspro")
 PLACES = (*FLAVOURS, *(name + way for way in ("@ssh", "@openssh") for name in FAR))
 # poll_interval also tells the two Slurms apart: a cluster is known by its backend and overrides
 _PROFILES = {
@@ -28,9 +35,14 @@ _PROFILES = {
     "settle = 3\n",
     "sge": "[Attributes]\nbackend = sge\nparallel_environment = smp\n[Limits]\nfirst_poll = 0.2\n"
     "poll_interval = 0.5\nsettle = 5\n",
+    "slurm24": "[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0.1\npoll_interval = 0.5\n"
+    "settle = 3\n",
+    "htcondor": "[Attributes]\nbackend = htcondor\n[Limits]\nfirst_poll = 0.2\n"
+    "poll_interval = 0.5\nsettle = 15\n",
     "pbspro": "[Attributes]\nbackend = pbspro\n[Limits]\nfirst_poll = 0.2\npoll_interval = 0.5\n"
     "settle = 15\n",
 }
+_FAMILIES = {"noacct": "slurm", "slurm24": "slurm"}
 _HOSTS = {
     "local": "lab-plain",
     "slurm": "lab-slurm",
@@ -55,7 +67,11 @@ class Flavour:
 
     @property
     def family(self) -> str:
-        return "slurm" if self.name == "noacct" else self.name
+        return _FAMILIES.get(self.name, self.name)
+
+    @property
+    def accounting(self) -> bool:
+        return self.name not in _FAMILIES
 
     def job(self, body: str, jobname: str = "", **settings: Any) -> JobScript:
         job = JobScript(body, jobname or f"contract{next(_numbers)}")
@@ -121,7 +137,8 @@ def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path | None, Path]:
     name = request.param
-    lab = None if name == "local" else request.getfixturevalue("lab")
+    here = name == "local" or (SECOND and name in FLAVOURS)
+    lab = None if here else request.getfixturevalue("lab")
     profile = tmp_path_factory.mktemp(name) / f"{name}.ini"
     profile.write_text(_profile(name, lab))
     return name, lab, profile

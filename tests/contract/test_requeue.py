@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clusterjob import AsyncResult, Reason, Status
 
-from .conftest import Flavour, on
+from .conftest import FLAVOURS, Flavour, on
 from .test_contract import until
 
 BODY = (
@@ -23,6 +23,7 @@ def requeue(cluster: Flavour, job_id: str) -> None:
     command = {
         "sge": ["qmod", "-rj", job_id],
         "pbspro": ["qrerun", job_id],
+        "htcondor": ["condor_vacate_job", "-fast", job_id],
         "slurm": ["scontrol", "requeue", job_id],
     }[cluster.family]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -50,10 +51,14 @@ def started_again(cluster: Flavour, result: AsyncResult) -> bool:
 
 
 def rerunnable(cluster: Flavour) -> dict[str, object]:
-    return {"requeue": True} if cluster.family == "slurm" else {"r": "y"}
+    settings: dict[str, dict[str, object]] = {
+        "slurm": {"requeue": True},
+        "htcondor": {},
+    }
+    return settings.get(cluster.family, {"r": "y"})
 
 
-@on("slurm", "noacct", "sge", "pbspro")
+@on(*(name for name in FLAVOURS if name != "local"))
 def test_a_requeued_job_keeps_its_record(cluster: Flavour) -> None:
     for code, ended in (
         (0, (Status.COMPLETED, None)),
