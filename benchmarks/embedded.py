@@ -93,10 +93,14 @@ def with_many_waiting() -> None:
     costs = []
     for waiting in (100, 10_000):
         path = queue(f"queue-{waiting}")
+        go = Path(f"go-{waiting}").absolute()
+        block = f"until [ -e '{go}' ]; do sleep 0.1; done"
+        submit(JobScript(block, f"block-{waiting}-{core}") for core in range(CORES))
         submit(
             JobScript("true", f"waiting-{waiting}-{number}")
             for number in range(waiting + 300)
         )
+        go.touch()
         until_done(path, waiting + 200)
         began = time.perf_counter()
         until_done(path, waiting)

@@ -125,7 +125,7 @@ def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, and let one process run all tests of the Slurm whose daemons are stopped.
 
-    The others need not wait for it. The tests of the second machine take longest, beside all others.
+    The others need not wait for it. The second machine takes longest: it begins first.
     """
     items.sort(key=lambda item: item.path.name != "test_second_machine.py")
     for item in items:

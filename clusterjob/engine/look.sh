@@ -13,14 +13,15 @@ cj_open_records() {
     echo .
 }
 
-# cj_read FILE...: every line with the file's name before it. Bodies of jobs that have ended, and of
-# which only a kill can have left them, go.
+# cj_read FILE...: every line with the file's name before it. The jobs have ended: their bodies go.
 cj_read() {
-    for cj_file in ./*.body; do
-        [ -e "$cj_file" ] || break
-        cj_file=${cj_file#./}
-        case " $* " in *" ${cj_file%.body}.exit "*) rm -f "$cj_file" ;; esac
+    cj_bodies=
+    for cj_file in "$@"; do
+        cj_file=${cj_file%.exit}.body
+        [ ! -e "$cj_file" ] || cj_bodies="$cj_bodies $cj_file"
     done
+    # shellcheck disable=SC2086  # several words
+    [ -z "$cj_bodies" ] || rm -f $cj_bodies
     grep '' /dev/null "$@" 2>/dev/null
 }
 

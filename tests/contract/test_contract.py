@@ -88,6 +88,7 @@ def test_completes(cluster: Flavour) -> None:
     assert states.index("PENDING") < len(states) - 1
     times = [when for when, _, _ in result.history]
     assert times == sorted(times)
+    assert not list(Path(result.record.folder).glob("*.body"))
 
 
 @on(*NOT_PBS)
@@ -178,6 +179,7 @@ def test_cancel_running_kills_every_process(cluster: Flavour) -> None:
     result.cancel()
     assert result.wait(60)
     assert (result.status, result.reason) == (Status.CANCELLED, Reason.CANCELLED)
+    assert not list(Path(result.record.folder).glob("*.body"))
     until(lambda: not _alive(int(Path("child.pid").read_text())))
     if cluster.name in ("sge", "pbspro"):  # what leaves its session leaves them too
         os.kill(int(Path("far.pid").read_text()), signal.SIGKILL)

@@ -193,15 +193,25 @@ def test_a_body_that_cannot_be_written_does_not_run(
             assert f"exit={code}\n" in (runs / "TOKEN.exit").read_text()
 
 
-def test_a_body_leaves_nothing_behind() -> None:
+def test_a_body_stands_beside_its_exit_record_alone() -> None:
+    """It goes when its end is looked at: see the contract."""
     Path(".clusterjob-runs/dry-run").mkdir(parents=True)
-    script = JobScript("cat $0; ls .clusterjob-runs/dry-run/; umask").render_script()
+    temporary = Path("temporary")
+    temporary.mkdir()
+    script = JobScript("echo $0; umask").render_script()
     done = subprocess.run(
-        ["sh"], input=script, text=True, capture_output=True, umask=0o027
+        ["sh"],
+        input=script,
+        text=True,
+        capture_output=True,
+        umask=0o027,
+        env={**os.environ, "TMPDIR": str(temporary.absolute())},
     )
-    assert "TOKEN.body" in done.stdout
-    assert done.stdout.splitlines()[-1] == "0027"
-    assert os.listdir(".clusterjob-runs/dry-run") == ["TOKEN.exit"]
+    body, mask = done.stdout.split()
+    assert body == str(Path(".clusterjob-runs/dry-run/TOKEN.body").absolute())
+    assert Path(body).stat().st_mode & 0o077 == 0
+    assert mask == "0027"
+    assert not os.listdir(temporary)
 
 
 # -- options of the scheduler's own ----------------------------------------------------------------
