@@ -55,8 +55,8 @@ def job_key(spec: JobSpec, name: str, backend: str, workdir: str) -> str:
 
 def shape_of(spec: JobSpec) -> dict[str, ResourceValue]:
     """Return the resources that an outcome can depend on; one node, process or core is no word."""
-    given = ((name, spec.resources.get(name)) for name in _SHAPE)
-    return {name: value for name, value in given if value not in (None, 1)}
+    given = spec.resources
+    return {name: given[name] for name in _SHAPE if given.get(name) not in (None, 1)}
 
 
 def repeated_key(key: str, number: int) -> str:

@@ -5,6 +5,7 @@ They say which backend, on which host, with which defaults and overrides.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,6 +82,11 @@ class Profile:
     attributes: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, ResourceValue | None] = field(default_factory=dict)
     overrides: Sections = field(default_factory=dict)
+
+    @functools.cached_property
+    def backends(self) -> str:
+        """The folder beside it that may have backends of its own."""
+        return str(self.path.parent / "backends")
 
 
 def read_profile(path: str | Path) -> Profile:

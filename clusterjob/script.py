@@ -123,6 +123,14 @@ class JobSettings(TypedDict, total=False):
 
 
 # jobs that were neither submitted nor forgotten
+# what templates may use where nothing is set
+_BLANK_VARIABLES: Mapping[str, object] = {
+    **dict.fromkeys(COMMON_RESOURCES),
+    **dict.fromkeys(ATTRIBUTES, ""),
+    "backend": "local",
+    "shell": "/bin/bash",
+    "full_workdir": "",
+}
 _unsubmitted: weakref.WeakSet[JobScript] = weakref.WeakSet()
 _log = logging.getLogger(__name__)
 
@@ -359,7 +367,7 @@ class JobScript(metaclass=JobScriptType):
     def _check_profile(cls, profile: Profile) -> None:
         """See that the profile's overrides fit its backend."""
         name = profile.attributes.get("backend", "local")
-        beside = [profile.path.parent / "backends", *map(Path, cls._backend_folders)]
+        beside = list(map(Path, (profile.backends, *cls._backend_folders)))
         load_backend(name, profile.overrides, beside, profile.path)
 
     def _apply(self, profile: Profile) -> None:
@@ -397,14 +405,16 @@ class JobScript(metaclass=JobScriptType):
         """Return the variables that the texts of this job use; None where that cannot be told."""
         if self.verbatim:
             return frozenset()
-        texts = [self.body, *self.aux_scripts.values()]
-        texts += [
-            self.attributes.get(name) or ""
-            for name in ("prologue", "epilogue", "setup")
-        ]
-        found = [names_in(text) for text in texts]
-        known = [names for names in found if names is not None]
-        return frozenset().union(*known) if len(known) == len(found) else None
+        found: frozenset[str] = frozenset()
+        more = map(self.attributes.get, ("prologue", "epilogue", "setup"))
+        for text in (self.body, *self.aux_scripts.values(), *more):
+            if not text or "{" not in text:
+                continue
+            names = names_in(text)
+            if names is None:
+                return None
+            found |= names
+        return found
 
     def __getattr__(self, name: str) -> object:
         """Return a parameter, an attribute or a common resource; None for one that is not set."""
@@ -427,7 +437,7 @@ class JobScript(metaclass=JobScriptType):
         backend = attributes.get("backend") or "local"
         # another backend's overrides mean nothing to this one
         profiles = tuple(
-            profile for name, profile in self._profiles if name == backend
+            [profile for name, profile in self._profiles if name == backend]
         )
         return cluster_reference(
             backend,
@@ -440,8 +450,10 @@ class JobScript(metaclass=JobScriptType):
 
     def _beside(self) -> tuple[str, ...]:
         """Return the folders of backends that are looked in first: beside profiles, registered."""
-        beside = [profile.path.parent / "backends" for _, profile in self._profiles]
-        found = dict.fromkeys(str(path) for path in beside if path.is_dir())
+        if not self._profiles:
+            return self._backend_folders
+        beside = [profile.backends for _, profile in self._profiles]
+        found = dict.fromkeys(filter(os.path.isdir, beside))
         return (*found, *self._backend_folders)
 
     def get_backend(self) -> Backend:
@@ -459,11 +471,7 @@ class JobScript(metaclass=JobScriptType):
         given = self.resources.amounts()
         limit = given.get("time")
         return {
-            **dict.fromkeys(COMMON_RESOURCES),
-            **dict.fromkeys(ATTRIBUTES, ""),
-            "backend": "local",
-            "shell": "/bin/bash",
-            "full_workdir": "",
+            **_BLANK_VARIABLES,
             **given,
             "time": units.clock(limit) if isinstance(limit, int) else None,
             **self.attributes,
@@ -476,23 +484,26 @@ class JobScript(metaclass=JobScriptType):
 
     def _warn_of_unused(self, name: str, backend: Backend) -> None:
         """Name parameters in the log that nothing uses: they may be slips."""
-        used = self._names_used() if self.params else None
-        if used is None:
+        if not self.params:
             return
-        unused = tuple(self.params.keys() - used - backend.attributes)
+        used = self._names_used()
+        if used is None or used.issuperset(self.params):
+            return
+        unused = self.params.keys() - used - backend.attributes
         if unused:
             warn_of_unused(name, tuple(sorted(unused)))
 
     def _render(self, text: str, where: str, variables: Mapping[str, object]) -> str:
-        if self.verbatim:
+        if self.verbatim or "{" not in text:
             return text
-        check_braces(text, ATTRIBUTES, f"{where} of job {self._label!r}")
-        return render_text(text, variables, f"{where} of job {self._label!r}")
+        where = f"{where} of job {self._label!r}"
+        check_braces(text, ATTRIBUTES, where)
+        return render_text(text, variables, where)
 
     @property
     def _label(self) -> str:
         """The job's name in messages."""
-        return str(self.resources.get("jobname") or "job")
+        return str(self.resources.data.get("jobname") or "job")
 
     def render_script(self) -> str:
         """Return the script as it would be submitted, but for the token, which is made then.
@@ -698,6 +709,8 @@ class JobScript(metaclass=JobScriptType):
         where it was changed in their common workdir on this machine since the parent was submitted.
         """
         files = self.inputs
+        if not files:
+            return ()
         if files == "auto":
             named = programs_in(self.body)
             files = [

@@ -38,6 +38,11 @@ class DirectiveWriter:
         self._expressed = {
             name for item in backend.directives for name in item.resources
         }
+        self._lines = [
+            (item.resources, item.template, _PLAIN.fullmatch(item.template))
+            for item in backend.directives
+            if item.template
+        ]
         self._known: dict[tuple[object, ...], str] = {}
 
     def write(
@@ -60,16 +65,15 @@ class DirectiveWriter:
         self._check_expressible(given)
         derived = derive_resources(given)
         lines = []
-        for directive in self._backend.directives:
-            if directive.template and not given.keys().isdisjoint(
-                directive.resources
-            ):
-                wanted = {name: given.get(name) for name in directive.resources}
-                lines.append(
-                    self._directive(
-                        directive.template, wanted, derived, attributes or {}
-                    )
-                )
+        for names, template, plain in self._lines:
+            if given.keys().isdisjoint(names):
+                continue
+            value = given.get(plain[2]) if plain is not None else None
+            if plain is not None and isinstance(value, str) and plain[2] != "array":
+                lines.append(plain[1] + self._quote(value))
+                continue
+            wanted = {name: given.get(name) for name in names}
+            lines.append(self._directive(template, wanted, derived, attributes or {}))
         shared = self._backend.general.shared
         for name, value in given.items():
             if name not in self._expressed and name.lstrip("-") not in shared:
@@ -94,11 +98,6 @@ class DirectiveWriter:
         attributes: Values,
     ) -> str:
         """Render one directive; everything filled in is quoted for the place it stands in."""
-        plain = _PLAIN.fullmatch(template)
-        if plain is not None and plain[2] != "array":
-            value = wanted.get(plain[2])
-            if isinstance(value, str):
-                return plain[1] + self._quote(value)
         if "after" in wanted:
             return self._render(template, wanted, derived, attributes)
         key = (template, *wanted.values(), *derived.values(), *attributes.items())

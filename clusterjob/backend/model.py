@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -288,10 +288,20 @@ class Backend:
 
     def classify(self, state: str) -> StateMeaning | None:
         """Map the scheduler's word(s) for a state; None where nobody has seen the word before."""
-        for rule in self.states:
-            if fnmatch.fnmatchcase(state, rule.pattern):
-                return rule.meaning
-        return None
+        return self._meaning_of(state)
+
+    @functools.cached_property
+    def _meaning_of(self) -> Callable[[str], StateMeaning | None]:
+        """Of the words that were seen it is remembered."""
+
+        @functools.lru_cache(maxsize=256)
+        def meaning_of(state: str) -> StateMeaning | None:
+            for rule in self.states:
+                if fnmatch.fnmatchcase(state, rule.pattern):
+                    return rule.meaning
+            return None
+
+        return meaning_of
 
     def matches(self, kind: ErrorKind, text: str) -> bool:
         """Whether a command's words are those of [Errors] ``kind``."""

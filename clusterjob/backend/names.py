@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from clusterjob.errors import SettingsError
 
 # taken for the same
@@ -61,6 +63,7 @@ _UNCLEAR = {
 }
 
 
+@functools.lru_cache(maxsize=1024)
 def common_name(name: str) -> str:
     """Return the name of the common resource that a word stands for, else the word itself.
 

@@ -6,6 +6,7 @@ Nothing is raised: what cannot be read is kept, and with any of that absence pro
 from __future__ import annotations
 
 import calendar
+import functools
 import json
 import re
 import time
@@ -250,6 +251,7 @@ def parse_exit(row: Mapping[str, str]) -> tuple[int | None, int | None]:
     return code, code - 128 if 128 < code <= 192 else None
 
 
+@functools.lru_cache(maxsize=8192)
 def _epoch(text: str | None) -> float | None:
     """Read a time of the scheduler's.
 

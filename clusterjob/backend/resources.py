@@ -37,6 +37,7 @@ _TEXTS = ("jobname", "queue", "account", "stdout", "stderr", "array")
 _MOST_ELEMENTS = 4_000_000
 # resources of schedulers that are nearly the names of common ones
 _NO_SLIPS = ("pmem", "vmem", "pvmem")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _N = r"\d{1,15}"
 _ARRAY = re.compile(
     rf"((?:{_N}(?:-{_N}(?::{_N})?)?)(?:,{_N}(?:-{_N}(?::{_N})?)?)*)(?:%[1-9]\d*)?"
@@ -70,6 +71,7 @@ def check_resource(name: str, value: object) -> ResourceValue | None:
     return value
 
 
+@functools.lru_cache(maxsize=1024, typed=True)
 def _check_quantity(name: str, value: ResourceValue) -> int:
     try:
         return (
@@ -97,7 +99,7 @@ def _check_text(name: str, value: ResourceValue) -> str:
     if isinstance(value, bool):
         raise SettingsError(f"resource {name!r} is {value!r}; expected a word")
     text = str(value)
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+    if _CONTROL_CHARACTER.search(text):
         raise SettingsError(
             f"resource {name!r} is {text!r}; "
             "it must not hold line breaks or other control characters"

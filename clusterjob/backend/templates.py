@@ -131,13 +131,18 @@ def check_braces(text: str, names: Iterable[str], where: str) -> None:
         text.startswith("#!") and "sh" not in text.split("\n", 1)[0]
     ):
         return
-    match = re.search(rf"(?<![{{$])\{{({'|'.join(names)})\}}(?!\}})", text)
+    match = _single_braces(tuple(names)).search(text)
     if match is not None:
         line = text.count("\n", 0, match.start()) + 1
         raise RenderError(
             f"{where}, line {line}: {match[0]} is how the clusterjob of 2018 wrote a variable; now "
             f"it is {{{{ {match[1]} }}}}. For a text that is no template pass verbatim=True"
         )
+
+
+@functools.lru_cache(maxsize=16)
+def _single_braces(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(?<![{{$])\{{({'|'.join(names)})\}}(?!\}})")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from clusterjob.backend import Answer, Backend, ExitRecord
 from clusterjob.engine.arrays import aggregate
@@ -23,6 +24,15 @@ _CLOCK_SLACK = 120.0
 _WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
 
 
+class _Finding(NamedTuple):
+    """Evidence about a task, and what it made of the task of a version of its record."""
+
+    evidence: Evidence
+    version: int
+    seen: Task
+    now: Task
+
+
 @dataclass(eq=False)
 class Assessment:
     """What was found out about jobs: the records that it changes, and what the scheduler complained
@@ -36,31 +46,38 @@ class Assessment:
     changed: list[Record] = field(default_factory=list)
     error: str = ""
     # by token and index
-    _evidence: dict[str, dict[int | None, Evidence]] = field(default_factory=dict)
+    _findings: dict[str, dict[int | None, _Finding]] = field(default_factory=dict)
 
     def note(
         self, record: Record, index: int | None, task: Task, evidence: Evidence
     ) -> None:
         """Note evidence that changes a task, or whose job it is."""
         is_duplicate = other_id(record, evidence.exit_record) is not None
-        if is_duplicate or judge(self.backend, record, task, evidence) is not task:
-            if record.token not in self._evidence:
+        now = judge(self.backend, record, task, evidence)
+        if is_duplicate or now is not task:
+            if record.token not in self._findings:
                 self.changed.append(record)
-            self._evidence.setdefault(record.token, {})[index] = evidence
+            finding = _Finding(evidence, record.version, task, now)
+            self._findings.setdefault(record.token, {})[index] = finding
 
     def judge(self, record: Record) -> None:
         """Make of a record what the evidence says."""
-        for index, evidence in self._evidence[record.token].items():
-            job_id = other_id(record, evidence.exit_record)
+        for index, finding in self._findings[record.token].items():
+            job_id = other_id(record, finding.evidence.exit_record)
             if job_id is not None:
                 _adopt_id(record, job_id)
                 continue
             if index is None or record.tasks is None:
-                record.task = judge(self.backend, record, record.task, evidence)
+                record.task = self._judge_task(record, record.task, finding)
             else:
                 task = record.tasks[index]
-                record.tasks[index] = judge(self.backend, record, task, evidence)
+                record.tasks[index] = self._judge_task(record, task, finding)
         aggregate(record)
+
+    def _judge_task(self, record: Record, task: Task, finding: _Finding) -> Task:
+        if task is finding.seen and record.version == finding.version:
+            return finding.now  # nobody wrote it since
+        return judge(self.backend, record, task, finding.evidence)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ Only a job that every source was asked about in vain is lost, and that not befor
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 from clusterjob.backend import TIMEOUT_OR_MEMORY, Answer, Backend, ExitRecord
@@ -50,7 +49,7 @@ def judge(backend: Backend, record: Record, task: Task, evidence: Evidence) -> T
     """
     if task.status.finished:
         return task
-    found = copy.copy(task)
+    found = task.copy()
     found.usage = dict(task.usage)
     _Case(backend, record, found, evidence).decide()
     return _with_history(task, found, evidence)

@@ -23,6 +23,7 @@ _STARTERS = {
 }
 _SEPARATORS = re.compile(r"\|\||&&|[;|&\n(){}]")
 _KEYWORDS = {"if", "then", "else", "elif", "do", "while", "until", "!", "{"}
+_QUOTING = re.compile(r"[\"'\\#]")
 # an interpreter whose program is text, or a module
 _TEXT_OPTIONS = ("-c", "-e", "-m")
 _ASSIGNMENT = re.compile(r"\w+=")
@@ -53,11 +54,17 @@ def _commands(body: str) -> Iterator[list[str]]:
     lines = (line for line in text.split("\n") if not line.lstrip().startswith("#"))
     for command in _SEPARATORS.split("\n".join(lines)):
         try:
-            words = shlex.split(command, comments=True)
+            words = _split(command)
         except ValueError:  # half of a quoted text
             continue
         if words:
             yield words
+
+
+def _split(command: str) -> list[str]:
+    if _QUOTING.search(command):
+        return shlex.split(command, comments=True)
+    return command.split()
 
 
 def _program_of(words: list[str]) -> str:

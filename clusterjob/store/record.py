@@ -6,8 +6,8 @@ Names in JSON are those of the first version of the store, whatever the attribut
 
 from __future__ import annotations
 
-import copy
 import json
+import operator
 import os
 import secrets
 import time
@@ -109,6 +109,10 @@ class Task:
         """Add to the history; the list is made anew, because copies of a task share it."""
         self.history = [*self.history, Event(when, state, words)]
 
+    def copy(self) -> Task:
+        """Return a task with the same state, that can be changed alone."""
+        return Task(*_values_of_task(self))
+
     def to_json(self) -> dict[str, object]:
         """Return the values that differ from the defaults."""
         data: dict[str, object] = {}
@@ -131,6 +135,7 @@ class Task:
 
 
 _TASK_FIELDS = tuple(item.name for item in fields(Task))
+_values_of_task = operator.attrgetter(*_TASK_FIELDS)
 
 
 class _Referable:
@@ -297,8 +302,8 @@ class Record(_Referable):
         """Return a copy to go back to. Tasks of an array are shared: they are never changed, but
         replaced.
         """
-        kept = copy.copy(self)
-        kept.task = copy.copy(self.task)
+        kept = Record(*_values_of_record(self))
+        kept.task = self.task.copy()
         kept.tasks = None if self.tasks is None else dict(self.tasks)
         return kept
 
@@ -349,6 +354,7 @@ class Record(_Referable):
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_values_of_record = operator.attrgetter(*(item.name for item in fields(Record)))
 _ONCE = ("prologue", "epilogue", "outputs")
 _STATE = tuple(
     item.name for item in fields(Record) if item.name not in ("spec_json", "_spec")

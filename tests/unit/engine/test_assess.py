@@ -162,5 +162,6 @@ def test_evidence_is_judged_by_what_the_record_says_when_it_is_written(
     scheduler.accounting = False
     found = assessor.assess([killed], Listing(asked=True, complete=True))
     killed.cancel_requested = 50.0  # another process asked for it meanwhile
+    killed.version += 1
     apply(found)
     assert killed.status == Status.CANCELLED
