@@ -139,6 +139,18 @@ def test_pbs_pro() -> None:
         (Status.PENDING, None),
         ("EXITED", None),
     }
+    lost = states(
+        "pbspro",
+        read(
+            "pbspro",
+            "finished",
+            (RECORDINGS / "pbspro-23.06.06/qstat-x-f-node-failure.txt").read_text(),
+        ),
+    )
+    assert lost == {
+        ("2000", None): (Status.FAILED, Reason.NODE_FAILURE),
+        ("2001", None): (Status.PENDING, None),
+    }
     backend = load_backend("pbspro")
     assert backend.classify("F/93/-29/pbshost/0") == (Status.FAILED, Reason.TIMEOUT)
     assert backend.classify("F/91/271/pbshost/0") == (Status.CANCELLED, None)
