@@ -10,7 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PORTS = {"slurm": 2201, "noacct": 2202, "sge": 2203, "bare": 2204, "local": 2205}
+PORTS = {
+    "slurm": 2201,
+    "noacct": 2202,
+    "sge": 2203,
+    "bare": 2204,
+    "local": 2205,
+    "pbspro": 2206,
+}
 _PROXY = Path(__file__).parent / "lab" / "proxy.py"
 
 

@@ -1,8 +1,10 @@
-"""The scheduler's daemons go away and come back, on the real Slurm."""
+"""Daemons of the real schedulers go away and come back."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -11,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from clusterjob import Status, submit, wait
+from clusterjob import Reason, Status, submit, wait
 from tests.conftest import LAB, LAB_SCRIPT, locked
 from tests.contract.conftest import Flavour, on
 
 from .conftest import everything_ran_once, start
+
+MOM_PID = Path("/var/spool/pbs/mom_priv/mom.lock")
 
 
 @contextlib.contextmanager
@@ -106,6 +110,48 @@ def test_accounting_is_down_the_whole_time(cluster: Flavour) -> None:
             assert (bad.status, bad.exit_code) == (Status.FAILED, 7)
         finally:
             daemon("up", "slurm")
+
+
+@pytest.mark.alone
+@on("pbspro")
+def test_a_node_is_lost(cluster: Flavour) -> None:
+    """PBS gives up the job that must not run twice, and starts the other again."""
+    body = "echo $$ >>{name}; sleep 3; [ $(wc -l <{name}) = 2 ] || exec sleep 100"
+    jobs = [
+        cluster.job(body.format(name=name), **{"-r": answer})
+        for name, answer in (("once", "n"), ("twice", "y"))
+    ]
+    with nobody_starts_the_lab():
+        once, twice = cluster.batch(jobs)
+        pids = [wait_for_pid(name) for name in ("once", "twice")]
+        os.kill(int(MOM_PID.read_text()), signal.SIGKILL)
+        try:
+            for pid in pids:
+                kill_session(pid)
+            assert once.wait(30)
+        finally:
+            daemon("up", "pbs")
+    assert (once.status, once.reason) == (Status.FAILED, Reason.NODE_FAILURE)
+    assert twice.wait(60)
+    assert (twice.status, twice.record.task.runs) == (Status.COMPLETED, 2)
+    assert len(Path("twice").read_text().split()) == 2
+
+
+def wait_for_pid(name: str) -> int:
+    deadline = time.monotonic() + 30
+    while not (Path(name).exists() and Path(name).read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return int(Path(name).read_text())
+
+
+def kill_session(pid: int) -> None:
+    """Kill all processes of a job, as if its machine had lost power."""
+    session = os.getsid(pid)
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(int(entry.name)) == session:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 @pytest.mark.alone

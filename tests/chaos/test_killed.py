@@ -40,7 +40,7 @@ def test_killed_at_every_step(cluster: Flavour) -> None:
     everything_ran_once(len(steps) * COUNT)
 
 
-@on("local", "slurm", "sge", "pbspro", "slurm@ssh")
+@on("local", "slurm", "sge", "pbspro", "slurm@ssh", "pbspro@openssh")
 def test_killed_at_random_moments(cluster: Flavour) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")

@@ -21,7 +21,7 @@ from .conftest import LONG, everything_ran_once
 SUBMISSIONS, JOBS = (100, 20) if LONG else (6, 8)
 
 
-@on("slurm@ssh", "slurm@openssh", "sge@ssh", "local@openssh")
+@on("slurm@ssh", "slurm@openssh", "sge@ssh", "pbspro@ssh", "local@openssh")
 def test_lines_that_are_cut(cluster: Flavour, tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")

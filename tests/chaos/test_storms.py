@@ -31,7 +31,7 @@ def eight_at_once(cluster: Flavour) -> None:
     everything_ran_once(JOBS, 300)
 
 
-@on("slurm", "local")
+@on("slurm", "local", "pbspro")
 def test_eight_processes_submit_the_same_jobs(cluster: Flavour) -> None:
     eight_at_once(cluster)
 

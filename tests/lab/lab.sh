@@ -269,7 +269,7 @@ pbs_inside() {
 }
 
 pbs_up() {
-    if pbs_inside qstat -B >/dev/null 2>&1; then return 0; fi
+    if pbs_inside qstat -B >/dev/null 2>&1; then pbs_mom_up; return 0; fi
     chown root:root "$PBS/sbin/pbs_iff" "$PBS/sbin/pbs_rcp" && chmod 4755 "$PBS/sbin/pbs_iff" "$PBS/sbin/pbs_rcp"
     inside ip link show pbs0 >/dev/null 2>&1 || {
         inside ip link add pbs0 type veth peer name pbs1
@@ -288,10 +288,18 @@ pbs_up() {
     until_ok pbs_inside qstat -B
     local setting
     for setting in 'set server job_history_enable = True' 'set server flatuid = True' 'set server acl_roots = root' \
-        'set server scheduler_iteration = 1' 'set server eligible_time_enable = False' \
+        'set server scheduler_iteration = 1' 'set server eligible_time_enable = False' 'set server node_fail_requeue = 5' \
         'set node pbshost resources_available.ncpus = 16' 'set node pbshost resources_available.mem = 16gb'; do
         pbs_inside qmgr -c "$setting" >/dev/null
     done
+}
+
+# a test ends it
+pbs_mom_up() {
+    kill -0 "$(cat $PBS_HOME/mom_priv/mom.lock)" 2>/dev/null && return 0
+    pbs_inside setsid "$PBS/sbin/pbs_mom" >>"$LAB/run/pbs.log" 2>&1 </dev/null
+    # shellcheck disable=SC2016  # of the inner shell
+    until_ok pbs_inside sh -c 'pbsnodes -a | grep -q "state = free"'
 }
 
 pbs_down() {
