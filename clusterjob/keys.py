@@ -9,7 +9,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from clusterjob.backend import Backend, ResourceValue, parse_array
+from clusterjob.backend import (
+    COMMON_RESOURCES,
+    Backend,
+    ResourceValue,
+    parse_array,
+)
 from clusterjob.errors import (
     ResourcesNotSupportedError,
     SettingsError,
@@ -21,6 +26,14 @@ from clusterjob.store import ClusterReference, JobSpec, Parent, Record
 
 RULES = 2  # changes when equal jobs would get other keys
 _SHAPE = ("array", "nodes", "ppn", "threads", "gpus", "stdout", "stderr")
+_ONE_IS_NO_WORD = ("nodes", "ppn", "threads")
+# the scheduler's own options by which a job is queued and its owner is told; no outcome depends on
+# them
+_HARMLESS = {
+    *("begin", "comment", "deadline", "hold", "mail-type", "mail-user", "nice"),
+    *("no-requeue", "notification", "notify-user", "priority", "qos", "requeue"),
+    *("reservation", "urgency", "wckey"),
+}
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _canonical = json.JSONEncoder(sort_keys=True).encode
 
@@ -54,9 +67,20 @@ def job_key(spec: JobSpec, name: str, backend: str, workdir: str) -> str:
 
 
 def shape_of(spec: JobSpec) -> dict[str, ResourceValue]:
-    """Return the resources that an outcome can depend on; one node, process or core is no word."""
-    given = spec.resources
-    return {name: given[name] for name in _SHAPE if given.get(name) not in (None, 1)}
+    """Return the resources that an outcome can depend on; one node, process or core is no word.
+
+    Those are common ones, and the scheduler's own options but for a few.
+    """
+    found = {}
+    for name, value in spec.resources.items():
+        if name in COMMON_RESOURCES:
+            is_one = value == 1 and name in _ONE_IS_NO_WORD
+            counts = name in _SHAPE and not is_one
+        else:
+            counts = name.lstrip("-").replace("_", "-") not in _HARMLESS
+        if counts and value is not None:
+            found[name] = value
+    return found
 
 
 def repeated_key(key: str, number: int) -> str:
@@ -100,6 +124,10 @@ def _plain(value: object) -> object:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(
+        value, (set, frozenset)
+    ):  # their order changes from process to process
+        return sorted(map(_plain, value), key=_canonical)
     return _ADDRESS.sub("", str(value))
 
 

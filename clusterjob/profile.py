@@ -112,6 +112,14 @@ def read_profile(path: str | Path) -> Profile:
         )
     for key in attributes:
         check_gone(key, file)
+        if not key.isidentifier():
+            raise SettingsError(
+                "is no name of an attribute (letters, digits and _); lines of a value that goes on "
+                "are indented more than its key",
+                file=file,
+                section="Attributes",
+                key=key,
+            )
         check_spelling(key, ATTRIBUTES, file=file, section="Attributes")
         if key in COMMON_RESOURCES:
             raise SettingsError(

@@ -164,11 +164,18 @@ class DirectiveWriter:
                 found[key] = text
         return found
 
-    def _check_reserved(self, name: str) -> None:
-        for option, instead in self._backend.general.reserved:
+    def _check_reserved(self, name: str, text: str) -> None:
+        general = self._backend.general
+        for option, instead in general.reserved:
             if name.lstrip("-") == option:
                 raise SettingsError(
                     f"the option {name!r} is clusterjob's own here; use the attribute {instead!r}"
+                )
+        for option, value in general.refused:
+            if name.lstrip("-") == option and value in text:
+                raise SettingsError(
+                    f"with the option {name!r} ({text}) the submit command would not just answer "
+                    "with the id of the job; leave it out: wait() waits for the end"
                 )
 
     def _own_option(self, name: str, value: object) -> str:
@@ -178,7 +185,7 @@ class DirectiveWriter:
         general = self._backend.general
         text = str(value)
         _check_option(name, text)
-        self._check_reserved(name)
+        self._check_reserved(name, text)
         if name.startswith("-"):
             long_form = name.startswith("--") and "=" in general.option
             separator = "=" if long_form else " "

@@ -25,14 +25,14 @@ def read_ini(path: Path) -> Sections:
     """Read an INI file into ``{section: {key: value}}``.
 
     ``=`` alone separates key and value, ``#`` and ``;`` begin comments at the start of a line, and
-    a value may go on in indented lines. Raises :class:`SettingsError` naming the file, and the line
-    where there is one.
+    a value may go on in indented lines, with comments and empty lines between them.
+
+    Raises :class:`SettingsError` naming the file, and the line where there is one.
     """
     parser = configparser.ConfigParser(
         interpolation=None,
         delimiters=("=",),
         default_section="\0none",
-        empty_lines_in_values=False,
     )
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys keep their case
     try:

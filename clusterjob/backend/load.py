@@ -316,6 +316,7 @@ class _Reader:
             options=tuple(words("options")),
             shared=tuple(words("shared")),
             reserved=tuple(map(_pair, words("reserved"))),
+            refused=tuple(map(_pair, words("refused"))),
             jobname=jobname or plain.jobname,
             workdir=workdir or plain.workdir,
             scan=self.pattern("Backend", "scan"),

@@ -84,6 +84,8 @@ class AfterForm(str, Enum):
     NATIVE = "native"  # the scheduler
     # the job itself: the scheduler starts it whatever became of them
     GUARDED = "guarded"
+    # the job itself where a predecessor is an array, else the scheduler
+    GUARDED_ARRAYS = "guarded-arrays"
 
 
 class ErrorKind(str, Enum):
@@ -112,6 +114,9 @@ class General:
     shared: tuple[str, ...] = ()
     # options that would undo ours: what to say in their place
     reserved: tuple[tuple[str, str], ...] = ()
+    # options with which the submit command waits or submits nothing, so that no id could be read;
+    # where only some values do, what is in those
+    refused: tuple[tuple[str, str], ...] = ()
     underscore: str = "_"  # what stands for "_" in an option's name
     quoting: Quoting = Quoting.REFUSE
     job_variables: tuple[str, ...] = ()  # patterns; "!" before one that is kept

@@ -64,8 +64,10 @@ def _render(scheduler: Scheduler, record: Record, logs: Mapping[str, str]) -> st
     resources = {**logs, **spec.resources}
     given = {name: value for name, value in resources.items() if value != ""}
     guards: list[str] = []
-    if general.after is AfterForm.GUARDED:
-        guards = [path for parent in spec.waits_for for path in parent.records]
+    if general.after is not AfterForm.NATIVE:
+        is_any = general.after is AfterForm.GUARDED
+        parents = [item for item in spec.waits_for if is_any or item.is_array]
+        guards = [path for parent in parents for path in parent.records]
     script = Script(
         token=record.token,
         folder=record.folder,

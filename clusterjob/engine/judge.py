@@ -221,11 +221,11 @@ class _Case:
             return self._finish(Status.FAILED, Reason.SIGNAL, signal=answer.signal)
         if answer.exit_code:
             return self._finish(Status.FAILED, Reason.EXIT, answer.exit_code)
-        if self.own is not None:
-            # it ran, and could not write down its end (a full disk); the scheduler saw it end well
-            return self._finish(Status.COMPLETED, exit_code=0)
+        # Grid Engine says 0 of a job that qdel -f took away
         self.task.words = (
             f"{answer.state}, but the job left no exit record: it did not run"
+            if self.own is None
+            else f"{answer.state}, but the job wrote no end: it was killed, or its disk was full"
         )
         return self._finish(Status.FAILED, Reason.LOST)
 

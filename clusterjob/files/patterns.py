@@ -113,7 +113,13 @@ def _input_file(local: str, relative: str, written: str) -> InputFile:
     path = os.path.abspath(local)
     try:
         status = os.stat(path)
-        digest = _digest(path, status.st_mtime_ns, status.st_size, status.st_ino)
+        digest = _digest(
+            path,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_size,
+            status.st_ino,
+        )
     except OSError as error:
         raise SettingsError(
             f"input {written!r}: {path} cannot be read: {error.strerror}"
@@ -178,7 +184,7 @@ def _walk(
 
 
 @functools.lru_cache(maxsize=16384)
-def _digest(source: str, mtime: int, size: int, inode: int) -> str:
+def _digest(source: str, mtime: int, changed: int, size: int, inode: int) -> str:
     digest = hashlib.sha256()
     with open(source, "rb") as file:
         while block := file.read(1 << 20):

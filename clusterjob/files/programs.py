@@ -16,6 +16,12 @@ from clusterjob.shell import quote_all
 _INTERPRETERS = re.compile(
     r"(?:.*/)?(?:python[\d.]*|Rscript|bash|sh|dash|zsh|ksh|perl|julia|ruby|node|lua|octave)"
 )
+# their options that take a word
+_WITH_WORD = {"-W", "-X", "-I", "-Q"}
+_READERS = {"source", "."}
+_FROM_FILE = re.compile(r"(?:.*/)?(?:[gmn]?awk|sed|make|gnuplot)")
+_HERE = re.compile(r"^\$(?:PWD|CLUSTERJOB_WORKDIR)/")
+_BRACED = re.compile(r"\$\{(PWD|CLUSTERJOB_WORKDIR)\}")
 # programs that run the one that is named behind their options
 _STARTERS = {
     *("env", "exec", "ibrun", "mpiexec", "mpiexec.hydra", "mpirun", "nice", "nohup"),
@@ -50,7 +56,7 @@ def _is_shell(shebang: str) -> bool:
 
 
 def _commands(body: str) -> Iterator[list[str]]:
-    text = re.sub(r"\\\n", " ", body)
+    text = _BRACED.sub(r"$\1", re.sub(r"\\\n", " ", body))
     lines = (line for line in text.split("\n") if not line.lstrip().startswith("#"))
     for command in _SEPARATORS.split("\n".join(lines)):
         try:
@@ -74,14 +80,24 @@ def _program_of(words: list[str]) -> str:
         words = _behind_options(words[1:])
     if not words:
         return ""
-    program, arguments = words[0], words[1:]
+    program, *arguments = (_HERE.sub("", word) for word in words)
+    if words[0].startswith("$") and program != words[0]:
+        return program if _SCRIPT.fullmatch(program) else ""
+    if program in _READERS:
+        named = arguments[0] if arguments else ""
+        return named if "." in named and _SCRIPT.fullmatch(named) else ""
+    if _FROM_FILE.fullmatch(program) and "-f" in arguments[:-1]:
+        named = arguments[arguments.index("-f") + 1]
+        return named if _SCRIPT.fullmatch(named) else ""
     if not _INTERPRETERS.fullmatch(program):
         return program if "/" in program and _SCRIPT.fullmatch(program) else ""
     if arguments and arguments[0] in _TEXT_OPTIONS:
         return ""
+    before = ""
     for word in arguments:
-        if not word.startswith("-"):
+        if not word.startswith("-") and before not in _WITH_WORD:
             return word if _SCRIPT.fullmatch(word) else ""
+        before = word
     return ""
 
 

@@ -49,6 +49,11 @@ class Parent:
     token: str = ""
     done: bool = False
 
+    @property
+    def is_array(self) -> bool:
+        """Whether it has elements, each with an exit record of its own: ``TOKEN.3.exit``."""
+        return any(os.path.basename(path).count(".") == 2 for path in self.records)
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Parent:
         return cls(**{**data, "records": tuple(data["records"])})

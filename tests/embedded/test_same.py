@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,38 @@ def test_parameters_of_any_kind_have_a_key_that_stays() -> None:
         for _ in range(2)
     }
     assert len(keys) == 1
+
+
+def test_sets_among_the_parameters_have_one_order() -> None:
+    code = (
+        "from clusterjob import JobScript, plan\n"
+        "job = JobScript('true', 'a', params={'x': set('abcd'), 'y': [frozenset('xyz')]})\n"
+        "print(plan([job])[0].key)"
+    )
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    "setup", ["exit 0", "exit 3", ". ./env.sh", "cat <<E\nx", "true \\"]
+)
+def test_a_setup_cannot_pass_for_the_body(setup: str) -> None:
+    Path("env.sh").write_text("exit 0\n")
+    result = submit(job("echo ran >> ledger; exit 4", "a", setup=setup))[0]
+    result.wait(20)
+    assert result.status is Status.FAILED
+    has_run = result.exit_code == 4
+    assert has_run == bool(ledger())
+    assert has_run == ("exit" not in setup and "env.sh" not in setup)
 
 
 def test_equal_jobs_of_one_batch_are_as_many_jobs() -> None:

@@ -63,6 +63,7 @@ def test_a_profile_is_read() -> None:
             ["[Attributes]", "bakend", "Did you mean 'backend'"],
         ),
         ("[Attributes]\nqueue = x\n", ["queue", "[Resources]"]),
+        ("[Attributes]\nexport B = 2\n", ["export B", "no name", "indented"]),
         ("[Resources]\nnode = 1\n", ["[Resources]", "node", "Did you mean 'nodes'"]),
         ("[Resources]\nnodes = many\n", ["nodes", "many", "whole number"]),
         ("[Resources]\ntime = soon\n", ["time", "'soon'", "HH:MM:SS"]),
@@ -130,6 +131,17 @@ def test_what_is_wrong_in_a_profile_is_one_clear_error(
         assert word in str(caught.value)
     if "slrum" not in text:
         assert "cluster.ini" in str(caught.value)
+
+
+def test_a_value_goes_on_behind_comments_and_empty_lines() -> None:
+    Path("p.ini").write_text(
+        "[Attributes]\nsetup =\n    export A=1\n    # threads\n    export B=2\n\n"
+        "# at the margin\n    export C=3\n\n[Resources]\nnodes = 1\n"
+    )
+    profile = read_profile("p.ini")
+    exports = [line for line in profile.attributes["setup"].splitlines() if line]
+    assert exports == ["export A=1", "export B=2", "export C=3"]
+    assert profile.resources == {"nodes": 1}
 
 
 def test_files_that_cannot_be_read() -> None:

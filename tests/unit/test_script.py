@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,42 @@ def test_where_inputs_lie_is_not() -> None:
         for folder in ("a", "b")
     }
     assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"--ntasks": 2}, {"--ntasks": 4}),
+        ({"export": "ALL,SEED=1"}, {"export": "ALL,SEED=2"}),
+        ({}, {"gpus": 1}),
+        ({"-n": 2}, {}),
+    ],
+)
+def test_the_schedulers_own_options_are_part_of_the_key(
+    first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    jobs = [
+        JobScript("echo", "same", backend="slurm", options=given)
+        for given in (first, second, first)
+    ]
+    keys = [key(job) for job in jobs]
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_who_is_told_and_when_it_runs_is_no_part_of_the_key() -> None:
+    plain = key(JobScript("echo", "same", backend="slurm"))
+    told = {"mail-type": "END", "--mail_user": "me@x", "qos": "low", "begin": "now"}
+    assert key(JobScript("echo", "same", backend="slurm", options=told)) == plain
+
+
+def test_an_input_that_was_put_back_with_its_time_is_read_again() -> None:
+    for name, text in (("in", "AAA"), ("new", "BBB")):
+        Path(name).write_text(text)
+        os.utime(name, (1e9, 1e9))
+    first = key(JobScript("cat in", inputs=["in"]))
+    shutil.copyfile("new", "in")  # into the same file
+    os.utime("in", (1e9, 1e9))
+    assert key(JobScript("cat in", inputs=["in"])) != first
 
 
 @pytest.mark.parametrize("name", ["-x\n#SBATCH --wrap=evil", "-a\x07", "-tab\n"])

@@ -259,6 +259,25 @@ def test_a_users_option_lives_beside_ours(
     assert len(found) == 1
 
 
+@pytest.mark.parametrize(
+    ("backend", "name", "value"),
+    [
+        ("slurm", "--wait", True),
+        ("slurm", "-W", True),
+        ("slurm", "test-only", True),
+        ("sge", "-sync", "y"),
+        ("pbspro", "-W", "umask=022,block=true"),
+        ("torque", "-I", True),
+        ("lsf", "-K", True),
+    ],
+)
+def test_options_with_which_no_id_would_be_read_are_refused(
+    backend: str, name: str, value: Any
+) -> None:
+    with pytest.raises(SettingsError, match="would not just answer"):
+        str(JobScript("true", backend=backend, options={name: value}))
+
+
 def test_options_that_would_undo_ours_are_refused() -> None:
     for backend in ("sge", "pbspro", "torque"):
         with pytest.raises(SettingsError, match=r"'S' is clusterjob's own.*'shell'"):

@@ -182,6 +182,10 @@ def test_completed_without_an_exit_record_is_not_believed() -> None:
     assert "no exit record" in late.words
     # the folder could not be read
     assert decide("COMPLETED", waited=60, readable=False).status == Status.RUNNING
+    # Grid Engine says 0 of what qdel -f took away; a full disk looks the same
+    begun = decide("COMPLETED", ExitRecord("1", 1, "n"), waited=60)
+    assert outcome(begun) == (Status.FAILED, Reason.LOST)
+    assert "wrote no end" in begun.words
 
 
 def test_a_job_whose_folder_is_gone_can_be_given_up() -> None:

@@ -31,6 +31,11 @@ from clusterjob.files import programs_in
         ("#!/usr/bin/env bash\n./yes", ["./yes"]),
         ("#!/bin/bash\n./yes \\\n  --long", ["./yes"]),
         ("", []),
+        ("source env.sh; . ./more.sh\nsource activate", ["env.sh", "./more.sh"]),
+        ("python3 -W ignore -X dev sim.py", ["sim.py"]),
+        ('python3 "$PWD/sim.py"; ${PWD}/run.sh', ["sim.py", "run.sh"]),
+        ("python3 $CLUSTERJOB_WORKDIR/sub/sim.py", ["sub/sim.py"]),
+        ("gawk -F , -f prog.awk data.csv", ["prog.awk"]),
     ],
 )
 def test_programs_of_a_body(body: str, expected: list[str]) -> None:
