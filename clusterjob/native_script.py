@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,19 @@ from clusterjob.backend import (
     without_directives,
 )
 from clusterjob.errors import SettingsError
+
+_LOGS = ("stdout", "stderr")
+_SIGN = re.compile(r"[%$^{]")  # may stand for something in the name of a log
+_VARIABLE = re.compile(r"\$\{?([A-Z][A-Z0-9_]*)")
+# what the backends' own tables do not say
+_INSTEAD = {
+    **dict.fromkeys(
+        ("PBS_O_WORKDIR", "SLURM_SUBMIT_DIR", "SGE_O_WORKDIR", "LS_SUBCWD"),
+        "CLUSTERJOB_WORKDIR",
+    ),
+    **dict.fromkeys(("SGE_TASK_ID", "LSB_JOBINDEX"), "CLUSTERJOB_ARRAY_INDEX"),
+    **dict.fromkeys(("PBS_JOBID", "SLURM_JOB_ID", "SLURM_JOBID"), "CLUSTERJOB_ID"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,21 +57,34 @@ class NativeScript:
 
     def more_resources(
         self, backend: Backend, given: Mapping[str, object]
-    ) -> dict[str, ResourceValue]:
+    ) -> dict[str, ResourceValue | None]:
         """Return what the script asks a backend for besides ``given``, which counts more.
+
+        None is what it cannot have there.
 
         Raises :class:`SettingsError` where it was written for another scheduler.
         """
         if self.dialect is None:
             return {}
         if same_dialect(self.dialect, backend):
-            return _own_options(self.options, given)
+            own: dict[str, ResourceValue | None] = {
+                **_own_options(self.options, given)
+            }
+            is_merged = self.dialect.native.merges and "stdout" in self.resources
+            if is_merged and given.get("stderr") is None:
+                own["stderr"] = ""  # no file of its own
+            return own
         if not self.converts:
             raise self.other_scheduler_error(backend)
-        return {
+        more: dict[str, ResourceValue | None] = {
             name: value
             for name, value in self.nearly.items()
             if given.get(name) is None
+        }
+        return more | {
+            name: _translated(self.dialect, backend, str(self.resources[name]))
+            for name in _LOGS
+            if name in self.resources and given.get(name) == self.resources[name]
         }
 
     def other_scheduler_error(self, backend: Backend) -> SettingsError:
@@ -74,7 +102,14 @@ class NativeScript:
         """Return the options that have no equivalent for a backend."""
         if self.dialect is None or same_dialect(self.dialect, backend):
             return ()
-        return tuple(f"{option} (line {option.line})" for option in self.without)
+        found = [f"{option} (line {option.line})" for option in self.without]
+        found += [
+            f"{name} in {self.resources[name]!r}, whose signs it does not know"
+            for name in _LOGS
+            if name in self.resources
+            and _translated(self.dialect, backend, str(self.resources[name])) is None
+        ]
+        return (*found, *_variables_in(self.body, self.dialect, backend))
 
 
 def read_script(
@@ -108,6 +143,51 @@ def read_script(
         },
         tuple(loose.options),
     )
+
+
+def _translated(dialect: Backend, backend: Backend, name: str) -> str | None:
+    """Return the name of a log with the signs of another scheduler for ids, indices and names.
+
+    None where that has no sign for what one stands for.
+    """
+    meanings = dict(dialect.general.patterns)
+    signs = {meaning: sign for sign, meaning in backend.general.patterns}
+    found = ""
+    for part in (
+        re.split(f"({'|'.join(map(re.escape, meanings))})", name)
+        if meanings
+        else [name]
+    ):
+        if part in meanings:
+            sign = signs.get(meanings[part])
+            if sign is None:
+                return None
+            found += sign
+        elif _SIGN.search(part):
+            return None
+        else:
+            found += part
+    return found
+
+
+def _variables_in(body: str, dialect: Backend, backend: Backend) -> list[str]:
+    """Name the variables of a scheduler that a body uses, and that another one does not set."""
+    instead = {name: ours for ours, name in dialect.variables.items()}
+    found = []
+    for name in dict.fromkeys(_VARIABLE.findall(body)):
+        if not _is_set(dialect, name) or _is_set(backend, name):
+            continue
+        ours = instead.get(name) or _INSTEAD.get(name)
+        hint = f"; ${ours} is the same under any scheduler" if ours else ""
+        found.append(f"${name} in the body, which it does not set{hint}")
+    return found
+
+
+def _is_set(backend: Backend, name: str) -> bool:
+    patterns = backend.general.job_variables
+    if any(fnmatch.fnmatchcase(f"!{name}", item) for item in patterns):
+        return False  # everybody has it
+    return any(fnmatch.fnmatchcase(name, item) for item in patterns)
 
 
 def script_dialect(path: str | os.PathLike[str], at_hand: str | None) -> str | None:

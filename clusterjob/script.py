@@ -728,7 +728,8 @@ class JobScript(metaclass=JobScriptType):
         """Return what is asked for, by the user and by the directives of a native script."""
         given = self.resources.amounts()
         more = self._native.more_resources(backend, given)
-        return {**given, **more}
+        asked = {**given, **more} if more else given
+        return {name: value for name, value in asked.items() if value is not None}
 
     def _outputs_folder(self, here: str) -> str:
         """Outputs come to the folder that a local job would have had as its workdir."""

@@ -441,16 +441,18 @@ class _Reader:
     def native(self) -> Native:
         given = self.sections.get("Native", {})
         plain = Native()
-        whole = parse_boolean(given.get("whole", "no"))
-        if whole is None:
-            raise self.error("expected yes or no", "Native", "whole")
 
         def words(key: str) -> tuple[str, ...]:
             return tuple(given.get(key, "").split())
 
         def templates(key: str) -> tuple[str, ...]:
-            text = given.get(key, "")
-            return tuple(text.strip().splitlines())
+            return tuple(filter(None, given.get(key, "").splitlines()))
+
+        def flag(key: str) -> bool:
+            answer = parse_boolean(given.get(key, "no"))
+            if answer is None:
+                raise self.error("expected yes or no", "Native", key)
+            return answer
 
         aliases = {}
         for word in words("aliases"):
@@ -460,7 +462,8 @@ class _Reader:
         time = self.choice(NativeTime, "Native", "time", plain.time)
         return Native(
             prefix=self.pattern("Native", "prefix"),
-            whole=whole,
+            whole=flag("whole"),
+            merges=flag("merges"),
             style=style,
             time=time,
             memory=given.get("memory", plain.memory),

@@ -163,7 +163,8 @@ class Native:
     that mean the same one name, ``lists`` are options whose values are lists, ``chunks`` values
     whose parts are divided by colons. ``also`` and ``nearly`` are more templates, like those of
     [Directives]: for the same, and for what nearly is. ``memory`` is the unit of bare numbers;
-    ``spare`` says whose cores are that nobody names.
+    ``spare`` says whose cores are that nobody names; where it ``merges``, the standard error of
+    who names a file for the standard output alone goes there too.
     """
 
     prefix: re.Pattern[str] | None = None
@@ -178,6 +179,7 @@ class Native:
     also: tuple[str, ...] = ()
     nearly: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
+    merges: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)

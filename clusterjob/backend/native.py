@@ -488,8 +488,14 @@ class _Counts:
 
     def use_tasks(self) -> None:
         """Tasks are processes of all nodes."""
-        if self.tasks is not None and self.ppn is None:
+        if self.tasks is None:
+            return
+        if self.ppn is None:
             self.ppn = -(-self.tasks // self.all_nodes)
+        elif self.nodes is None:
+            self.nodes = -(-self.tasks // self.ppn)
+        elif self.nodes * self.ppn != self.tasks:
+            self.odd.add("tasks")
 
     def use_cores(self, spare: str) -> None:
         """Cores of a node are its processes, or those of one process."""

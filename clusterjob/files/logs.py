@@ -32,7 +32,10 @@ def log_path(
     Raises :class:`SettingsError` for a stream and an element that there are not.
     """
     _check_log(record, stream, index)
-    path = record.spec.resources.get(stream)
+    resources = record.spec.resources
+    path = resources.get(stream)
+    if path == "" and stream == "stderr":  # it goes there too
+        path = resources.get("stdout")
     if not path:
         suffix = f".{index}" if index is not None else ""
         extension = "out" if stream == "stdout" else "err"
@@ -109,8 +112,13 @@ def explain(
         lines += [f"  {line}" for line in record.epilogue.error.splitlines()]
     index = _most_telling_element(record)
     streams: tuple[Stream, ...] = ("stdout", "stderr")
+    paths: set[str] = set()
     for stream in streams:
         path = log_path(record, stream, index, backend)
+        if path in paths:
+            lines.append(f"  {stream}: there too")
+            continue
+        paths.add(path)
         try:
             text = read_log(transport, backend, record, stream, index, _TAIL).rstrip()
         except CommandError as error:
