@@ -256,6 +256,6 @@ def _head(body: str) -> str:
 def read_text(path: str | os.PathLike[str]) -> str:
     """Return the text of a script. Raises :class:`SettingsError`."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot be read as text: {error}", file=path) from None

@@ -65,6 +65,10 @@ def check_gone(name: str, file: object = None) -> None:
             section=None if file is None else "Attributes",
             key=None if file is None else name,
         )
+    if name == "cache_id":
+        raise SettingsError(
+            "'cache_id' is an argument of submit: job.submit(cache_id=...)"
+        )
     if name == "cache_folder" and file is not None:
         raise SettingsError(
             "the store is not a profile's: set JobScript.cache_folder, or $CLUSTERJOB_STORE",

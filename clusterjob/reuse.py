@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from clusterjob.keys import RULES, former_key, shape_of
 from clusterjob.store import OLD_KEYS, Record, Store
@@ -97,6 +97,59 @@ def tell_changed(changed: Mapping[str, Sequence[Record]]) -> None:
     """Say in the log that programs were changed since jobs ran that are not submitted again."""
     for path, records in changed.items():
         _log.warning("%s: %s", _names(records), words_for_changed(path, records[0]))
+
+
+def tell_overtaken(
+    store: Store, reused: Sequence[Record], fresh: Sequence[Record]
+) -> None:
+    """Say in the log where files of jobs that were not run again may be those of later jobs.
+
+    That matters of what fresh jobs come after, and of outputs that are fetched.
+    """
+    tokens = {
+        parent.token
+        for record in fresh
+        for parent in record.spec.after
+        if parent.done
+    }
+    parents = store.by_tokens(tokens) if tokens else {}
+    wanted = {record.token: record for record in reused if record.output_patterns}
+    looked_at = parents | wanted
+    if not looked_at:
+        return
+    newest = store.newest({record.name for record in looked_at.values()})
+    known = {record.token for record in (*reused, *fresh)} | tokens
+    for record in looked_at.values():
+        if newest.get(record.name, 0.0) <= record.created:
+            continue
+        later = _overtaker(store, record, known, record.token in parents)
+        if later is not None:
+            _log.warning(
+                "%r (%s) was not run again, and %r (%s) ran in the same workdir since: the files "
+                "there may be those of the later one. Give each a workdir of its own, or submit "
+                "the first with force=True",
+                record.name,
+                record.job_id,
+                later.name,
+                later.job_id,
+            )
+
+
+def _overtaker(
+    store: Store, record: Record, known: Container[str], is_parent: bool
+) -> Record | None:
+    """Return a job that may have written over the files of another of its name; ``known`` jobs
+    stand beside each other on purpose.
+    """
+    for later in reversed(store.select(name=record.name, earlier=True)):
+        if later.created <= record.created:
+            return None
+        is_beside = later.token in known or later.key == record.key
+        is_there = (later.host, later.workdir) == (record.host, record.workdir)
+        shares = is_parent or later.output_patterns == record.output_patterns
+        if is_there and shares and not is_beside and later.job_id:
+            return later
+    return None
 
 
 def words_for_changed(path: str, record: Record) -> str:

@@ -490,8 +490,11 @@ class JobScript(metaclass=JobScriptType):
         if used is None or used.issuperset(self.params):
             return
         unused = self.params.keys() - used - backend.attributes
-        if unused:
-            warn_of_unused(name, tuple(sorted(unused)))
+        if not unused:
+            return
+        for text in (self.body, *self.aux_scripts.values()):
+            check_braces(text, sorted(unused), f"the texts of job {name!r}")
+        warn_of_unused(name, tuple(sorted(unused)))
 
     def _render(self, text: str, where: str, variables: Mapping[str, object]) -> str:
         if self.verbatim or "{" not in text:
@@ -609,6 +612,8 @@ class JobScript(metaclass=JobScriptType):
         scheduler = engine.scheduler(reference)
         backend = scheduler.backend
         workdir = self._resolve_workdir(scheduler, dry)
+        if not dry and not reference.host:
+            _check_filename(workdir, self.attributes.get("filename") or "")
         after = [parent_of(parent, reference, dry) for parent in parents]
         inputs = self._inputs(workdir, parents)
         spec = self._make_spec(backend, reference, workdir, cache_id, after, inputs)
@@ -752,6 +757,19 @@ def _is_made(item: InputFile, workdir: str, parents: Sequence[Record]) -> bool:
         if is_here and os.path.getmtime(target) >= parent.created:
             return True
     return False
+
+
+def _check_filename(workdir: str, filename: str) -> None:
+    """See that the script takes no file's place but that of an earlier one."""
+    path = os.path.join(workdir, filename)
+    if not filename or not os.path.isfile(path):
+        return
+    with open(path, "rb") as file:
+        if b"# clusterjob keeps the end of the job" not in file.read(8192):
+            raise SettingsError(
+                f"filename = {filename!r}: {path} is a file of yours, which the script would "
+                "replace; choose another name for the script"
+            )
 
 
 def _check_names(

@@ -14,7 +14,12 @@ from clusterjob.errors import JobNotFoundError, SettingsError, SubmissionError
 from clusterjob.keys import repeated_key
 from clusterjob.result import AsyncResult, submit_records
 from clusterjob.results import Results
-from clusterjob.reuse import adopt_former, tell_changed, tell_reused
+from clusterjob.reuse import (
+    adopt_former,
+    tell_changed,
+    tell_overtaken,
+    tell_reused,
+)
 from clusterjob.status import Status
 from clusterjob.store import Record, Store, open_store
 from clusterjob.transport import Connections
@@ -114,6 +119,8 @@ class Session:
         reused = [result.record for result in results if result.reused]
         tell_reused(reused, len(results))
         tell_changed(self.engine.changed_programs(reused))
+        fresh = [result.record for result in results if not result.reused]
+        tell_overtaken(self.store, reused, fresh)
         return results
 
     def plan(

@@ -176,7 +176,10 @@ def logs(
 ) -> None:
     """Print what a job has written so far."""
     stream: Stream = "stderr" if errors else "stdout"
-    for result in find_jobs([job]):
+    results = find_jobs([job])
+    for result in results:
+        if len(results) > 1:
+            click.echo(f"==> {result.name} ({result.job_id or result.key[:10]}) <==")
         if follow:
             for text in result.follow(lines, stream, index):
                 click.echo(text, nl=False)

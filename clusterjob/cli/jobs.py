@@ -17,6 +17,7 @@ from clusterjob.cli.output import (
     exit_code,
     find_jobs,
     find_known_jobs,
+    find_parents,
     print_json,
     print_table,
 )
@@ -59,8 +60,9 @@ def submit(
 ) -> None:
     """Submit SCRIPT, unless it was submitted before; print the job id."""
     job = make_job(options)
+    parents = find_parents(after)
     result = job.submit(
-        force=force, retry=not no_retry, cache_id=cache_id, after=find_jobs(after)
+        force=force, retry=not no_retry, cache_id=cache_id, after=parents
     )
     if result.reused:
         click.echo(describe_reuse(result), err=True)
@@ -88,17 +90,20 @@ def render(**options: Unpack[ScriptOptions]) -> None:
 @click.option("--force", is_flag=True, help="As in submit.")
 @click.option("--no-retry", is_flag=True, help="As in submit.")
 @click.option("--cache-id", help="As in submit.")
+@click.option("--after", multiple=True, metavar="JOB", help="As in submit.")
 @as_json
 def plan(
     force: bool,
     no_retry: bool,
     cache_id: str | None,
+    after: Sequence[str],
     as_json: bool,
     **options: Unpack[ScriptOptions],
 ) -> None:
     """Say what submitting SCRIPT would do, and why it is not the job it was before."""
+    parents = find_parents(after, recover=False)
     planned = make_job(options).plan(
-        force=force, retry=not no_retry, cache_id=cache_id
+        force=force, retry=not no_retry, cache_id=cache_id, after=parents
     )
     if as_json:
         print_json([job.row() for job in planned])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from clusterjob.errors import JobNotFoundError
+from clusterjob.errors import JobNotFoundError, SubmissionError
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.script import default_session
@@ -20,14 +20,37 @@ UNFINISHED, NOT_FOUND = 3, 4
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def find_jobs(words: Sequence[str]) -> Results:
+def find_jobs(words: Sequence[str], recover: bool = True) -> Results:
     """Return handles of all jobs that the words name, in the order of the words.
 
-    Submissions that were left open are finished first. Raises :class:`JobNotFoundError`.
+    Submissions that were left open are finished first, with ``recover``. Raises
+    :class:`JobNotFoundError`.
     """
     session = default_session()
-    session.recover()
+    if recover:
+        session.recover()
     return session.results(*words) if words else Results()
+
+
+def find_parents(words: Sequence[str], recover: bool = True) -> list[AsyncResult]:
+    """Return the jobs that another comes after: for each word one, or those of one batch.
+
+    Jobs of a name that failed are left out where one did not. Raises :class:`JobNotFoundError`,
+    and :class:`SubmissionError` where a name may mean one job or another.
+    """
+    found: list[AsyncResult] = []
+    for word in words:
+        named = find_jobs([word], recover)
+        good = [item for item in named if item.record.status <= Status.COMPLETED]
+        meant = good or list(named)
+        if len({item.record.folder for item in meant}) > 1:
+            ids = ", ".join(item.job_id or item.key[:10] for item in meant)
+            raise SubmissionError(
+                f"{word!r} may mean any of the jobs {ids}: name the one to come after by its id, "
+                "which submit prints"
+            )
+        found += meant
+    return found
 
 
 def find_known_jobs(

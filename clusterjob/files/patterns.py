@@ -20,6 +20,10 @@ from clusterjob.store import InputFile, OutputPattern
 Path = str | os.PathLike[str]
 # paths, pairs of a path and a new name, or a mapping of the one to the other
 Files = Path | Iterable[Path | tuple[Path, Path]] | Mapping[Path, Path]
+_OUR_FOLDERS = {
+    ".clusterjob",
+    ".clusterjob-runs",
+}  # they change while jobs are submitted
 _MAGIC = re.compile(r"[*?\[]")
 _WILD = re.compile(r"(\*\*/|\*+|\?|\[[^\]/]+\])")
 
@@ -178,7 +182,7 @@ def _walk(
         raise SettingsError(
             f"input {written!r}: {source} is a symbolic link to a folder that it is in itself"
         )
-    for entry in sorted(os.listdir(source)):
+    for entry in sorted(set(os.listdir(source)) - _OUR_FOLDERS):
         below = os.path.join(source, entry)
         yield from _walk(below, os.path.join(target, entry), written, above | {real})
 

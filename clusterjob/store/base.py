@@ -156,6 +156,12 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def newest(self, names: Iterable[str]) -> dict[str, float]:
+        """Return, for each name that there is, when the last job of it was made (s since the
+        epoch); submissions that were replaced count too.
+        """
+
+    @abstractmethod
     def live(self, cluster_id: str) -> list[str]:
         """Return the tokens of all jobs of a cluster that have not ended."""
 

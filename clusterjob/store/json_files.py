@@ -165,6 +165,13 @@ class FileStore(Store):
         found = filter(is_meant, self._good(readings).values())
         return [_copy(record) for record in sorted(found, key=_age)]
 
+    def newest(self, names: Iterable[str]) -> dict[str, float]:
+        wanted, found = set(names), dict[str, float]()
+        for record in self._good(self._read_all()).values():
+            if record.name in wanted:
+                found[record.name] = max(record.created, found.get(record.name, 0.0))
+        return found
+
     def live(self, cluster_id: str) -> list[str]:
         return [
             reading.token

@@ -216,6 +216,17 @@ class SqlStore(Store):
             conditions.append("unsent = 1")
         return self._select(" AND ".join(conditions) or "1 = 1", values)
 
+    def newest(self, names: Iterable[str]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        with self._transaction(write=False) as connection:
+            for part, places in _portions(list(names)):
+                statement = (
+                    "SELECT name, MAX(created) FROM records "
+                    f"WHERE name IN ({places}) GROUP BY name"
+                )
+                found.update(map(tuple, connection.execute(statement, part)))
+        return found
+
     def live(self, cluster_id: str) -> list[str]:
         with self._transaction(write=False) as connection:
             rows = connection.execute(

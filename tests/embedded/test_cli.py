@@ -121,6 +121,26 @@ def test_after() -> None:
     )
 
 
+def test_a_name_of_several_jobs_is_no_job_to_come_after() -> None:
+    Path("next.sh").write_text("echo next\n")
+    Path("step.sh").write_text("exit 1\n")
+    run("submit", "step.sh", "--wait", code=1)
+    for body in ("echo one", "echo two"):
+        Path("step.sh").write_text(f"{body}\n")
+        number = run("submit", "step.sh", "--wait").splitlines()[0]
+        if body == "echo one":  # the one that failed cannot be meant
+            run("submit", "next.sh", "--after", "step", "--wait")
+            assert "cached" in run("plan", "next.sh", "--after", "step")
+    words = run("submit", "next.sh", "--after", "step", code=1)
+    assert "'step' may mean any of the jobs" in words
+    run("submit", "next.sh", "--after", number, "--wait")
+    assert re.findall(r"==> step \(\d+\) <==\n(\w*)", run("logs", "step")) == [
+        "",
+        "one",
+        "two",
+    ]
+
+
 def test_backends() -> None:
     assert "Slurm Workload Manager" in run("backends")
     assert {item["name"] for item in json.loads(run("backends", "--json"))} >= {

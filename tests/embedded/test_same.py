@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,6 +134,39 @@ def test_a_setup_cannot_pass_for_the_body(setup: str) -> None:
     has_run = result.exit_code == 4
     assert has_run == bool(ledger())
     assert has_run == ("exit" not in setup and "env.sh" not in setup)
+
+
+def test_files_that_a_later_job_wrote_over_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def study(n: int, steps: int) -> None:
+        mesh = job(f"echo {n} > mesh", "mesh")
+        solves = [
+            job(f"cat mesh; : {step}", f"solve-{step}") for step in range(steps)
+        ]
+        results = submit([mesh, *solves], after=dict.fromkeys(solves, mesh))
+        assert results.wait(30)
+
+    for n, steps in ((5, 1), (7, 1), (5, 1)):
+        study(n, steps)
+    assert "in the same workdir since" not in caplog.text
+    study(5, 2)  # a new step looks at the mesh of 7
+    words = (
+        r"'mesh' \((\d+)\) was not run again, and 'mesh' \((\d+)\) ran in the same"
+    )
+    found = re.search(words, caplog.text)
+    assert found is not None
+    assert int(found[2]) == int(found[1]) + 2
+
+
+def test_outputs_that_a_later_job_wrote_over_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for text in "aba":
+        submit(job(f"echo {text} > out", "one", outputs=["out"])).wait(30)
+        submit(job(f"echo {text} > {text}", "many")).wait(30)
+    assert caplog.text.count("in the same workdir since") == 1
+    assert "'one' (" in caplog.text
 
 
 def test_equal_jobs_of_one_batch_are_as_many_jobs() -> None:

@@ -392,6 +392,13 @@ def test_a_body_with_directives_is_refused() -> None:
     assert str(JobScript("#!/bin/sh\ntrue\n#SBATCH --time=5\n", "x", backend="slurm"))
 
 
+def test_a_mark_of_the_byte_order_hides_no_directive() -> None:
+    Path("bom.slurm").write_bytes(b"\xef\xbb\xbf#!/bin/bash\n#SBATCH -t 4\ntrue\n")
+    job = JobScript.from_script("bom.slurm", backend="slurm")
+    assert job.time == "00:04:00"
+    assert job.body.startswith("#!/bin/bash\n")
+
+
 def test_a_script_without_directives_is_a_body() -> None:
     Path("plain.sh").write_text("#!/bin/sh\n# PBS is not here\necho {{ x }}\n")
     job = JobScript.from_script("plain.sh")

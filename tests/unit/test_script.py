@@ -195,6 +195,14 @@ def test_one_resource_given_twice_is_refused() -> None:
     assert job.time == "02:00:00"
 
 
+def test_the_script_takes_no_other_files_place() -> None:
+    Path("mine.sh").write_text("precious\n")
+    job = JobScript("true", "x", filename="mine.sh")
+    with pytest.raises(SettingsError, match="file of yours"):
+        job.submit()
+    assert Path("mine.sh").read_text() == "precious\n"
+
+
 def test_slips_are_told() -> None:
     job = JobScript("echo {{ quene }}", "x")
     job.quene = "a parameter, which the body uses"
@@ -205,6 +213,8 @@ def test_slips_are_told() -> None:
     with pytest.raises(SettingsError, match="Did you mean 'workdir'"):
         other.worcdir = "/x"
     loose: Any = JobScript
+    with pytest.raises(SettingsError, match="argument of submit"):
+        loose("true", cache_id="K")
     with pytest.raises(SettingsError, match="Did you mean 'remote'"):
         loose("true", remot="me@host")
 
@@ -230,6 +240,10 @@ def test_variables_in_the_spelling_of_2018_are_refused() -> None:
             str(JobScript(text, "x"))
     with pytest.raises(RenderError, match=r"'X' is undefined.*\$\{X\}"):
         str(JobScript("echo ${{X}}", "x"))
+    with pytest.raises(RenderError, match=r"line 1: \{text\} is how the clusterjob"):
+        str(JobScript("echo {text}", "x", params={"text": "hello"}))
+    used = JobScript("python3 -c 'print(f\"{T}\")' {{ T }}", "x", params={"T": 1})
+    assert "{T}" in str(used)
     for text in (
         "echo ${rootdir} ${X} {a,b}",
         "#!/usr/bin/env python3\nprint(f'{workdir}')",
