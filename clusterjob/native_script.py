@@ -23,6 +23,7 @@ from clusterjob.backend import (
 )
 from clusterjob.errors import SettingsError
 
+_DEPENDENCY = re.compile(r"--dependency|-hold_jid|-W depend|-w ")
 _LOGS = ("stdout", "stderr")
 _SIGN = re.compile(r"[%$^{]")  # may stand for something in the name of a log
 _VARIABLE = re.compile(r"\$\{?([A-Z][A-Z0-9_]*)")
@@ -76,6 +77,12 @@ class NativeScript:
             return own
         if not self.converts:
             raise self.other_scheduler_error(backend)
+        for option in self.without:
+            if _DEPENDENCY.match(str(option)):
+                raise SettingsError(
+                    f"line {option.line}: {option} makes the job wait for others, whose ids mean "
+                    f"nothing to {backend.title}: take it out, and say after=[...] (--after)"
+                )
         more: dict[str, ResourceValue | None] = {
             name: value
             for name, value in self.nearly.items()

@@ -117,12 +117,14 @@ def _end_of(result: AsyncResult) -> float:
 
 
 def check_handles(results: object) -> list[AsyncResult]:
-    """Return the handles that are given; one alone stands for itself.
+    """Return the handles that are given; one alone stands for itself, None for none.
 
     Raises :class:`SettingsError` for anything else.
     """
     if isinstance(results, AsyncResult):
         return [results]
+    if results is None:
+        return []
     found: list[AsyncResult] = []
     for result in results if isinstance(results, Iterable) else [results]:
         if not isinstance(result, AsyncResult):

@@ -320,6 +320,7 @@ class _Reader:
             jobname=jobname or plain.jobname,
             workdir=workdir or plain.workdir,
             scan=self.pattern("Backend", "scan"),
+            forward_option=self.pattern("Backend", "forward_option"),
             patterns=tuple(map(_pair, words("patterns"))),
         )
 

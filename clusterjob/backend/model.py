@@ -124,6 +124,8 @@ class General:
     # --default-signal
     started: str = ""
     forward: str = ""  # signals that the scheduler sends to the script alone
+    # finds one more such signal in an option (NAME=VALUE) of a user's
+    forward_option: re.Pattern[str] | None = None
     jobname: re.Pattern[str] = re.compile(r"[^\n]+")
     workdir: re.Pattern[str] = re.compile(r"[^\0]*")
     array_task: str = ""  # the index of an array's element in file names

@@ -88,6 +88,7 @@ class Renderer:
             interpreter,
             self._directives.shared(resources),
             len(body) <= _SMALL,
+            self._forwarded(resources),
         )
         directives = self._directives.write(
             resources, script.after, script.attributes
@@ -111,6 +112,18 @@ class Renderer:
             and re.search(scan.pattern, body, re.MULTILINE) is not None
         )
 
+    def _forwarded(self, resources: Mapping[str, ResourceValue | None]) -> str:
+        """Return the signals that the scheduler sends to the script alone."""
+        general = self.backend.general
+        found = general.forward
+        if general.forward_option is None:
+            return found
+        for name, value in resources.items():
+            match = general.forward_option.match(f"{name.lstrip('-')}={value}")
+            if match is not None and match[1] not in found.split():
+                found += f" {match[1]}"
+        return found
+
     def _frame(
         self,
         script: Script,
@@ -120,6 +133,7 @@ class Renderer:
         interpreter: tuple[str, ...],
         shared: Mapping[str, str],
         is_small: bool,
+        forward: str,
     ) -> _Frame:
         guards, inputs = tuple(script.guards), tuple(script.inputs)
         key = (
@@ -135,6 +149,7 @@ class Renderer:
             inputs,
             tuple(shared.items()),
             is_small,
+            forward,
         )
         frame = self._frames.get(key)
         if frame is None:
@@ -148,7 +163,7 @@ class Renderer:
                 variables=self._variables,
                 guards=guards,
                 inputs=inputs,
-                forward=self.backend.general.forward,
+                forward=forward,
                 started=self.backend.general.started,
                 hidden=hidden,
                 body=_BODY,

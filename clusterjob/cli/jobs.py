@@ -152,5 +152,9 @@ def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 def resubmit(jobs: Sequence[str]) -> None:
     """Submit jobs that have ended once more, as they were; print the new job ids."""
-    for result in find_jobs(jobs):
+    found, unknown = find_known_jobs(jobs)
+    for result in found:
         click.echo(result.resubmit().job_id)
+    for error in unknown:
+        click.echo(f"Error: {error}", err=True)
+    sys.exit(NOT_FOUND if unknown else 0)

@@ -68,7 +68,12 @@ def _nearest() -> str:
 
     Every script that is rendered asks: names are strings here, which cost a fifth of paths.
     """
-    folder = here = os.getcwd().rstrip("/")
+    try:
+        folder = here = os.getcwd().rstrip("/")
+    except FileNotFoundError:
+        raise StoreError(
+            "the working directory is gone: change into one that is there"
+        ) from None
     while not os.path.isfile(f"{folder}/{_FOLDER}/{_FILE}"):
         if not folder:  # that was the root
             return f"{here}/{_FOLDER}"

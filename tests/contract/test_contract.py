@@ -834,3 +834,14 @@ def test_submission_from_inside_a_job(cluster: Flavour) -> None:
         mem=200 if cluster.family == "slurm" else None,
     )
     assert result.stdout() == "COMPLETED inner inner\n", result.explain()
+
+
+@on("slurm")
+def test_a_warning_that_slurm_sends_to_the_script_alone_reaches_the_body(
+    cluster: Flavour,
+) -> None:
+    body = "trap 'echo CHECKPOINT; exit 5' TERM\nwhile :; do sleep 0.2; done"
+    result = cluster.finish(body, **{"time": "1m", "--signal": "B:TERM@55"})
+    assert (result.status, result.exit_code) == (Status.FAILED, 5)
+    assert result.tail() == "CHECKPOINT\n"
+    assert result.usage["elapsed"] < 40

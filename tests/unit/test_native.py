@@ -392,6 +392,13 @@ def test_a_body_with_directives_is_refused() -> None:
     assert str(JobScript("#!/bin/sh\ntrue\n#SBATCH --time=5\n", "x", backend="slurm"))
 
 
+def test_a_dependency_is_not_left_out_in_a_conversion() -> None:
+    Path("x.sh").write_text("#SBATCH --dependency=afterok:12\ntrue\n")
+    job = JobScript.from_script("x.sh", dialect="slurm", backend="sge")
+    with pytest.raises(SettingsError, match=r"line 1.*--after"):
+        str(job)
+
+
 def test_a_mark_of_the_byte_order_hides_no_directive() -> None:
     Path("bom.slurm").write_bytes(b"\xef\xbb\xbf#!/bin/bash\n#SBATCH -t 4\ntrue\n")
     job = JobScript.from_script("bom.slurm", backend="slurm")
