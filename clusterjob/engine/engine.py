@@ -205,6 +205,8 @@ class Engine:
         """Cancel jobs: one command a cluster.
 
         Raises :class:`CommandError` where a cluster could not be asked, after all the others were.
+        Who does not list the jobs is sent no ids: it may be another scheduler, with commands of the
+        same names.
         """
         groups: dict[Cluster, list[Record]] = {}
         for record in records:
@@ -213,6 +215,7 @@ class Engine:
         for cluster, members in groups.items():
             cluster.refresh(force=True)  # one that ended unseen is no job to cancel
             try:
+                _check_answered(cluster, members)
                 cluster.cancel(members)
             except CommandError as error:
                 failed = failed or error
@@ -223,3 +226,14 @@ class Engine:
         """Stop watching, and let go of the store's files and connections."""
         self.watcher.stop()
         self.store.close()
+
+
+def _check_answered(cluster: Cluster, records: Iterable[Record]) -> None:
+    """Raises :class:`CommandError` where the question about jobs to be cancelled failed."""
+    has_live = any(record.job_id and not record.finished for record in records)
+    if has_live and cluster.poller.stale_since is not None:
+        title = cluster.scheduler.backend.title
+        raise CommandError(
+            f"{title} could not be asked about the jobs, so nothing was cancelled: "
+            f"{cluster.poller.error}"
+        )

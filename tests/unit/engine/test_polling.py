@@ -558,6 +558,17 @@ def test_cancel_that_fails_is_an_error() -> None:
     assert result.status == Status.RUNNING
 
 
+def test_who_does_not_list_the_jobs_gets_no_ids_to_cancel() -> None:
+    refusing = "echo 'qstat: illegal option -E' >&2; false"
+    result = job(active=refusing, cancel="touch done").submit()
+    with pytest.raises(
+        CommandError, match=r"so nothing was cancelled: .*illegal option"
+    ):
+        result.cancel()
+    assert not Path("done").exists()
+    assert result.record.cancel_requested is None
+
+
 def test_force_on_a_job_that_has_not_ended_is_refused() -> None:
     result = job().submit()
     with pytest.raises(SubmissionError, match="has not ended: cancel it"):
