@@ -36,7 +36,7 @@ from clusterjob.errors import (
 )
 from tests.conftest import locked
 
-from .conftest import PLACES, Flavour, on
+from .conftest import FLAVOURS, PLACES, Flavour, on
 
 # OpenPBS's mom sees no memory and no processor time where the tests run, so that it ends no job for
 # its memory; and its job's shepherd is the mom itself
@@ -305,13 +305,45 @@ def test_after_a_job_that_completes(cluster: Flavour) -> None:
 
 
 def test_after_a_job_that_fails(cluster: Flavour) -> None:
-    first = cluster.run("sleep 1; exit 1")
+    first = cluster.run("until [ -e go ]; do sleep 0.1; done; exit 1")
     second = _after(cluster, "touch ran", first)
+    Path("go").touch()
     assert second.wait(60)
     assert (second.status, second.reason) == (Status.FAILED, Reason.DEPENDENCY), (
         second.explain()
     )
     assert not Path("ran").exists()
+
+
+@on(*FLAVOURS)
+def test_after_an_array_of_which_an_element_fails(cluster: Flavour) -> None:
+    body = (
+        "until [ -e go ]; do sleep 0.1; done; exit $((CLUSTERJOB_ARRAY_INDEX == 3))"
+    )
+    first = cluster.run(body, array="1-3")
+    second = _after(cluster, "touch ran", first)
+    Path("go").touch()
+    assert second.wait(60)
+    assert (second.status, second.reason) == (Status.FAILED, Reason.DEPENDENCY), (
+        second.explain()
+    )
+    assert not Path("ran").exists()
+
+
+@on("sge")
+def test_what_grid_engine_says_of_a_job_that_it_dropped_is_not_believed(
+    cluster: Flavour,
+) -> None:
+    result = cluster.run("touch began; sleep 60; touch ended")
+    deadline = time.monotonic() + 30
+    while not Path("began").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    subprocess.run(
+        ["qdel", "-f", str(result.job_id)], check=True, capture_output=True
+    )
+    assert result.wait(60)
+    assert (result.status, result.reason) == (Status.FAILED, Reason.LOST)
 
 
 def test_variables(cluster: Flavour) -> None:
