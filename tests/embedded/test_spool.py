@@ -294,10 +294,10 @@ def test_jobs_run_once_whenever_the_supervisor_is_killed() -> None:
     while kills < 5 or {"PENDING", "RUNNING"} & set(states().values()):
         assert time.monotonic() < deadline
         if (
-            kills < 5 and len(jobs) <= 20 * kills
+            kills < 5 and len(jobs) <= 8 * kills
         ):  # on a slow machine they end between kills
             first = len(jobs)
-            more = (f"echo {first + n} >> ledger; sleep 0.4\n" for n in range(20))
+            more = (f"echo {first + n} >> ledger; sleep 0.4\n" for n in range(8))
             jobs += map(queue, more)
         pid = supervisor()
         if pid:
