@@ -99,18 +99,29 @@ def _requirement(backend: Backend) -> Iterable[str]:
 
 
 def _batch_lines(tickets: Sequence[Ticket]) -> Iterable[str]:
+    """Yield what submits all at once: only jobs of which a receipt can be written are."""
     yield "cj_worker 0"
-    for start in range(0, len(tickets), _FILES):
-        words: list[str] = []
-        for ticket in tickets[start : start + _FILES]:
-            words += [ticket.token, ticket.workdir, ticket.script]
-        yield f"cj_submit_batch {quote_all(words)}"
-    folders: dict[tuple[str, str], list[str]] = {}
+    folders: dict[tuple[str, str], list[Ticket]] = {}
     for ticket in tickets:
-        place = (ticket.workdir, ticket.folder)
-        folders.setdefault(place, []).append(ticket.token)
-    for place, tokens in folders.items():
-        yield f"( cj_enter {quote_all(place)}; cj_take {' '.join(tokens)} ) || cj_bad=1"
+        folders.setdefault((ticket.workdir, ticket.folder), []).append(ticket)
+    yield "set --"
+    count = 0
+    for place, members in folders.items():
+        for start in range(0, len(members), _FILES):
+            words: list[str] = []
+            for ticket in members[start : start + _FILES]:
+                words += [ticket.token, ticket.workdir, ticket.script]
+            ready = f"( cj_enter {quote_all(place)} )" if start == 0 else "$cj_ready"
+            yield f'if {ready}; then cj_ready=true; set -- "$@" {quote_all(words)}'
+            yield "else cj_ready=false; cj_bad=1; fi"
+            count += len(words)
+            if count >= 3 * _FILES:
+                yield 'cj_submit_batch "$@"; set --'
+                count = 0
+    yield 'cj_submit_batch "$@"'
+    for place, members in folders.items():
+        tokens = " ".join(ticket.token for ticket in members)
+        yield f"( cj_enter_again {quote_all(place)}; cj_take {tokens} )"
 
 
 def _worker_lines(number: int, tickets: Sequence[Ticket]) -> Iterable[str]:

@@ -82,6 +82,12 @@ cj_enter() {
     [ ! -s "$2/receipts" ] || cj_known=$cj_newline$(cat "$2/receipts")
 }
 
+# cj_enter_again WORKDIR FOLDER: the same where the folder was made ready before. Where it is gone
+# since, the receipts are told, and stand nowhere.
+cj_enter_again() {
+    if [ -f "$2/receipts" ] && [ -w "$2/receipts" ]; then exec 4>>"$2/receipts"; else exec 4>&3; fi
+}
+
 # cj_submit TOKEN SCRIPT: hand one job to the scheduler, unless it has a receipt.
 cj_submit() {
     cj_token=$1
@@ -120,6 +126,7 @@ cj_submit() {
 # which the same token is the same job; cj_take TOKEN...: make receipts of what it said to these, in
 # the folder that was entered.
 cj_submit_batch() {
+    [ $# -gt 0 ] || return 0
     if cj_scheduler_submit_batch "$@" >>"$cj_tmp/batch" 2>"$cj_tmp/words"; then
         return
     fi

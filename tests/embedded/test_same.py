@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,21 @@ def test_outputs_that_a_later_job_wrote_over_are_told(
         submit(job(f"echo {text} > {text}", "many")).wait(30)
     assert caplog.text.count("in the same workdir since") == 1
     assert "'one' (" in caplog.text
+
+
+def test_a_job_of_which_no_receipt_can_be_written_does_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("clusterjob.session.new_batch", lambda: "fixed")
+    Path("a/.clusterjob-runs/fixed/receipts").mkdir(parents=True)  # no file
+    jobs = [job("echo ran", name, workdir=name) for name in "ab"]
+    with pytest.raises(SubmissionError, match="cannot be used") as caught:
+        submit(jobs)
+    accepted = [result for result in caught.value.results if result is not None]
+    assert [result.name for result in accepted] == ["b"]
+    assert accepted[0].wait(20)
+    time.sleep(0.5)
+    assert not list(Path("a").rglob("*.exit"))
 
 
 def test_equal_jobs_of_one_batch_are_as_many_jobs() -> None:
