@@ -877,3 +877,20 @@ def test_a_warning_that_slurm_sends_to_the_script_alone_reaches_the_body(
     assert (result.status, result.exit_code) == (Status.FAILED, 5)
     assert result.tail() == "CHECKPOINT\n"
     assert result.usage["elapsed"] < 40
+
+
+@on("local", "local@ssh", "slurm@openssh", "pbspro@ssh")
+def test_a_program_that_was_changed_is_told_wherever_it_is(
+    cluster: Flavour, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Path("sim.sh")
+    program.write_text("echo one\n")
+    job = cluster.job("sh sim.sh", "sim")
+    first = job.submit()
+    assert first.wait(60)
+    again = job.submit()
+    assert (again.reused, "has changed since" in caplog.text) == (True, False)
+    program.write_text("echo two\n")
+    again = job.submit()
+    assert (again.reused, again.stdout()) == (True, "one\n")
+    assert "sim.sh has changed since" in caplog.text
