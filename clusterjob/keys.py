@@ -124,9 +124,8 @@ def _plain(value: object) -> object:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(
-        value, (set, frozenset)
-    ):  # their order changes from process to process
+    # the order of these changes from process to process
+    if isinstance(value, (set, frozenset)):
         return sorted(map(_plain, value), key=_canonical)
     return _ADDRESS.sub("", str(value))
 

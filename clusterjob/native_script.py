@@ -159,12 +159,11 @@ def _translated(dialect: Backend, backend: Backend, name: str) -> str | None:
     """
     meanings = dict(dialect.general.patterns)
     signs = {meaning: sign for sign, meaning in backend.general.patterns}
+    parts = [name]
+    if meanings:
+        parts = re.split(f"({'|'.join(map(re.escape, meanings))})", name)
     found = ""
-    for part in (
-        re.split(f"({'|'.join(map(re.escape, meanings))})", name)
-        if meanings
-        else [name]
-    ):
+    for part in parts:
         if part in meanings:
             sign = signs.get(meanings[part])
             if sign is None:

@@ -119,10 +119,15 @@ def tell_overtaken(
         return
     newest = store.newest({record.name for record in looked_at.values()})
     known = {record.token for record in (*reused, *fresh)} | tokens
+    of_name: dict[str, list[Record]] = {}  # those of a name are read once
     for record in looked_at.values():
         if newest.get(record.name, 0.0) <= record.created:
             continue
-        later = _overtaker(store, record, known, record.token in parents)
+        if record.name not in of_name:
+            of_name[record.name] = store.select(name=record.name, earlier=True)
+        later = _overtaker(
+            of_name[record.name], record, known, record.token in parents
+        )
         if later is not None:
             _log.warning(
                 "%r (%s) was not run again, and %r (%s) ran in the same workdir since: the files "
@@ -136,12 +141,15 @@ def tell_overtaken(
 
 
 def _overtaker(
-    store: Store, record: Record, known: Container[str], is_parent: bool
+    of_name: Sequence[Record],
+    record: Record,
+    known: Container[str],
+    is_parent: bool,
 ) -> Record | None:
     """Return a job that may have written over the files of another of its name; ``known`` jobs
     stand beside each other on purpose.
     """
-    for later in reversed(store.select(name=record.name, earlier=True)):
+    for later in reversed(of_name):
         if later.created <= record.created:
             return None
         is_beside = later.token in known or later.key == record.key

@@ -437,7 +437,7 @@ class JobScript(metaclass=JobScriptType):
         backend = attributes.get("backend") or "local"
         # another backend's overrides mean nothing to this one
         profiles = tuple(
-            [profile for name, profile in self._profiles if name == backend]
+            profile for name, profile in self._profiles if name == backend
         )
         return cluster_reference(
             backend,
@@ -506,7 +506,7 @@ class JobScript(metaclass=JobScriptType):
     @property
     def _label(self) -> str:
         """The job's name in messages."""
-        return str(self.resources.data.get("jobname") or "job")
+        return str(self.resources.get("jobname") or "job")
 
     def render_script(self) -> str:
         """Return the script as it would be submitted, but for the token, which is made then.

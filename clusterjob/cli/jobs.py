@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -21,6 +21,7 @@ from clusterjob.cli.output import (
     print_json,
     print_table,
 )
+from clusterjob.errors import JobNotFoundError
 from clusterjob.units import parse_time
 
 if TYPE_CHECKING:
@@ -123,9 +124,7 @@ def cancel(jobs: Sequence[str]) -> None:
             f"has ended: {status.name}" if status.finished else "is being cancelled"
         )
         click.echo(f"{result.job_id or result.key[:10]} {result.name}: {what}")
-    for error in unknown:
-        click.echo(f"Error: {error}", err=True)
-    sys.exit(NOT_FOUND if unknown else 0)
+    _exit_with(unknown)
 
 
 @click.command()
@@ -155,6 +154,11 @@ def resubmit(jobs: Sequence[str]) -> None:
     found, unknown = find_known_jobs(jobs)
     for result in found:
         click.echo(result.resubmit().job_id)
+    _exit_with(unknown)
+
+
+def _exit_with(unknown: Sequence[JobNotFoundError]) -> NoReturn:
+    """End with the words that named no job, after all the others were seen to."""
     for error in unknown:
         click.echo(f"Error: {error}", err=True)
     sys.exit(NOT_FOUND if unknown else 0)

@@ -107,12 +107,13 @@ def _batch_lines(tickets: Sequence[Ticket]) -> Iterable[str]:
     yield "set --"
     count = 0
     for place, members in folders.items():
-        for start in range(0, len(members), _FILES):
+        ready = f"( cj_enter {quote_all(place)} )"
+        for portion in in_portions(members, _FILES):
             words: list[str] = []
-            for ticket in members[start : start + _FILES]:
+            for ticket in portion:
                 words += [ticket.token, ticket.workdir, ticket.script]
-            ready = f"( cj_enter {quote_all(place)} )" if start == 0 else "$cj_ready"
             yield f'if {ready}; then cj_ready=true; set -- "$@" {quote_all(words)}'
+            ready = "$cj_ready"
             yield "else cj_ready=false; cj_bad=1; fi"
             count += len(words)
             if count >= 3 * _FILES:

@@ -20,10 +20,8 @@ from clusterjob.store import InputFile, OutputPattern
 Path = str | os.PathLike[str]
 # paths, pairs of a path and a new name, or a mapping of the one to the other
 Files = Path | Iterable[Path | tuple[Path, Path]] | Mapping[Path, Path]
-_OUR_FOLDERS = {
-    ".clusterjob",
-    ".clusterjob-runs",
-}  # they change while jobs are submitted
+# they change while jobs are submitted
+_OUR_FOLDERS = {".clusterjob", ".clusterjob-runs"}
 _MAGIC = re.compile(r"[*?\[]")
 _WILD = re.compile(r"(\*\*/|\*+|\?|\[[^\]/]+\])")
 
