@@ -27,30 +27,63 @@ _FACTORS = 4  # as many as there may be
 def authenticate(client: paramiko.Transport, hop: Hop, ask: Ask) -> None:
     """Log in over a connection whose host key was checked.
 
-    Raises :class:`LoginError` with what was tried.
+    Raises :class:`LoginError` with what was tried, where the host says no, and paramiko's error
+    where the line broke meanwhile: that is no answer.
     """
     import paramiko
 
-    try:
-        client.auth_none(hop.user)
-        return
-    except paramiko.BadAuthenticationType as error:
-        allowed = list(error.allowed_types)
+    farewell = _hear_farewell(client)
+    takes = "nothing"
     tried: list[str] = []
-    for _ in range(_FACTORS):
-        left = _take_step(client, hop, ask, allowed, tried)
-        if left is None:
-            break
-        if not left:
+    try:
+        allowed = _find_ways(client, hop)
+        if allowed is None:
             return
-        allowed = left
-        tried.append("accepted so far; the host wants more")
-    takes, seen = ", ".join(allowed) or "nothing", ", ".join(tried) or "nothing"
+        for _ in range(_FACTORS):
+            takes = ", ".join(allowed) or "nothing"
+            left = _take_step(client, hop, ask, allowed, tried)
+            if left is None:
+                break
+            if not left:
+                return
+            allowed = left
+            tried.append("accepted so far; the host wants more")
+    except (paramiko.SSHException, OSError, EOFError):
+        if not farewell:
+            raise
+        tried.append(f"then it ended the connection: {farewell[0]}")
+    seen = ", ".join(tried) or "nothing"
     raise LoginError(
         f"{hop}: the host does not let us in. It takes {takes}; tried: {seen}.",
         hint=f"Does 'ssh {hop.name}' log in? Key files, user and agent come from ~/.ssh/config; "
         "'transport = openssh' uses ssh itself.",
     )
+
+
+def _hear_farewell(client: paramiko.Transport) -> list[str]:
+    """Return a list that gets what the host says when it ends the connection.
+
+    paramiko raises the same for that as for a line that broke.
+    """
+    said: list[str] = []
+
+    def hear(message: paramiko.Message) -> None:
+        message.get_int()
+        said.append(message.get_text())
+
+    client._parse_disconnect = hear  # type: ignore[attr-defined]
+    return said
+
+
+def _find_ways(client: paramiko.Transport, hop: Hop) -> list[str] | None:
+    """Ask which ways the host takes; None where it has let us in already."""
+    import paramiko
+
+    try:
+        client.auth_none(hop.user)
+    except paramiko.BadAuthenticationType as error:
+        return list(error.allowed_types)
+    return None
 
 
 def _take_step(
@@ -79,6 +112,8 @@ def _by_key(
             return list(client.auth_publickey(hop.user, key))
         except paramiko.AuthenticationException:
             tried.append(f"key {name}")
+            if not client.is_active():
+                raise
         # a key that the agent does not sign with, or a line that broke
         except paramiko.SSHException as error:
             tried.append(f"key {name} ({error})")
@@ -189,7 +224,7 @@ def _by_questions(
         except paramiko.AuthenticationException:
             tried.append("keyboard-interactive")
             if not client.is_active():
-                break
+                raise
     return None
 
 
@@ -205,7 +240,7 @@ def _by_password(
         except paramiko.AuthenticationException:
             tried.append("password")
             if not client.is_active():
-                break
+                raise
     return None
 
 
