@@ -63,6 +63,10 @@ def _overtime_first(overtime: Callable[[], AsyncResult]) -> None:
     """Have the slow job on its way before anything else."""
 
 
+# a job that waits for the test, however slow the machine is
+UNTIL_GO = "until [ -e go ]; do sleep 0.1; done"
+
+
 def until(condition: Callable[[], Any], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -305,7 +309,7 @@ def test_after_a_job_that_completes(cluster: Flavour) -> None:
 
 
 def test_after_a_job_that_fails(cluster: Flavour) -> None:
-    first = cluster.run("until [ -e go ]; do sleep 0.1; done; exit 1")
+    first = cluster.run(f"{UNTIL_GO}; exit 1")
     _never_runs_after(cluster, first)
 
 
@@ -322,10 +326,9 @@ def _never_runs_after(cluster: Flavour, first: AsyncResult) -> None:
 
 @on(*FLAVOURS)
 def test_after_an_array_of_which_an_element_fails(cluster: Flavour) -> None:
-    body = (
-        "until [ -e go ]; do sleep 0.1; done; exit $((CLUSTERJOB_ARRAY_INDEX == 3))"
+    first = cluster.run(
+        f"{UNTIL_GO}; exit $((CLUSTERJOB_ARRAY_INDEX == 3))", array="1-3"
     )
-    first = cluster.run(body, array="1-3")
     _never_runs_after(cluster, first)
 
 
@@ -483,7 +486,7 @@ def test_auxiliary_scripts(cluster: Flavour) -> None:
 
 def test_scripts_and_inputs_are_frozen(cluster: Flavour) -> None:
     Path("data.txt").write_text("then\n")
-    blocker = cluster.run("sleep 3")
+    blocker = cluster.run(UNTIL_GO)
     result = _after_job(
         cluster.job(
             "cat data.txt; ./tool",
@@ -496,6 +499,7 @@ def test_scripts_and_inputs_are_frozen(cluster: Flavour) -> None:
     Path("data.txt").write_text("now\n")
     with pytest.raises(Exception, match="has not finished"):
         cluster.job("cat data.txt", workdir="w", inputs=["data.txt"]).submit()
+    Path("go").touch()
     assert result.wait(60)
     assert result.stdout() == "then\ntool\n"
 
@@ -507,9 +511,10 @@ def _after_job(job: JobScript, *parents: AsyncResult) -> AsyncResult:
 
 def test_an_input_changed_in_place_is_noticed(cluster: Flavour) -> None:
     Path("data.txt").write_text("then\n")
-    blocker = cluster.run("sleep 2")
+    blocker = cluster.run(UNTIL_GO)
     result = _after_job(cluster.job("cat data.txt", inputs=["data.txt"]), blocker)
     Path("data.txt").write_text("now\n")
+    Path("go").touch()
     assert result.wait(60)
     assert (result.status, result.reason) == (Status.FAILED, Reason.SUBMISSION)
     assert "changed after the submission" in result.stderr()
@@ -702,16 +707,17 @@ def test_stdout_and_stderr_where_the_user_wants_them(cluster: Flavour) -> None:
 
 
 def test_waiting(cluster: Flavour) -> None:
-    results = cluster.batch([cluster.job(f"sleep {seconds}") for seconds in (0, 6)])
+    results = cluster.batch([cluster.job("true"), cluster.job(UNTIL_GO)])
     with pytest.raises(WaitTimeoutError):
         results[1].get(timeout=0.2)
     assert not results[1].ready()
     with pytest.raises(AssertionError):
         results[1].successful()
-    order = list(as_completed(results[::-1], timeout=90))
-    assert [result.record.token for result in order] == [
-        result.record.token for result in results
-    ]
+    order = []
+    for result in as_completed(results[::-1], timeout=90):
+        order.append(result.record.token)
+        Path("go").touch()
+    assert order == [result.record.token for result in results]
 
     async def both() -> list[AsyncResult]:
         return list(await asyncio.gather(*results))
@@ -749,7 +755,7 @@ def test_a_duplicate_submitted_by_hand_ends_at_once(cluster: Flavour) -> None:
 
 
 def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> None:
-    result = cluster.run("sleep 2; echo run >> ledger")
+    result = cluster.run(f"{UNTIL_GO}; echo run >> ledger")
     scheduler = result.cluster.scheduler
     script = next(
         Path(result.record.folder).glob(
@@ -783,6 +789,7 @@ def test_the_same_script_submitted_twice_by_hand_runs_once(cluster: Flavour) -> 
         )
     )
     assert done.exit_code == 0, done.stderr
+    Path("go").touch()
     if cluster.name == "local":  # it knows the token, and gives the job that has it
         assert done.stdout.strip() == result.job_id
     else:
