@@ -12,6 +12,7 @@ from clusterjob.errors import JobNotFoundError, SubmissionError
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.script import default_session
+from clusterjob.session import Session
 from clusterjob.status import Status
 
 # exit codes
@@ -26,10 +27,15 @@ def find_jobs(words: Sequence[str], recover: bool = True) -> Results:
     Submissions that were left open are finished first, with ``recover``. Raises
     :class:`JobNotFoundError`.
     """
+    session = _session(recover)
+    return session.results(*words) if words else Results()
+
+
+def _session(recover: bool = True) -> Session:
     session = default_session()
     if recover:
         session.recover()
-    return session.results(*words) if words else Results()
+    return session
 
 
 def find_parents(words: Sequence[str], recover: bool = True) -> list[AsyncResult]:
@@ -39,8 +45,11 @@ def find_parents(words: Sequence[str], recover: bool = True) -> list[AsyncResult
     and :class:`SubmissionError` where a name may mean one job or another.
     """
     found: list[AsyncResult] = []
+    if not words:
+        return found
+    session = _session(recover)
     for word in words:
-        named = find_jobs([word], recover)
+        named = session.results(word)
         good = [item for item in named if item.record.status <= Status.COMPLETED]
         meant = good or list(named)
         if len({item.record.folder for item in meant}) > 1:
@@ -58,9 +67,10 @@ def find_known_jobs(
 ) -> tuple[Results, list[JobNotFoundError]]:
     """Return handles of the jobs that are known, and an error for each word that names none."""
     found, unknown = Results(), []
+    session = _session()
     for word in words:
         try:
-            found += find_jobs([word])
+            found += session.results(word)
         except JobNotFoundError as error:
             unknown.append(error)
     return Results(dict.fromkeys(found)), unknown

@@ -110,13 +110,10 @@ def _by_key(
     for name, key in _keys(hop, ask, tried):
         try:
             return list(client.auth_publickey(hop.user, key))
-        except paramiko.AuthenticationException:
-            tried.append(f"key {name}")
-            if not client.is_active():
-                raise
-        # a key that the agent does not sign with, or a line that broke
+        # the host's no, a key that the agent does not sign with, or a line that broke
         except paramiko.SSHException as error:
-            tried.append(f"key {name} ({error})")
+            is_no = isinstance(error, paramiko.AuthenticationException)
+            tried.append(f"key {name}" if is_no else f"key {name} ({error})")
             if not client.is_active():
                 raise
     return None
