@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -11,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from clusterjob.dumped import read_dump, write_dump
 from clusterjob.engine import Cluster, Engine, default_engines, new_batch
 from clusterjob.errors import (
     CommandError,
     JobFailedError,
     LoginError,
     SettingsError,
-    StoreError,
     SubmissionError,
     TransportError,
     WaitTimeoutError,
@@ -366,18 +365,7 @@ class AsyncResult:
 
     def dump(self, path: str | os.PathLike[str]) -> None:
         """Write the record to a file of JSON, with the place of its store."""
-        contents = {
-            "clusterjob": 1,
-            "store": self.store.url,
-            "record": json.loads(self.record.to_json()),
-            "spec": json.loads(self.record.spec_json),
-        }
-        target = Path(path)
-        part = target.with_name(f"{target.name}.part{os.getpid()}")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps(contents, indent=1))
-        part.replace(target)
+        write_dump(path, self.store.url, self.record)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AsyncResult:
@@ -385,17 +373,8 @@ class AsyncResult:
 
         Where its store has the record still, the newer state counts. Raises :class:`StoreError`.
         """
-        try:
-            _check_no_pickle(path)
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            record = Record.from_json(
-                json.dumps(data["record"]), json.dumps(data["spec"])
-            )
-            engine = default_engines.get(data["store"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path} is not a dumped result: {type(error).__name__}: {error}"
-            ) from error
+        url, record = read_dump(path)
+        engine = default_engines.get(url)
         return cls(_newest(engine, record), engine)
 
     # -- logs and files ----------------------------------------------------------------------------
@@ -535,16 +514,6 @@ class AsyncResult:
         task = self.record.task
         why = f" ({task.reason})" if task.reason else ""
         return f"<AsyncResult {self.name!r} {self.job_id or '-'} {task.status}{why}>"
-
-
-def _check_no_pickle(path: str | os.PathLike[str]) -> None:
-    """Refuse what the clusterjob of 2018 dumped: pickles are programs, and are not run."""
-    with open(path, "rb") as file:
-        if file.read(2)[:1] in (b"\x80", b"(", b"c"):
-            raise StoreError(
-                f"{path} is a pickle, as the clusterjob of 2018 wrote them, which is not read: "
-                "submit the job again, with the same cache_id where there was one"
-            )
 
 
 def _newest(engine: Engine, record: Record) -> Record:

@@ -2,65 +2,44 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import os
-import secrets
-import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, overload
 
-from clusterjob import units
 from clusterjob.backend import (
     COMMON_RESOURCES,
     Backend,
     Resources,
     ResourceValue,
-    check_braces,
     check_once,
     check_spelling,
     is_known_word,
     load_backend,
-    names_in,
-    render_text,
-    warn_of_unused,
 )
 from clusterjob.batch import After, Job
 from clusterjob.class_defaults import JobScriptType
 from clusterjob.engine import (
-    RUNS,
     Engine,
-    Scheduler,
     default_engines,
     render_by_hand,
     render_record,
 )
-from clusterjob.errors import RenderError, SettingsError, TransportError
 from clusterjob.files import (
     Files,
-    check_inside,
-    expand_inputs,
     parse_files,
-    parse_outputs,
-    programs_in,
 )
 from clusterjob.keys import (
-    RULES,
-    check_array,
-    check_name,
     cluster_reference,
-    job_key,
-    parent_of,
-    plain_params,
 )
 from clusterjob.native_script import (
     NativeScript,
-    check_no_directives,
     read_script,
     read_text,
 )
+from clusterjob.preparing import Draft
 from clusterjob.profile import ATTRIBUTES, Profile, check_gone, read_profile
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
@@ -69,12 +48,7 @@ from clusterjob.session import default_session as open_default_session
 from clusterjob.status import Status
 from clusterjob.store import (
     ClusterReference,
-    InputFile,
-    JobSpec,
-    Once,
-    Parent,
     Record,
-    Task,
 )
 
 if TYPE_CHECKING:
@@ -123,14 +97,6 @@ class JobSettings(TypedDict, total=False):
 
 
 # jobs that were neither submitted nor forgotten
-# what templates may use where nothing is set
-_BLANK_VARIABLES: Mapping[str, object] = {
-    **dict.fromkeys(COMMON_RESOURCES),
-    **dict.fromkeys(ATTRIBUTES, ""),
-    "backend": "local",
-    "shell": "/bin/bash",
-    "full_workdir": "",
-}
 _unsubmitted: weakref.WeakSet[JobScript] = weakref.WeakSet()
 _log = logging.getLogger(__name__)
 
@@ -393,7 +359,7 @@ class JobScript(metaclass=JobScriptType):
             self.resources.update(value)  # type: ignore[call-overload]  # checked one by one
         elif name in self.__dict__:
             self.__dict__[name] = value
-        elif name in self.params or name in (self._names_used() or ()):
+        elif name in self.params or name in (self._draft().names_used() or ()):
             self.params[name] = value
         elif is_known_word(name):
             self.set_resource(name, value)
@@ -401,20 +367,19 @@ class JobScript(metaclass=JobScriptType):
             check_spelling(name, (*ATTRIBUTES, *COMMON_RESOURCES), cutoff=0.8)
             self.params[name] = value
 
-    def _names_used(self) -> frozenset[str] | None:
-        """Return the variables that the texts of this job use; None where that cannot be told."""
-        if self.verbatim:
-            return frozenset()
-        found: frozenset[str] = frozenset()
-        more = map(self.attributes.get, ("prologue", "epilogue", "setup"))
-        for text in (self.body, *self.aux_scripts.values(), *more):
-            if not text or "{" not in text:
-                continue
-            names = names_in(text)
-            if names is None:
-                return None
-            found |= names
-        return found
+    def _draft(self) -> Draft:
+        """Return what this job says now."""
+        return Draft(
+            body=self.body,
+            verbatim=self.verbatim,
+            aux_scripts=self.aux_scripts,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            params=self.params,
+            attributes=self.attributes,
+            resources=self.resources,
+            native=self._native,
+        )
 
     def __getattr__(self, name: str) -> object:
         """Return a parameter, an attribute or a common resource; None for one that is not set."""
@@ -468,45 +433,12 @@ class JobScript(metaclass=JobScriptType):
 
         Templates are the body, the prologue, the epilogue and the auxiliary scripts.
         """
-        given = self.resources.amounts()
-        limit = given.get("time")
-        return {
-            **_BLANK_VARIABLES,
-            **given,
-            "time": units.clock(limit) if isinstance(limit, int) else None,
-            **self.attributes,
-            **self.params,
-        }
+        return self._draft().variables()
 
     def render_body(self) -> str:
         """Return the body with its variables filled in. Raises :class:`RenderError`."""
-        return self._render(self.body, "the body", self.variables())
-
-    def _warn_of_unused(self, name: str, backend: Backend) -> None:
-        """Name parameters in the log that nothing uses: they may be slips."""
-        if not self.params:
-            return
-        used = self._names_used()
-        if used is None or used.issuperset(self.params):
-            return
-        unused = self.params.keys() - used - backend.attributes
-        if not unused:
-            return
-        for text in (self.body, *self.aux_scripts.values()):
-            check_braces(text, sorted(unused), f"the texts of job {name!r}")
-        warn_of_unused(name, tuple(sorted(unused)))
-
-    def _render(self, text: str, where: str, variables: Mapping[str, object]) -> str:
-        if self.verbatim or "{" not in text:
-            return text
-        where = f"{where} of job {self._label!r}"
-        check_braces(text, ATTRIBUTES, where)
-        return render_text(text, variables, where)
-
-    @property
-    def _label(self) -> str:
-        """The job's name in messages."""
-        return str(self.resources.get("jobname") or "job")
+        draft = self._draft()
+        return draft.render_body(draft.variables())
 
     def render_script(self) -> str:
         """Return the script as it would be submitted, but for the token, which is made then.
@@ -521,7 +453,9 @@ class JobScript(metaclass=JobScriptType):
         return self.render_script()
 
     def __repr__(self) -> str:
-        return f"<JobScript {self._label!r} backend={self.backend or 'local'!r}>"
+        return (
+            f"<JobScript {self._draft().label!r} backend={self.backend or 'local'!r}>"
+        )
 
     def write(self, filename: str | os.PathLike[str]) -> None:
         """Write a script to a local file, executable for its owner, that can be submitted by hand.
@@ -605,182 +539,10 @@ class JobScript(metaclass=JobScriptType):
         host that cannot be reached leaves its paths as they were written. Raises
         :class:`SettingsError`, :class:`RenderError`, :class:`SubmissionError`.
         """
-        dry = not batch
-        if not dry:
+        if batch:
             _unsubmitted.discard(self)
-        reference = self.cluster_reference
-        scheduler = engine.scheduler(reference)
-        backend = scheduler.backend
-        workdir = self._resolve_workdir(scheduler, dry)
-        if not dry and not reference.host:
-            _check_filename(workdir, self.attributes.get("filename") or "")
-        after = [parent_of(parent, reference, dry) for parent in parents]
-        inputs = self._inputs(workdir, parents)
-        spec = self._make_spec(backend, reference, workdir, cache_id, after, inputs)
-        name = str(spec.resources["jobname"])
-        indices = check_array(backend, spec.resources.get("array"))
-        return Record(
-            key=job_key(spec, name, backend.name, workdir),
-            token="TOKEN" if dry else secrets.token_hex(8),
-            name=name,
-            backend=backend.name,
-            host=reference.host,
-            workdir=workdir,
-            folder=f"{workdir}/{RUNS}/{batch or 'dry-run'}",
-            spec_json=spec.to_json(),
-            _spec=spec,
-            cluster_id=reference.cluster_id,
-            prologue=Once.due_if(spec.prologue),
-            epilogue=Once.due_if(spec.epilogue),
-            outputs=Once.due_if(spec.outputs),
-            created=time.time(),
-            tasks={index: Task() for index in indices} if indices else None,
-        )
-
-    def _resolve_workdir(self, scheduler: Scheduler, dry: bool) -> str:
-        """Return the absolute workdir; a dry run does without a host that cannot be reached."""
-        rootdir = self.attributes.get("rootdir") or ""
-        path = os.path.join(rootdir, self.attributes.get("workdir") or "")
-        try:
-            return scheduler.resolve(path, os.getcwd())
-        except TransportError:
-            if not dry:
-                raise
-            return path or "~"
-
-    def _make_spec(
-        self,
-        backend: Backend,
-        reference: ClusterReference,
-        workdir: str,
-        cache_id: str | None,
-        after: Sequence[Parent],
-        inputs: tuple[InputFile, ...],
-    ) -> JobSpec:
-        """Render all that is submitted, and check it against the backend."""
-        settings, here = self.attributes, os.getcwd()
-        resources = self._all_resources(backend)
-        name = str(resources.setdefault("jobname", "job"))
-        check_name(backend, "jobname", backend.general.jobname, name)
-        check_name(backend, "workdir", backend.general.workdir, workdir)
-        variables = {**self.variables(), "full_workdir": workdir, "jobname": name}
-        self._warn_of_unused(name, backend)
-        body = self._render(self.body, "the body", variables)
-        if "\0" in body:
-            raise RenderError(
-                f"the body of job {name!r} contains a NUL character, which no shell can read"
-            )
-        check_no_directives(body, backend, name)
-        aux = {
-            check_inside(path, "auxiliary script"): self._render(
-                text, f"auxiliary script {path!r}", variables
-            )
-            for path, text in self.aux_scripts.items()
-        }
-        _check_names(name, aux, inputs)
-        named = {**settings, **self.params}
-        outputs = parse_outputs(self.outputs)
-        filename = settings.get("filename")
-        return JobSpec(
-            body=body,
-            resources=resources,
-            shell=settings.get("shell") or "/bin/bash",
-            cluster=reference,
-            cwd=here,
-            aux=aux,
-            inputs=inputs,
-            outputs=outputs,
-            into=self._outputs_folder(here) if outputs else "",
-            after=tuple(after),
-            params=plain_params(self.params),
-            rules=RULES,
-            **{
-                name: self._render(settings.get(name) or "", f"the {name}", variables)
-                for name in ("prologue", "epilogue", "setup")
-            },
-            filename=check_inside(filename, "filename") if filename else "",
-            attributes={
-                key: str(named[key]) for key in named if key in backend.attributes
-            },
-            cache_id=cache_id,
-        )
-
-    def _inputs(
-        self, workdir: str, parents: Sequence[Record]
-    ) -> tuple[InputFile, ...]:
-        """Return the inputs; those that a parent makes have no sum of their contents.
-
-        A file is a parent's where it is not there yet, where it is one of a parent's outputs, or
-        where it was changed in their common workdir on this machine since the parent was submitted.
-        """
-        files = self.inputs
-        if not files:
-            return ()
-        if files == "auto":
-            named = programs_in(self.body)
-            files = [
-                path
-                for path in named
-                if os.path.isfile(path) and not os.path.isabs(path)
-            ]
-        found = expand_inputs(files, may_lack=bool(parents))
-        return tuple(
-            InputFile(item.path, "", "") if _is_made(item, workdir, parents) else item
-            for item in found
-        )
-
-    def _all_resources(self, backend: Backend) -> dict[str, ResourceValue]:
-        """Return what is asked for, by the user and by the directives of a native script."""
-        given = self.resources.amounts()
-        more = self._native.more_resources(backend, given)
-        asked = {**given, **more} if more else given
-        return {name: value for name, value in asked.items() if value is not None}
-
-    def _outputs_folder(self, here: str) -> str:
-        """Outputs come to the folder that a local job would have had as its workdir."""
-        workdir = str(self.attributes.get("workdir") or "")
-        if workdir.startswith(("/", "~")):
-            return here
-        return os.path.normpath(os.path.join(here, workdir))
-
-
-def _is_made(item: InputFile, workdir: str, parents: Sequence[Record]) -> bool:
-    """Whether one of the parents makes an input."""
-    target = os.path.realpath(os.path.join(workdir, item.path))
-    for parent in parents:
-        if parent.workdir != workdir:
-            continue
-        patterns = [output.pattern for output in parent.output_patterns]
-        if any(fnmatch.fnmatch(item.path, pattern) for pattern in patterns):
-            return True
-        is_here = not parent.host and os.path.realpath(item.source) == target
-        if is_here and os.path.getmtime(target) >= parent.created:
-            return True
-    return False
-
-
-def _check_filename(workdir: str, filename: str) -> None:
-    """See that the script takes no file's place but that of an earlier one."""
-    path = os.path.join(workdir, filename)
-    if not filename or not os.path.isfile(path):
-        return
-    with open(path, "rb") as file:
-        if b"# clusterjob keeps the end of the job" not in file.read(8192):
-            raise SettingsError(
-                f"filename = {filename!r}: {path} is a file of yours, which the script would "
-                "replace; choose another name for the script"
-            )
-
-
-def _check_names(
-    name: str, aux: Mapping[str, str], inputs: Sequence[InputFile]
-) -> None:
-    """Two files of one name would be one."""
-    twice = sorted(aux.keys() & {item.path for item in inputs})
-    if twice:
-        raise SettingsError(
-            f"{twice[0]!r} is an auxiliary script of job {name!r} and one of its inputs; give one "
-            "of them another name in the workdir"
+        return self._draft().prepare(
+            engine, self.cluster_reference, cache_id, parents, batch
         )
 
 

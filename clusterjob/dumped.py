@@ -1,0 +1,54 @@
+"""A record in a file of its own: what ``AsyncResult.dump`` writes and ``load`` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from clusterjob.errors import StoreError
+from clusterjob.store import Record
+
+
+def write_dump(path: str | os.PathLike[str], url: str, record: Record) -> None:
+    """Write a record to a file of JSON, with the place of its store."""
+    contents = {
+        "clusterjob": 1,
+        "store": url,
+        "record": json.loads(record.to_json()),
+        "spec": json.loads(record.spec_json),
+    }
+    target = Path(path)
+    part = target.with_name(f"{target.name}.part{os.getpid()}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(json.dumps(contents, indent=1))
+    part.replace(target)
+
+
+def read_dump(path: str | os.PathLike[str]) -> tuple[str, Record]:
+    """Return the place of the store, and the record. Raises :class:`StoreError`."""
+    try:
+        _check_no_pickle(path)
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = Record.from_json(
+            json.dumps(data["record"]), json.dumps(data["spec"])
+        )
+        url = data["store"]
+        if not isinstance(url, str) or "\0" in url:
+            raise ValueError(f"{url!r} names no store")
+        return url, record
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path} is not a dumped result: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_no_pickle(path: str | os.PathLike[str]) -> None:
+    """Refuse what the clusterjob of 2018 dumped: pickles are programs, and are not run."""
+    with open(path, "rb") as file:
+        if file.read(2)[:1] in (b"\x80", b"(", b"c"):
+            raise StoreError(
+                f"{path} is a pickle, as the clusterjob of 2018 wrote them, which is not read: "
+                "submit the job again, with the same cache_id where there was one"
+            )
