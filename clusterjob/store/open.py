@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from pathlib import Path
 
 from clusterjob.errors import StoreError
 from clusterjob.store.base import Store
+from clusterjob.store.owner import check_not_public, foreign_owner
 
+_log = logging.getLogger(__name__)
 _FOLDER = ".clusterjob"
 _FILE = "store.sqlite"
 
@@ -18,7 +22,8 @@ def locate_store(where: str | os.PathLike[str] | None = None) -> str:
     ``where`` is a folder or ``sqlite:///PATH`` (one SQLite file), ``file:///FOLDER`` (a JSON file a
     record), or ``postgresql://...``. Without it it is ``$CLUSTERJOB_STORE``, else the folder
     ``.clusterjob`` of the working directory or the nearest one above it, else a new one in the
-    working directory.
+    working directory. Those of other users are passed over, with a warning: only who names such a
+    store looks into it. Raises :class:`StoreError` for one that anybody may write to.
     """
     text = (
         os.fspath(where)
@@ -64,7 +69,7 @@ def open_store(where: str | os.PathLike[str] | None = None) -> Store:
 
 
 def _nearest() -> str:
-    """Return the nearest folder that has a store; else where a new one would be.
+    """Return the nearest folder that has a store of this user's; else where a new one would be.
 
     Every script that is rendered asks: names are strings here, which cost a fifth of paths.
     """
@@ -74,8 +79,32 @@ def _nearest() -> str:
         raise StoreError(
             "the working directory is gone: change into one that is there"
         ) from None
-    while not os.path.isfile(f"{folder}/{_FOLDER}/{_FILE}"):
+    while True:
+        found = f"{folder}/{_FOLDER}"
+        if os.path.isfile(f"{found}/{_FILE}") and _is_own(found):
+            return found
         if not folder:  # that was the root
             return f"{here}/{_FOLDER}"
         folder = folder.rpartition("/")[0]
-    return f"{folder}/{_FOLDER}"
+
+
+def _is_own(folder: str) -> bool:
+    """Whether a store that was found belongs to this user."""
+    paths = (folder, f"{folder}/{_FILE}")
+    owner = foreign_owner(paths)
+    if owner:
+        _warn_of_foreign(folder, owner)
+        return False
+    check_not_public(paths)
+    return True
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_of_foreign(folder: str, owner: str) -> None:
+    """Say it once."""
+    _log.warning(
+        "the store %s belongs to %s and is passed over; to look into it, name it: --store %s",
+        folder,
+        owner,
+        folder,
+    )

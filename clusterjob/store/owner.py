@@ -1,0 +1,54 @@
+"""Whom a store belongs to: what another user wrote is looked at, and never run.
+
+A record names commands, folders and hosts, so whoever can write one can have them used by whoever
+works with it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+
+from clusterjob.errors import StoreError
+
+
+def foreign_owner(paths: Iterable[str | os.PathLike[str]]) -> str:
+    """Return the other user that a file or folder belongs to; empty where all are one's own.
+
+    Links are looked at, and what they lead to; a path that is not there belongs to nobody.
+    """
+    own = os.geteuid()
+    for path in paths:
+        for look in (os.lstat, os.stat):
+            try:
+                uid = look(path).st_uid
+            except OSError:
+                continue
+            if uid != own:
+                return user_name(uid)
+    return ""
+
+
+def check_not_public(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse a store that anybody may write to. Raises :class:`StoreError`."""
+    for path in paths:
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            continue
+        if mode & stat.S_IWOTH:
+            raise StoreError(
+                f"anybody may write to {os.fspath(path)}, so what is in this store may be anybody's: it is not "
+                f"used. If nobody else wrote there, 'chmod o-w {os.fspath(path)}' makes it safe again"
+            )
+
+
+def user_name(uid: int) -> str:
+    """Return a user's name, or the number where it has none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
