@@ -33,6 +33,7 @@ from clusterjob.files import (
     log_path,
     parse_outputs,
     read_log,
+    summarize,
 )
 from clusterjob.keys import parent_of
 from clusterjob.status import Reason, Status
@@ -141,6 +142,9 @@ class AsyncResult:
 
         That is to fetch outputs and to run the epilogue. A question that fails raises nothing.
         """
+        if self.engine.owner:
+            self.store.refresh([self.record])
+            return
         if not self.record.finished:
             self.cluster.refresh(force)
         if self.record.finished and self._has_unfinished_ending():
@@ -226,6 +230,7 @@ class AsyncResult:
             task.status.finished
             and "max_rss" not in task.usage
             and self.record.job_id
+            and not self.engine.owner
         ):
             self.cluster.complete_usage(self.record)
         return dict(self.record.task.usage)
@@ -505,6 +510,8 @@ class AsyncResult:
 
     def explain(self) -> str:
         """Say in a few lines what became of the job: cause, code, job id, the end of its logs."""
+        if self.engine.owner:  # whose logs are not fetched
+            return summarize(self.record, self.job_id)
         scheduler = self.cluster.scheduler
         return explain(
             scheduler.transport, scheduler.backend, self.record, self.job_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -13,8 +14,25 @@ from clusterjob.cli.inspect import backends, check, list_jobs, logs, show, statu
 from clusterjob.cli.jobs import cancel, plan, render, resubmit, submit, wait
 from clusterjob.cli.output import NOT_FOUND
 from clusterjob.cli.store import doctor, prune, store
-from clusterjob.errors import ClusterJobError, JobNotFoundError
+from clusterjob.errors import ClusterJobError, JobNotFoundError, StoreError
 from clusterjob.script import JobScript
+from clusterjob.store import open_store
+
+# what is of no use without a store
+_READERS = {
+    *(
+        "list",
+        "status",
+        "show",
+        "logs",
+        "cancel",
+        "wait",
+        "resubmit",
+        "files",
+        "fetch",
+    ),
+    *("doctor", "prune"),
+}
 
 
 @click.group(
@@ -27,7 +45,8 @@ from clusterjob.script import JobScript
     metavar="STORE",
     help="A folder or a URL; by default .clusterjob here or above, or $CLUSTERJOB_STORE.",
 )
-def cli(where: str | None) -> None:
+@click.pass_context
+def cli(context: click.Context, where: str | None) -> None:
     """Batch jobs, written once and run under any scheduler.
 
     A job is named by its job id, its name, or the start of its key
@@ -38,6 +57,13 @@ def cli(where: str | None) -> None:
     """
     if where is not None:
         JobScript.cache_folder = where
+    is_named = where is not None or os.environ.get("CLUSTERJOB_STORE")
+    if is_named and context.invoked_subcommand in _READERS:
+        store = open_store(where)
+        if not store.exists():
+            raise StoreError(
+                f"there is no store {store.url}: see to its name (submit makes one)"
+            )
 
 
 for command in (

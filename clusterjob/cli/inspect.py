@@ -106,6 +106,7 @@ def _summary(session: Session) -> str:
 @as_json
 def show(job: str, script: bool, as_json: bool) -> None:
     """Show all that is known of a job: state, cause, times, usage, history, the end of its logs."""
+    default_session().engine.only_look()
     results = find_jobs([job])
     for result in results:
         result.refresh()
@@ -176,6 +177,7 @@ def logs(
 ) -> None:
     """Print what a job has written so far."""
     stream: Stream = "stderr" if errors else "stdout"
+    default_session().engine.only_look()
     results = find_jobs([job])
     for result in results:
         if len(results) > 1:

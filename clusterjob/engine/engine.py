@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from clusterjob.errors import (
     StoreError,
     SubmissionError,
 )
-from clusterjob.store import Again, ClusterReference, Record, Store
+from clusterjob.store import Again, ClusterReference, Record, Store, foreign_error
 from clusterjob.transport import Connections
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,26 @@ class Engine:
         self._clusters: dict[str, Cluster] = {}
         self._lock = threading.RLock()
         self._has_recovered = False
+        self._finishes = True
+
+    @functools.cached_property
+    def owner(self) -> str:
+        """The other user that the store belongs to; empty where it is one's own.
+
+        A record names commands and hosts: those of others are looked at, and nothing is done with
+        them. Raises :class:`StoreError`.
+        """
+        return self.store.owner
+
+    def only_look(self) -> None:
+        """From now on leave the open submissions of processes that are gone to others."""
+        self._finishes = False
+        for cluster in self._clusters.values():
+            cluster.poller.finishes = False
+
+    def _check_owner(self) -> None:
+        if self.owner:
+            raise foreign_error(self.store.url, self.owner)
 
     # -- clusters ----------------------------------------------------------------------------------
 
@@ -92,13 +113,15 @@ class Engine:
         """Return the cluster that a reference means.
 
         With ``latest`` it goes the reference's way to its host from now on. Raises
-        :class:`SettingsError`.
+        :class:`SettingsError`, and :class:`StoreError` where the store is somebody else's.
         """
+        self._check_owner()
         scheduler = self.scheduler(reference)
         with self._lock:
             cluster = self._clusters.get(reference.cluster_id)
             if cluster is None:
                 cluster = Cluster(self.store, scheduler, reference.cluster_id)
+                cluster.poller.finishes = self._finishes
                 self._clusters[reference.cluster_id] = cluster
             elif latest:
                 cluster.use(scheduler)
@@ -189,6 +212,8 @@ class Engine:
 
         What cannot be done now is logged. Raises :class:`StoreError`.
         """
+        if self.owner or not self._finishes:
+            return
         unsent = self.store.select(unsent=True)
         references = {record.cluster_id: record.spec.cluster for record in unsent}
         for reference in references.values():

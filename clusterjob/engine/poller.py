@@ -37,6 +37,7 @@ class Poller:
         self.clock: Callable[[], float] = pace.clock
         self.lock = threading.RLock()
         self.polls = 0
+        self.finishes = True  # the open submissions of processes that are gone
         self.stale_since: float | None = None
         self._last_answer = 0.0
         self._error = ""
@@ -97,7 +98,8 @@ class Poller:
         self.polls += 1
         self.jobs.reload(live)
         everyone = self.jobs.everyone(live)
-        self._finish_open(everyone)
+        if self.finishes:
+            self._finish_open(everyone)
         submitted = [
             record
             for record in everyone

@@ -2,7 +2,14 @@
 
 from clusterjob.files.downloading import download
 from clusterjob.files.listing import Order, RemoteFile, list_files
-from clusterjob.files.logs import LogFollower, Stream, explain, log_path, read_log
+from clusterjob.files.logs import (
+    LogFollower,
+    Stream,
+    explain,
+    log_path,
+    read_log,
+    summarize,
+)
 from clusterjob.files.outgoing import Upload
 from clusterjob.files.patterns import (
     Files,
@@ -33,5 +40,6 @@ __all__ = [
     "programs_in",
     "read_digests",
     "read_log",
+    "summarize",
     "upload",
 ]

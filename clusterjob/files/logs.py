@@ -105,7 +105,7 @@ def explain(
     transport: Transport, backend: Backend, record: Record, job_id: str | None
 ) -> str:
     """Say in a few lines what became of a job: cause, code, job id, and the end of its logs."""
-    lines = [_summary(record, job_id)]
+    lines = [summarize(record, job_id)]
     if record.outputs.state is OnceState.FAILED:
         lines.append(f"  its outputs did not come: {record.outputs.error}")
     if record.epilogue.state is OnceState.FAILED:
@@ -128,7 +128,8 @@ def explain(
     return "\n".join(lines)
 
 
-def _summary(record: Record, job_id: str | None) -> str:
+def summarize(record: Record, job_id: str | None) -> str:
+    """Say in one line what became of a job."""
     task = record.task
     parts = [f"job {record.name!r} ({job_id or 'not submitted'}) is {task.status}"]
     if task.reason:

@@ -10,6 +10,7 @@ from clusterjob.store.base import (
     Store,
 )
 from clusterjob.store.open import locate_store, open_store
+from clusterjob.store.owner import foreign_error
 from clusterjob.store.record import (
     ONCE_DONE,
     ONCE_DUE,
@@ -53,6 +54,7 @@ __all__ = [
     "Report",
     "Store",
     "Task",
+    "foreign_error",
     "locate_store",
     "open_store",
 ]

@@ -223,6 +223,14 @@ class Store(ABC):
     def close(self) -> None:
         """Let go of files and connections; the next call opens them again."""
 
+    @property
+    def owner(self) -> str:
+        """The other user that it belongs to, whose jobs are looked at only; empty for an own one.
+
+        Raises :class:`StoreError` for a store that anybody may write to.
+        """
+        return ""
+
     def warn_of(self, damaged: Damaged) -> None:
         """Name a damaged record in the log, once."""
         if damaged.token not in self._told:

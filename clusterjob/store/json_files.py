@@ -33,6 +33,7 @@ from clusterjob.store.base import (
     newer_version_error,
     take_over_one,
 )
+from clusterjob.store.owner import check_not_public, foreign_error, foreign_owner
 from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
 
 _Stamp = tuple[int, int, int]
@@ -264,6 +265,12 @@ class FileStore(Store):
                 self._note_old_keys()
         return len(new)
 
+    @property
+    def owner(self) -> str:
+        paths = (self.folder, self.folder / "records")
+        check_not_public(paths)
+        return foreign_owner(paths)
+
     def exists(self) -> bool:
         return (self.folder / "records").is_dir()
 
@@ -281,7 +288,7 @@ class FileStore(Store):
     def _locked(self) -> Iterator[None]:
         """Keep other writers out; a lock of a process that dies is gone with it."""
         with self._thread_lock:
-            self._prepare()
+            self._prepare(write=True)
             try:
                 descriptor = os.open(
                     self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600
@@ -292,18 +299,28 @@ class FileStore(Store):
             except OSError as error:
                 raise self._explain(error) from error
 
-    def _prepare(self) -> None:
-        """Make the folder where it is not there, and see that this version can read it."""
+    def _prepare(self, write: bool = False) -> None:
+        """See that this version can read the folder; who writes makes it where it is not there."""
+        if write and self.owner:
+            raise foreign_error(self.url, self.owner)
+        if write and self._ready and not self.exists():
+            raise StoreError(
+                f"the store {self.url} was deleted while it was in use, so nothing is written. Put "
+                "it back, or close the session and begin again with what is there now"
+            )
         if self._ready:
             return
+        is_new = not self.exists()
+        if is_new and not write:
+            return
         try:
-            (self.folder / "records").mkdir(parents=True, mode=0o700, exist_ok=True)
-            self.folder.chmod(0o700)
+            if is_new:
+                self._make()
             stamp = self.folder / "version.json"
             version = 0
             if stamp.exists():
                 version = json.loads(stamp.read_text(encoding="utf-8"))["clusterjob"]
-            if version < VERSION:
+            if version < VERSION and not self.owner:
                 if version:
                     self._note_old_keys()
                 self._write(stamp, json.dumps({"clusterjob": VERSION}))
@@ -317,6 +334,16 @@ class FileStore(Store):
         if version > VERSION:
             raise newer_version_error(self.url, version)
         self._ready = True
+
+    def _make(self) -> None:
+        """Make the folder; one that holds other things is left as it is."""
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise StoreError(
+                f"{self.folder} is a folder with other things in it, and no store: name one that "
+                "is empty, or not there yet"
+            )
+        self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        (self.folder / "records").mkdir(mode=0o700, exist_ok=True)
 
     def _explain(self, error: OSError) -> StoreError:
         return StoreError(
@@ -361,6 +388,8 @@ class FileStore(Store):
                     ):
                         with contextlib.suppress(FileNotFoundError):
                             found[entry.name[:-5]] = _stamp(entry.stat())
+        except FileNotFoundError:  # there is no store yet
+            return {}
         except OSError as error:
             raise self._explain(error) from error
         return found

@@ -39,8 +39,8 @@ def check_not_public(paths: Iterable[str | os.PathLike[str]]) -> None:
             continue
         if mode & stat.S_IWOTH:
             raise StoreError(
-                f"anybody may write to {os.fspath(path)}, so what is in this store may be anybody's: it is not "
-                f"used. If nobody else wrote there, 'chmod o-w {os.fspath(path)}' makes it safe again"
+                f"anybody may write to {os.fspath(path)}, so this store may say what anybody "
+                "wants, and is not used. If nobody else wrote there, 'chmod o-w' makes it safe"
             )
 
 
@@ -52,3 +52,11 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def foreign_error(url: str, owner: str) -> StoreError:
+    """Return the error for who would do more than look at another user's store."""
+    return StoreError(
+        f"the store {url} belongs to {owner}: what is in it can be looked at (list, show), and "
+        "nothing is asked, run or changed for it. Use a store of your own"
+    )

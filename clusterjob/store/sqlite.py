@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from clusterjob.errors import StoreError
 from clusterjob.store.base import VERSION, Damaged, newer_version_error
+from clusterjob.store.owner import check_not_public, foreign_error, foreign_owner
 from clusterjob.store.record import Record
 from clusterjob.store.sql import (
     SCHEMA,
@@ -55,11 +58,15 @@ class SqliteStore(SqlStore):
         # as the open connection counts; another one counts from elsewhere
         self._data_version: int | None = None
         self._changes = 0
+        # of the file that was opened
+        self._identity: tuple[int, int] | None = None
+        # where the store is another user's
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
 
     def changes(self) -> int:
         with self._lock:
             try:
-                connection = self._connect()
+                connection = self._connect(write=False)
                 version = connection.execute("PRAGMA data_version").fetchone()[0]
             except sqlite3.Error as error:
                 raise self._explain(error) from error
@@ -99,6 +106,11 @@ class SqliteStore(SqlStore):
                 make_newest_current(connection, {record.key for record in records})
         return str(old)
 
+    @property
+    def owner(self) -> str:
+        check_not_public((self.path, self.path.parent))
+        return foreign_owner([self.path])
+
     def exists(self) -> bool:
         return self.path.is_file()
 
@@ -106,7 +118,7 @@ class SqliteStore(SqlStore):
     def _transaction(self, write: bool = True) -> Iterator[Connection]:
         with self._lock:
             try:
-                connection = self._connect()
+                connection = self._connect(write)
                 connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 try:
                     yield connection
@@ -122,19 +134,21 @@ class SqliteStore(SqlStore):
             except sqlite3.Error as error:
                 raise self._explain(error) from error
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, write: bool) -> sqlite3.Connection:
+        """Return the connection; who only reads makes no store."""
         if self._is_open():
             open_one: sqlite3.Connection = self._connection
+            if write:
+                self._check_there()
             return open_one
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not self.path.exists():
-                os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
-        except OSError as error:
-            raise StoreError(
-                f"the store {self.path} cannot be made: {error.strerror}. Name another folder "
-                "with JobScript.cache_folder or $CLUSTERJOB_STORE"
-            ) from error
+        owner = self.owner
+        if write and owner:
+            raise foreign_error(self.url, owner)
+        if not write and not self.exists():
+            return _empty()
+        if owner:
+            return self._open_copy()
+        self._make()
         connection = sqlite3.connect(
             self.path, timeout=60, isolation_level=None, check_same_thread=False
         )
@@ -143,8 +157,58 @@ class SqliteStore(SqlStore):
         connection.execute("PRAGMA synchronous = FULL")
         self._prepare(connection)
         self._connection, self._pid = connection, os.getpid()
+        self._identity = _identity(self.path)
         self._data_version = None
         return connection
+
+    def _make(self) -> None:
+        """Make folder and file, where they are not there. Nothing else is changed."""
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self.path.exists():
+                os.close(
+                    os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+                )
+        except FileExistsError:
+            if not self.path.exists():
+                raise StoreError(
+                    f"{folder} is no folder, so no store can be in it"
+                ) from None
+        except OSError as error:
+            raise StoreError(
+                f"the store {self.path} cannot be made: {error.strerror}. Name another folder "
+                "with JobScript.cache_folder or $CLUSTERJOB_STORE"
+            ) from error
+
+    def _check_there(self) -> None:
+        """Raises :class:`StoreError` where the file was deleted or replaced since it was opened."""
+        if _identity(self.path) != self._identity:
+            raise StoreError(
+                f"the store {self.path} was deleted or replaced while it was in use, so nothing is "
+                "written. Put it back, or close the session and begin again with what is there now"
+            )
+
+    def _open_copy(self) -> sqlite3.Connection:
+        """Open a copy of another user's store: to open it would write beside it."""
+        self._copy = tempfile.TemporaryDirectory(prefix="clusterjob-")
+        target = Path(self._copy.name, self.path.name)
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(f"{self.path}{suffix}", f"{target}{suffix}")
+        connection = sqlite3.connect(
+            target, isolation_level=None, check_same_thread=False
+        )
+        self._prepare(connection)
+        self._connection, self._pid = connection, os.getpid()
+        self._data_version = None
+        return connection
+
+    def close(self) -> None:
+        super().close()
+        if self._copy is not None:
+            self._copy.cleanup()
+            self._copy = None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         version = _version(connection)
@@ -248,6 +312,21 @@ def filesystem(path: Path) -> str:
 def is_shared(path: Path) -> bool:
     """Whether a path is on a file system that other machines may use at the same time."""
     return filesystem(path).startswith(_SHARED)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _empty() -> sqlite3.Connection:
+    """Return what a store that is not there has."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(SCHEMA)
+    return connection
 
 
 def _version(connection: sqlite3.Connection) -> int:
