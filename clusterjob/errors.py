@@ -153,7 +153,12 @@ class SubmissionError(ClusterJobError):
 
 
 class StoreError(ClusterJobError):
-    """The store cannot be read or written, or another version of clusterjob wrote it."""
+    """The store cannot be read or written, or another version of clusterjob wrote it.
+
+    ``is_corrupt``: it is proven to be broken, and can only be made anew.
+    """
+
+    is_corrupt = False
 
 
 class JobNotFoundError(ClusterJobError):

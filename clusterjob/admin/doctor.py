@@ -76,6 +76,14 @@ class _Doctor:
 
     def _examine_store(self) -> Iterator[Finding]:
         report = self.store.examine()
+        if report.broken and not report.corrupt:
+            yield Finding(
+                "store",
+                False,
+                report.broken,
+                advice="see to that; the store itself is not known to be broken, and stays",
+            )
+            return
         if report.broken:
             finding = Finding(
                 "store",

@@ -64,6 +64,7 @@ class Report:
     facts: dict[str, str] = field(default_factory=dict)
     damaged: list[Damaged] = field(default_factory=list)
     broken: str = ""
+    corrupt: bool = False  # it can only be made anew; else it cannot be read now
 
 
 class Store(ABC):
@@ -206,7 +207,9 @@ class Store(ABC):
 
     @abstractmethod
     def rebuild(self) -> str:
-        """Make a broken store anew of all that can be read; return where the old one was put."""
+        """Make a broken store anew of all that can be read; say where the old one was put, and what
+        was saved. Raises :class:`StoreError` for one that is not proven to be broken.
+        """
 
     @abstractmethod
     def import_records(self, records: Sequence[Record]) -> int:

@@ -33,7 +33,12 @@ from clusterjob.store.base import (
     newer_version_error,
     take_over_one,
 )
-from clusterjob.store.owner import check_not_public, foreign_error, foreign_owner
+from clusterjob.store.owner import (
+    check_not_public,
+    foreign_error,
+    foreign_owner,
+    is_missing,
+)
 from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
 
 _Stamp = tuple[int, int, int]
@@ -310,7 +315,7 @@ class FileStore(Store):
             )
         if self._ready:
             return
-        is_new = not self.exists()
+        is_new = is_missing(self.folder / "records")
         if is_new and not write:
             return
         try:

@@ -44,6 +44,20 @@ def check_not_public(paths: Iterable[str | os.PathLike[str]]) -> None:
             )
 
 
+def is_missing(path: str | os.PathLike[str]) -> bool:
+    """Whether nothing has this path. Raises :class:`StoreError` where nothing could have it."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise StoreError(
+            f"the store {os.fspath(path)} cannot be made or read: {error.strerror}. Name another "
+            "folder with JobScript.cache_folder or $CLUSTERJOB_STORE"
+        ) from error
+    return False
+
+
 def user_name(uid: int) -> str:
     """Return a user's name, or the number where it has none."""
     import pwd

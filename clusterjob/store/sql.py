@@ -297,8 +297,9 @@ class SqlStore(Store):
                         report.damaged.append(reading)
                 report.facts["records"] = str(count)
                 report.broken = self._broken(connection)
+                report.corrupt = bool(report.broken)
         except StoreError as error:
-            report.broken = str(error)
+            report.broken, report.corrupt = str(error), error.is_corrupt
         return report
 
     def import_records(self, records: Sequence[Record]) -> int:

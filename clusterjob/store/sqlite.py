@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clusterjob.errors import StoreError
 from clusterjob.store.base import VERSION, Damaged, newer_version_error
-from clusterjob.store.owner import check_not_public, foreign_error, foreign_owner
+from clusterjob.store.owner import (
+    check_not_public,
+    foreign_error,
+    foreign_owner,
+    is_missing,
+)
 from clusterjob.store.record import Record
 from clusterjob.store.sql import (
     SCHEMA,
@@ -40,6 +46,16 @@ _SHARED = (
         "fuse.",
     ),
     *("9p", "orangefs", "pvfs", "panfs", "wekafs", "gfs2", "ocfs2"),
+)
+
+
+# what SQLite says of a file that is broken, or none of its own
+_CORRUPT = (
+    "malformed",
+    "not a database",
+    "corrupt",
+    "no such table",
+    "no such column",
 )
 
 
@@ -91,20 +107,46 @@ class SqliteStore(SqlStore):
         return str(target)
 
     def rebuild(self) -> str:
+        if not self.examine().corrupt:
+            raise StoreError(
+                f"the store {self.path} is not broken: it stays as it is"
+            )
         with self._lock:
             self.close()
             records = list(_salvage(self.path))
+            there = _count_rows(self.path)
+            new = self._make_anew(records)
             old = self.path.with_name(
                 f"{self.path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}"
             )
-            for suffix in ("", "-wal", "-shm", "-journal"):
+            for suffix in ("-wal", "-shm", "-journal", ""):
                 part = self.path.with_name(self.path.name + suffix)
                 if part.exists():
                     part.rename(old.with_name(old.name + suffix))
-            with self._transaction() as connection:
+            new.rename(self.path)
+        lost = "how many were lost cannot be told" if there is None else ""
+        lost = lost or f"{max(0, there - len(records))} were lost"
+        return f"{old}; {len(records)} records were saved, {lost}"
+
+    def _make_anew(self, records: Sequence[Record]) -> Path:
+        """Write a whole store beside this one; where that fails, nothing of it stays."""
+        new = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        try:
+            connection = sqlite3.connect(new, isolation_level=None)
+            with contextlib.closing(connection):
+                connection.execute("PRAGMA synchronous = FULL")
+                self._prepare(connection)
+                connection.execute("BEGIN IMMEDIATE")
                 insert(connection, records, current=None)
                 make_newest_current(connection, {record.key for record in records})
-        return str(old)
+                connection.execute("COMMIT")
+        except BaseException as error:
+            new.unlink(missing_ok=True)
+            if isinstance(error, sqlite3.Error):
+                raise self._explain(error) from error
+            raise
+        return new
 
     @property
     def owner(self) -> str:
@@ -144,7 +186,7 @@ class SqliteStore(SqlStore):
         owner = self.owner
         if write and owner:
             raise foreign_error(self.url, owner)
-        if not write and not self.exists():
+        if not write and is_missing(self.path):
             return _empty()
         if owner:
             return self._open_copy()
@@ -277,11 +319,15 @@ class SqliteStore(SqlStore):
                     f"the store {self.path} cannot be written: {words}. "
                     "Make room or mend the permissions, and run again"
                 )
-        return StoreError(
+        if not any(word in words for word in _CORRUPT):
+            return StoreError(f"the store {self.path} cannot be used: {words}")
+        found = StoreError(
             f"the store {self.path} is damaged or no store ({words}). Nothing was changed. "
             "'clusterjob doctor --fix' makes a new one of what can be read of it; "
             "or restore it from a backup"
         )
+        found.is_corrupt = True
+        return found
 
 
 def filesystem(path: Path) -> str:
@@ -363,6 +409,18 @@ def _salvage(path: Path) -> Iterator[Record]:
                 if record.token not in seen:
                     seen.add(record.token)
                     yield record
+
+
+def _count_rows(path: Path) -> int | None:
+    """Return how many records a broken file had, where that can still be told."""
+    with contextlib.suppress(sqlite3.Error):
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        with contextlib.closing(connection):
+            found: int = connection.execute(
+                "SELECT COUNT(*) FROM records"
+            ).fetchone()[0]
+            return found
+    return None
 
 
 def _readable(

@@ -178,7 +178,8 @@ def test_check_says_what_works_and_records_the_conversation() -> None:
         (["submit", "good.sh"], "'greeting' is undefined"),
         (["submit", "bad.sh", "-r", "threads=4000"], "refused 'bad'"),
         (["submit", "bad.sh", "-w", "/proc/nowhere"], "cannot be written"),
-        (["--store", "/proc/nowhere", "list"], "cannot be made"),
+        (["--store", "/proc/nowhere", "list"], "there is no store"),
+        (["--store", "/proc/nowhere", "submit", "bad.sh"], "cannot be made"),
     ],
 )
 def test_bad_input_is_one_clear_error(arguments: list[str], words: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -12,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from clusterjob import JobScript, Session, StoreError, submit
+from clusterjob.session import close_default_sessions
 from clusterjob.store import Phase, open_store
 
 STRANGER = 60_001
 pytestmark = pytest.mark.usefixtures("spool")
 
 
-def run(*arguments: str, code: int = 0, cwd: str = ".") -> str:
+def run(*arguments: str, code: int | None = 0, cwd: str = ".") -> str:
     done = subprocess.run(
         [sys.executable, "-m", "clusterjob", *arguments],
         capture_output=True,
@@ -27,7 +31,7 @@ def run(*arguments: str, code: int = 0, cwd: str = ".") -> str:
         cwd=cwd,
     )
     assert "Traceback" not in done.stderr
-    assert done.returncode == code, done.stdout + done.stderr
+    assert code is None or done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -154,3 +158,66 @@ def test_a_store_that_was_deleted_is_noticed_before_the_next_write(url: str) -> 
             session.submit(JobScript("true", "two"))
     assert not folder.exists()
     assert not Path("two").exists()
+
+
+# -- mending ---------------------------------------------------------------------------------------
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def test_the_doctor_leaves_a_store_of_a_newer_version_alone() -> None:
+    submit(JobScript("true", "one")).wait(30)
+    close_default_sessions()
+    with contextlib.closing(
+        sqlite3.connect(".clusterjob/store.sqlite")
+    ) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = contents(".clusterjob")
+    words = run("doctor", "--fix", code=1)
+    assert "newer clusterjob" in words
+    assert "--fix" not in words
+    assert contents(".clusterjob").keys() == before.keys()
+    assert contents(".clusterjob")["store.sqlite"] == before["store.sqlite"]
+
+
+def test_the_doctor_leaves_a_store_on_a_full_disk_alone() -> None:
+    disk = Path("disk").absolute()
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        with Session("disk/store") as session:
+            session.submit(JobScript("true", "one")).wait(30)
+        Path("disk/store/store.sqlite").rename("disk/store/whole")
+        damaged = bytearray(Path("disk/store/whole").read_bytes())
+        with contextlib.suppress(OSError), Path("disk/fill").open("wb") as file:
+            while True:
+                file.write(b"x" * 1024)
+                file.flush()
+        Path("disk/store/whole").rename("disk/store/store.sqlite")
+        assert not [name for name in os.listdir("disk/store") if "broken" in name]
+        run("--store", "disk/store", "doctor", "--fix", code=None)
+        assert Path("disk/store/store.sqlite").read_bytes() == bytes(damaged)
+        # and where it is broken, and there is no room for a new one
+        damaged[4096 : 4096 * 3] = os.urandom(4096 * 2)
+        with Path("disk/store/store.sqlite").open("r+b") as file:
+            file.write(bytes(damaged))
+        run("--store", "disk/store", "doctor", "--fix", code=1)
+        assert Path("disk/store/store.sqlite").read_bytes() == bytes(damaged)
+        assert not [name for name in os.listdir("disk/store") if "broken" in name]
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_the_doctor_says_what_was_saved() -> None:
+    for number in range(3):
+        submit(JobScript("true", f"job{number}")).wait(30)
+    close_default_sessions()
+    store = Path(".clusterjob/store.sqlite")
+    store.write_bytes(store.read_bytes()[:-4096])
+    words = run("doctor", "--fix", code=None)
+    assert re.search(r"broken-[\d-]+; \d records were saved", words)
+    assert run("doctor", code=None)

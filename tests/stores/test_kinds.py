@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import stat
 import sys
@@ -147,9 +148,11 @@ def test_a_store_of_version_1_is_brought_up_to_date_with_a_backup() -> None:
 def test_the_journal_follows_the_file_system(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert the_sqlite().examine().facts["journal"].startswith("wal")
-    monkeypatch.setattr(sqlite, "is_shared", lambda path: True)
-    assert the_sqlite("elsewhere").examine().facts["journal"].startswith("delete")
+    for folder, journal in ((".clusterjob", "wal"), ("elsewhere", "delete")):
+        store = the_sqlite(folder)
+        store.claim([record()], never)
+        assert store.examine().facts["journal"].startswith(journal)
+        monkeypatch.setattr(sqlite, "is_shared", lambda path: True)
 
 
 def test_file_systems_are_told_apart() -> None:
@@ -178,7 +181,8 @@ def test_a_broken_store_is_made_anew_of_what_can_be_read() -> None:
     content[middle : middle + 8192] = os.urandom(8192)
     store.path.write_bytes(content)
     assert store.examine().broken
-    kept = store.rebuild()
+    kept, _, saved = store.rebuild().partition("; ")
+    assert re.fullmatch(r"\d+ records were saved, .* lost.*", saved)
     assert Path(kept).read_bytes() == content
     report = store.examine()
     assert report.broken == ""
