@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from clusterjob.errors import StoreError
+from clusterjob.new_file import open_beside
 from clusterjob.store import Record
 
 
@@ -19,8 +20,7 @@ def write_dump(path: str | os.PathLike[str], url: str, record: Record) -> None:
         "spec": json.loads(record.spec_json),
     }
     target = Path(path)
-    part = target.with_name(f"{target.name}.part{os.getpid()}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor, part = open_beside(target)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(json.dumps(contents, indent=1))
     part.replace(target)

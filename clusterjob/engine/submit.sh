@@ -74,9 +74,27 @@ cj_worker() {
     exec 3>"$cj_tmp/$cj_me.answers"
 }
 
+# cj_guard FOLDER: what is submitted stands in the folder of the batch, and that in one for all of
+# them: nobody else may put another script there.
+cj_guard() {
+    for cj_dir in "${1%/*}" "$1"; do
+        # shellcheck disable=SC3067  # dash, ksh and busybox have it too
+        if [ ! -O "$cj_dir" ]; then
+            echo "$cj_dir belongs to somebody else, who could put other scripts there: use another workdir" >&2
+            return 1
+        fi
+        case $(ls -ldL "$cj_dir") in d????w* | d???????w*)
+            echo "others may write to $cj_dir, and could put other scripts there: chmod go-w it" >&2
+            return 1
+            ;;
+        esac
+    done
+}
+
 # cj_enter WORKDIR FOLDER: go where the next jobs are submitted from.
 cj_enter() {
-    cd "$1" && (umask 077; mkdir -p "$2" && : >>"$2/receipts") || exit $cj_exit_folder_unusable
+    cd "$1" && (umask 077; mkdir -p "$2") && cj_guard "$2" && : >>"$2/receipts" ||
+        exit $cj_exit_folder_unusable
     exec 4>>"$2/receipts"
     cj_known=
     [ ! -s "$2/receipts" ] || cj_known=$cj_newline$(cat "$2/receipts")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from clusterjob.errors import CommandError
 from clusterjob.files.outgoing import Upload, encode
+from clusterjob.new_file import open_beside
 from clusterjob.transport import RecordingTransport, RemoteTransport, Transport
 
 _HINT = "Choose a workdir (or rootdir) that you may write to, or make room there."
@@ -46,7 +47,7 @@ def write_here(files: Sequence[Upload]) -> None:
         try:
             folder = os.path.dirname(file.path)
             if folder not in made:
-                os.makedirs(folder, mode=0o700, exist_ok=True)
+                _make_folder(folder)
                 made.add(folder)
             _write(file)
         except OSError as error:
@@ -58,13 +59,26 @@ def write_here(files: Sequence[Upload]) -> None:
             ) from error
 
 
+def _make_folder(folder: str) -> None:
+    """Make a folder, and the one that it is in, for their owner only."""
+    if os.path.isdir(folder):
+        return
+    os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+
+
 def _write(file: Upload) -> None:
-    """Write one file; where something goes wrong, no part of it stays."""
+    """Write one file, and that into no file or link that is there; no part of it stays where
+    something goes wrong.
+    """
     mode = 0o700 if file.executable else 0o600
-    path = f"{file.path}.part{os.getpid()}" if file.replace else file.path
-    how = os.O_TRUNC if file.replace else os.O_EXCL
+    if file.replace:
+        descriptor, part = open_beside(file.path, mode)
+        path = str(part)
+    else:
+        path = file.path
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, mode)
         if isinstance(file.content, Path):
             with (
                 os.fdopen(descriptor, "wb") as target,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
+from clusterjob.new_file import open_beside
 from clusterjob.store.base import (
     OLD_KEYS,
     SHORTEST_KEY,
@@ -368,9 +369,8 @@ class FileStore(Store):
 
     def _write(self, path: Path, text: str) -> None:
         """Write a file whole or not at all, and on disk before it gets its name."""
-        part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        descriptor, part = open_beside(path)
         try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(
                 descriptor, "w", encoding="utf-8", errors="surrogatepass"
             ) as file:

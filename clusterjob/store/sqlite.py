@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import sqlite3
 import tempfile
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clusterjob.errors import StoreError
+from clusterjob.new_file import open_beside
 from clusterjob.store.base import VERSION, Damaged, newer_version_error
 from clusterjob.store.owner import (
     check_not_public,
@@ -130,8 +130,8 @@ class SqliteStore(SqlStore):
 
     def _make_anew(self, records: Sequence[Record]) -> Path:
         """Write a whole store beside this one; where that fails, nothing of it stays."""
-        new = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
-        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        descriptor, new = open_beside(self.path)
+        os.close(descriptor)
         try:
             connection = sqlite3.connect(new, isolation_level=None)
             with contextlib.closing(connection):
@@ -278,8 +278,8 @@ class SqliteStore(SqlStore):
     def _back_up(self, connection: sqlite3.Connection, version: int) -> None:
         target = self.path.with_name(f"{self.path.name}.version-{version}")
         if not target.exists():
-            part = target.with_name(f"{target.name}.part{os.getpid()}")
-            os.close(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+            descriptor, part = open_beside(target)
+            os.close(descriptor)
             copy = sqlite3.connect(part)
             try:
                 connection.backup(copy)
