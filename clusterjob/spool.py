@@ -27,6 +27,7 @@ import contextlib
 import ctypes
 import fcntl
 import gc
+import hashlib
 import json
 import os
 import re
@@ -67,6 +68,8 @@ CREATE TABLE dependencies (parent INTEGER, child INTEGER, PRIMARY KEY (parent, c
 CREATE INDEX by_end ON tasks (ended);
 CREATE INDEX held_ones ON tasks (job) WHERE held = 1;
 """
+# the script as it was submitted
+_TO_3 = "ALTER TABLE jobs ADD COLUMN digest TEXT DEFAULT ''"
 _OPTIONS = (
     "token",
     "job-name",
@@ -119,11 +122,12 @@ def prepare(database: sqlite3.Connection, path: str) -> None:
     # writing ahead needs memory that all openers share, which no network file system has
     if not is_shared(path):
         database.execute("PRAGMA journal_mode = WAL")
-    if database.execute("PRAGMA user_version").fetchone()[0] >= 2:
+    if database.execute("PRAGMA user_version").fetchone()[0] >= 3:
         return
     database.execute("BEGIN IMMEDIATE")
     version = database.execute("PRAGMA user_version").fetchone()[0]
     statements = [_SCHEMA] * (version < 1) + [_TO_2] * (version < 2)
+    statements += [_TO_3] * (version < 3)
     for statement in "".join(statements).split(";"):
         database.execute(statement)
     if version == 1:
@@ -131,7 +135,7 @@ def prepare(database: sqlite3.Connection, path: str) -> None:
             "SELECT id, after FROM jobs WHERE after != '[]'"
         ).fetchall():
             hold(database, row["id"], json.loads(row["after"]))
-    database.execute("PRAGMA user_version = 2")
+    database.execute("PRAGMA user_version = 3")
     database.execute("COMMIT")
 
 
@@ -241,11 +245,15 @@ def read_job(script: str, workdir: str) -> tuple[dict[str, Any], list[int]]:
     """Return the row of a job, and the indices of its tasks. Raises SpoolError."""
     path = os.path.join(workdir, script)
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            options = read_options(file)
+        with open(path, "rb") as file:
+            content = file.read()
     except OSError as error:
         raise SpoolError("%s: %s" % (script, error.strerror))
-    return job_values(path, workdir, options), indices(options.get("array"))
+    lines = content.decode("utf-8", "surrogateescape").split("\n")
+    options = read_options(lines)
+    values = job_values(path, workdir, options)
+    values["digest"] = hashlib.sha256(content).hexdigest()
+    return values, indices(options.get("array"))
 
 
 def insert(
@@ -308,6 +316,15 @@ def job_values(script: str, workdir: str, options: dict[str, str]) -> dict[str, 
         "submitted": time.time(),
         "environment": json.dumps(dict(os.environ)),
     }
+
+
+def check_script(path: str, digest: str) -> None:
+    """Raises SpoolError for a script that is not the one that was submitted."""
+    if not digest:  # an older version queued it
+        return
+    with open(path, "rb") as file:
+        if hashlib.sha256(file.read()).hexdigest() != digest:
+            raise SpoolError("%s was changed after the job was submitted" % path)
 
 
 def number_of(options: dict[str, str], name: str, default: int) -> int:
@@ -870,6 +887,7 @@ class Shepherd:
                 SPOOL_HOST=socket.gethostname(),
                 SPOOL_MARK=mark_of(self.job, self.index),
             )
+            check_script(self.row["script"], self.row["digest"])
             os.execve("/bin/sh", ["/bin/sh", self.row["script"]], environment)
         except BaseException as error:
             with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterjob import JobScript, SubmissionError, submit
+from clusterjob import JobScript, Status, SubmissionError, submit
 
 STRANGER = 60_001
 pytestmark = pytest.mark.usefixtures("spool")
@@ -50,3 +50,17 @@ def test_no_file_is_written_through_a_link_that_can_be_foreseen() -> None:
     submit(JobScript("true", "one", filename="run.sh")).wait(30)
     assert Path("victim").read_text() == "precious"
     assert Path("run.sh").is_file()
+
+
+def test_the_embedded_scheduler_runs_what_was_submitted() -> None:
+    submit(JobScript("until [ -e go ]; do sleep 0.1; done", "first", threads=1))
+    parent = submit(JobScript("until [ -e go ]; do sleep 0.1; done", "parent"))[0]
+    child = submit(JobScript("touch ran", "child"), after=[parent])[0]
+    script = Path(child.record.folder, f"{child.record.token}.sh")
+    script.write_text("#!/bin/sh\ntouch swapped\n")
+    Path("go").touch()
+    assert child.wait(30)
+    assert child.status is Status.FAILED
+    assert "was changed after the job was submitted" in child.stderr()
+    assert not Path("ran").exists()
+    assert not Path("swapped").exists()
