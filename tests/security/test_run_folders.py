@@ -25,7 +25,7 @@ def test_our_own_folder_is_private() -> None:
 def test_a_folder_that_others_may_write_to_is_refused(mode: int) -> None:
     Path(".clusterjob-runs").mkdir()
     Path(".clusterjob-runs").chmod(mode)
-    with pytest.raises(SubmissionError, match="others may write to .*chmod go-w"):
+    with pytest.raises(SubmissionError, match=r"others may write to .*chmod go-w"):
         submit(JobScript("touch ran", "one"))
     assert not Path("ran").exists()
     Path(".clusterjob-runs").chmod(0o755)
