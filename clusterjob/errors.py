@@ -30,6 +30,9 @@ from collections.abc import Iterable
 from typing import Any
 
 
+_SHOWN = 1000  # characters of each end of what a command said
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest known word, else the known ones or nothing."""
     words = sorted(set(known))
@@ -77,6 +80,14 @@ class RenderError(ClusterJobError):
     """A template cannot be rendered: the message has the variable, the line and the known names."""
 
 
+def shorten(text: str) -> str:
+    """Leave out the middle of a long text: how it begins and ends says what it is."""
+    left_out = len(text) - 2 * _SHOWN
+    if left_out <= 0:
+        return text
+    return f"{text[:_SHOWN]} [... {left_out:,} characters ...] {text[-_SHOWN:]}"
+
+
 class CommandError(ClusterJobError):
     """A command failed: what was run, its exit code, and what came back on both streams."""
 
@@ -98,11 +109,11 @@ class CommandError(ClusterJobError):
         )
         lines = [what]
         if command:
-            lines.append(f"  command: {command.strip()}")
+            lines.append(f"  command: {shorten(command.strip())}")
         if exit_code is not None:
             lines.append(f"  exit code: {exit_code}")
         lines += [
-            f"  {name}: {text.strip()}"
+            f"  {name}: {shorten(text.strip())}"
             for name, text in (("stdout", stdout), ("stderr", stderr))
             if text.strip()
         ]

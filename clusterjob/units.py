@@ -7,6 +7,7 @@ import re
 
 from clusterjob.errors import SettingsError
 
+_N = "[0-9]{1,15}"  # nobody's number has more digits
 _SECONDS = {
     "s": 1,
     "sec": 1,
@@ -51,9 +52,9 @@ def _parse_time(value: int | float | str) -> float | None:
     if isinstance(value, (int, float)):
         return value * 60
     text = value.strip().lower()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if re.fullmatch(rf"{_N}(\.[0-9]+)?", text):
         return float(text) * 60
-    if match := re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text):
+    if match := re.fullmatch(rf"(?:({_N})-)?({_N})(?::({_N}))?(?::({_N}))?", text):
         days, *parts = match.groups()
         numbers = [int(part) for part in parts if part is not None]
         if days is not None:  # D-HH[:MM[:SS]]
@@ -63,10 +64,10 @@ def _parse_time(value: int | float | str) -> float | None:
         return float(
             sum(number * 60**power for power, number in enumerate(reversed(numbers)))
         )
-    pieces = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
+    pieces = re.findall(rf"({_N}(?:\.[0-9]+)?)\s*([a-z]+)\s*", text)
     if (
         pieces
-        and re.fullmatch(r"(\d+(\.\d+)?\s*[a-z]+\s*)+", text)
+        and re.fullmatch(rf"({_N}(\.[0-9]+)?\s*[a-z]+\s*)+", text)
         and all(unit in _SECONDS for _, unit in pieces)
     ):
         return sum(float(number) * _SECONDS[unit] for number, unit in pieces)
@@ -84,7 +85,7 @@ def parse_memory(value: int | float | str) -> int:
         megabytes = value
     elif isinstance(value, str) and (
         match := re.fullmatch(
-            r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper()
+            rf"({_N}(?:\.[0-9]+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper()
         )
     ):
         megabytes = float(match[1]) * _MEGABYTES[match[2]]
@@ -127,7 +128,7 @@ def seconds_of(text: str) -> float | None:
     ``[D-]HH:MM:SS``. None if it is none.
     """
     match = re.fullmatch(
-        r"(?:(\d+)-)?(?:(\d+):)?(?:(\d+):)?(\d+(?:\.\d+)?)\s*(?:s|second\(s\))?",
+        rf"(?:({_N})-)?(?:({_N}):)?(?:({_N}):)?({_N}(?:\.[0-9]+)?)\s*(?:s|second\(s\))?",
         text.strip(),
     )
     if not match:
@@ -145,7 +146,7 @@ def megabytes_of(text: str, default_unit: str = "B") -> float | None:
     Gbytes``, ``0.000B``. None if it is none.
     """
     match = re.fullmatch(
-        r"(\d+(?:\.\d+)?)\s*([KMGTB]?)(?:I?B(?:YTE)?)?S?", text.strip().upper()
+        rf"({_N}(?:\.[0-9]+)?)\s*([KMGTB]?)(?:I?B(?:YTE)?)?S?", text.strip().upper()
     )
     if not match:
         return None

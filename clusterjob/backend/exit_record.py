@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from clusterjob.fields import epoch_of, number_of, show
+from clusterjob.status import Reason
+
 # what the shell's `times` prints: user and system time of the shell, then of its children
-_TIMES = re.compile(r"(\d+)m([\d.,]+)s (\d+)m([\d.,]+)s")
+_TIME = r"([0-9]{1,9})m([0-9]{1,9}(?:[.,][0-9]{1,9})?)s"
+_TIMES = re.compile(f"{_TIME} {_TIME}")
 
 
 @dataclass
@@ -14,7 +18,8 @@ class ExitRecord:
     """What is known of a job's last run.
 
     ``exit_code`` None: it has not ended, or was killed before it could say. Times are in s since
-    the epoch, by the clock of the job's host.
+    the epoch, by the clock of the job's host. ``unread`` are lines that could not be read: the job
+    itself can write there.
     """
 
     job_id: str
@@ -24,19 +29,21 @@ class ExitRecord:
     ended: float | None = None
     limit: int | None = None  # s
     exit_code: int | None = None
-    reason: str = ""
+    reason: Reason | None = None
     warned: list[tuple[str, float]] = field(default_factory=list)  # signal, when
     cpu: float | None = None  # s
+    unread: list[str] = field(default_factory=list)
 
 
 def read_exit_record(text: str) -> ExitRecord | None:
     """Read an exit record; of several runs of a requeued job the last one counts.
 
-    None for text that is no exit record.
+    None for text that is no exit record. Without a code that could be read a job has not ended, as
+    far as its record knows.
     """
     record: ExitRecord | None = None
     times: list[float] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         key, equals, value = line.partition("=")
         if key == "job":
             record = ExitRecord(job_id=value)
@@ -55,6 +62,8 @@ def read_exit_record(text: str) -> ExitRecord | None:
         return None
     if record.ended is None:
         record.exit_code = None  # half written
+    if record.exit_code is None:
+        record.ended = None
     record.cpu = times[1] if len(times) > 1 else None
     return record
 
@@ -63,19 +72,33 @@ def _note(record: ExitRecord, key: str, value: str) -> None:
     """Take one line of a run over; a line that is cut off says nothing."""
     if key == "warned":
         name, _, when = value.partition(" ")
-        record.warned.append((name, float(when) if when.isdigit() else 0.0))
-    elif key == "reason":
-        record.reason = value
-    elif not value.isdigit():
+        record.warned.append((name, epoch_of(when) or 0.0))
         return
-    elif key == "start":
-        record.started = float(value)
-    elif key == "limit":
-        record.limit = int(value)
-    elif key == "exit":
-        record.exit_code = int(value)
-    elif key == "end":
-        record.ended = float(value)
+    if key in ("start", "end"):
+        seconds = epoch_of(value)
+        if key == "start":
+            record.started = seconds
+        else:
+            record.ended = seconds
+        is_read = seconds is not None
+    elif key in ("exit", "limit"):
+        number = number_of(value)
+        is_read = number is not None and number >= 0
+        if key == "limit":
+            record.limit = number if is_read else None
+        else:
+            is_read = number in range(256)
+            record.exit_code = number if is_read else None
+    elif key == "reason":
+        record.reason = _REASONS.get(value)
+        is_read = record.reason is not None
+    else:
+        return
+    if not is_read and value:
+        record.unread.append(show(f"{key}={value}"))
+
+
+_REASONS = {reason.value: reason for reason in Reason}
 
 
 def _total(match: re.Match[str]) -> float:

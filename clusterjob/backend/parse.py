@@ -5,25 +5,27 @@ Nothing is raised: what cannot be read is kept, and with any of that absence pro
 
 from __future__ import annotations
 
-import calendar
-import functools
 import json
 import re
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from clusterjob import units
+from clusterjob.fields import number_of, show, time_of
 from clusterjob.backend.model import Output
 
-_TIME_FORMATS = (
-    "%Y-%m-%dT%H:%M:%S",
-    "%a %b %d %H:%M:%S %Y",
-    "%m/%d/%Y %H:%M:%S",
-    "%Y-%m-%d %H:%M:%S",
-)
+_LINE = 1 << 16  # characters of a line
+_LINES = 2_000_000  # of one answer
 # 12, 12.server, 12[].server, 12[3].server
-_NUMBERED_ID = re.compile(r"(\d+)(?:\[(\d*)\])?(?:\..*)?")
+_NUMBERED_ID = re.compile(r"([0-9]+)(?:\[([0-9]*)\])?(?:\..*)?")
+# Grid Engine's has words behind it: "137   (Killed)"
+_WHOLE = re.compile(r"-?[0-9]{1,9}(?![0-9A-Za-z_])", re.ASCII)
+_TIMES = ("submitted", "started", "ended")
+_ENDS = ("exit", "signal", "wait_status")
+# what schedulers print where there is nothing to say
+_NOTHING = frozenset(
+    ("", "-", "-/-", "--", "Unknown", "None", "N/A", "NONE", "UNLIMITED", "undefined")
+)
 _KEY = re.compile(r"\{(\w[\w.]*)\}")
 
 
@@ -45,11 +47,12 @@ class Answer:
     member: str | None = None  # the cluster of a multi-cluster scheduler
     # a part of a job (Slurm's 12.batch): it counts for the usage alone
     step: bool = False
+    unread: list[str] = field(default_factory=list)  # fields, as they are told
 
 
 @dataclass
 class Reading:
-    """All answers of one command, and the lines that could not be read."""
+    """All answers of one command, and the lines that could not be read, as they are told."""
 
     answers: list[Answer] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
@@ -67,13 +70,25 @@ def read_output(output: Output, text: str) -> Reading:
     for row in rows:
         answer = _answer(output, row)
         if answer is None:
-            reading.unread.append(str(dict(row)))
+            reading.unread.append(show(str(dict(row))))
         else:
             reading.answers.append(answer)
     return reading
 
 
 # -- the three formats -----------------------------------------------------------------------------
+
+
+def _lines_of(text: str, reading: Reading) -> Iterator[str]:
+    """Yield the lines that are not beyond all bounds; what is no line break to a shell is none."""
+    for number, line in enumerate(text.split("\n")):
+        if number >= _LINES:
+            reading.unread.append(f"more than {_LINES:,} lines")
+            return
+        if len(line) > _LINE:
+            reading.unread.append(show(line))
+        else:
+            yield line.removesuffix("\r")
 
 
 def _is_ignored(output: Output, line: str) -> bool:
@@ -84,7 +99,7 @@ def _line_rows(
     output: Output, text: str, reading: Reading
 ) -> Iterator[Mapping[str, str]]:
     assert output.pattern is not None  # the backend was checked when it was read
-    for line in text.splitlines():
+    for line in _lines_of(text, reading):
         if match := output.pattern.search(line):
             yield {
                 name: value
@@ -92,7 +107,7 @@ def _line_rows(
                 if value is not None
             }
         elif line.strip() and not _is_ignored(output, line):
-            reading.unread.append(line)
+            reading.unread.append(show(line))
 
 
 def _block_rows(
@@ -102,7 +117,7 @@ def _block_rows(
     assert output.entry is not None
     block: dict[str, str] | None = None
     last = ""
-    for line in text.splitlines():
+    for line in _lines_of(text, reading):
         if match := output.start.search(line):
             if block:
                 yield _rename(output, block)
@@ -117,7 +132,7 @@ def _block_rows(
             last = match["key"]
             block[last] = match["value"]
         elif line.strip() and not _is_ignored(output, line):
-            reading.unread.append(line)
+            reading.unread.append(show(line))
     if block:
         yield _rename(output, block)
 
@@ -128,15 +143,18 @@ def _json_rows(
     if not text.strip():
         return
     try:
-        jobs: object = json.loads(text, strict=False)
-    except ValueError as error:
-        reading.unread.append(f"not JSON: {error}")
+        # numbers stay as they are written: one of 5,000 digits is no reason to read nothing
+        jobs: object = json.loads(
+            text, strict=False, parse_int=str, parse_float=str, parse_constant=str
+        )
+    except (ValueError, RecursionError) as error:
+        reading.unread.append(show(f"not JSON: {error}"))
         return
     for part in filter(None, output.jobs.split(".")):
         jobs = jobs.get(part) if isinstance(jobs, dict) else None
     for key, entry in _named_entries(jobs):
         if not isinstance(entry, dict):
-            reading.unread.append(f"not a list of jobs: {json.dumps(entry)}")
+            reading.unread.append(f"not a list of jobs: {show(json.dumps(entry))}")
         elif not _is_ignored(output, json.dumps(entry)):
             yield _rename(output, {"_start": key, **_flatten(entry)})
 
@@ -191,21 +209,35 @@ def _answer(output: Output, row: Mapping[str, str]) -> Answer | None:
     match = _NUMBERED_ID.fullmatch(job_id)  # anything else is an id as it stands
     task = _part(output.task, row.get("task")) or (match[2] if match else "") or ""
     exit_code, signal = parse_exit(row)
+    times = {name: time_of(row.get(name, "")) for name in _TIMES}
+    usage = _usage(row)
     return Answer(
         id=match[1] if match else job_id,
-        task=int(task) if task.isdigit() else None,
+        task=number_of(task),
         state=re.sub(r"\s*\|\s*", "|", row.get("state", "")).strip(),
         why=row.get("why", "").strip(),
         exit_code=exit_code,
         signal=signal,
-        submitted=_epoch(row.get("submitted")),
-        started=_epoch(row.get("started")),
-        ended=_epoch(row.get("ended")),
-        usage=_usage(row),
+        submitted=times["submitted"],
+        started=times["started"],
+        ended=times["ended"],
+        usage=usage,
         token=_part(output.token, row.get("token")),
         member=row.get("cluster"),
         step=bool(row.get("step")),
+        unread=_unread_fields(row, times, exit_code is None and signal is None),
     )
+
+
+def _unread_fields(
+    row: Mapping[str, str], times: Mapping[str, float | None], no_end: bool
+) -> list[str]:
+    """Return the fields that say something, and not what is expected there."""
+    names = [name for name, value in times.items() if value is None]
+    if no_end:
+        names += [name for name in _ENDS if not _WHOLE.match(row.get(name, ""))]
+    said = [(name, row.get(name, "").strip()) for name in names]
+    return [f"{name} {show(text)}" for name, text in said if text not in _NOTHING]
 
 
 def _usage(row: Mapping[str, str]) -> dict[str, float]:
@@ -234,36 +266,18 @@ def parse_exit(row: Mapping[str, str]) -> tuple[int | None, int | None]:
 
     A raw wait status is taken apart (wait(2)); PBS writes a signal as 256 + n, a shell as 128 + n.
     """
-    raw = row.get("wait_status", "")
-    if raw.isdigit():
-        killed_by = int(raw) & 127
-        return (None, killed_by) if killed_by else (int(raw) >> 8, None)
+    raw = number_of(row.get("wait_status", ""))
+    if raw is not None and raw >= 0:
+        killed_by = raw & 127
+        return (None, killed_by) if killed_by else (raw >> 8, None)
     # Grid Engine adds words: "137   (Killed)"
-    number = re.match(r"-?\d+\b", row.get("exit", ""))
+    number = _WHOLE.match(row.get("exit", ""))
     code = int(number[0]) if number else None
-    signal = int(row["signal"]) if row.get("signal", "").isdigit() else 0
-    if signal:
+    signal = number_of(row.get("signal", "")) or 0
+    if signal > 0:
         return code, signal
     if code is None or code < 0:
         return None, None
     if code >= 256:
         return None, code - 256
     return code, code - 128 if 128 < code <= 192 else None
-
-
-@functools.lru_cache(maxsize=8192)
-def _epoch(text: str | None) -> float | None:
-    """Read a time of the scheduler's.
-
-    Seconds since the epoch, or a date in UTC: the commands are asked for that.
-    """
-    if not text:
-        return None
-    if re.fullmatch(r"\d{9,}(\.\d+)?", text):
-        return float(text)
-    for form in _TIME_FORMATS:
-        try:
-            return float(calendar.timegm(time.strptime(text, form)))
-        except ValueError:
-            continue
-    return None

@@ -81,7 +81,17 @@ class _Case:
             if self.task.missing_since is None:
                 self.task.missing_since = self.evidence.now
             self._decide_end(word)
+        self._tell_unread()
         self._note_usage()
+
+    def _tell_unread(self) -> None:
+        """Say what could not be read of what there is about the job."""
+        said = [] if self.own is None else self.own.unread
+        for answer in (self.evidence.listed, self.evidence.history):
+            said = [*said, *(answer.unread if answer is not None else ())]
+        if said:
+            words = f"cannot be read: {', '.join(dict.fromkeys(said))}"
+            self.task.words = f"{self.task.words}; {words}".removeprefix("; ")
 
     # -- what the scheduler says -------------------------------------------------------------------
 
@@ -157,7 +167,7 @@ class _Case:
         signal = code - 128 if 128 < code <= 192 else None
         exit_code = code if signal is None else None
         if own.reason:
-            return self._finish(Status.FAILED, Reason(own.reason), code)
+            return self._finish(Status.FAILED, own.reason, code)
         # the node failed when the job was over
         was_over = code == 0 and not own.warned
         was_over = (

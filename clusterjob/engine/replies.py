@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from clusterjob.backend import Answer, ExitRecord, read_exit_record
 
-_RECEIPT = re.compile(r"=(\w+) (\d+|-) (.*)")
-_OWNER = re.compile(r"^(\w+?)(?:\.\d+)?\.exit:job=(\d+(?:\[\])?)", re.MULTILINE)
+_RECEIPT = re.compile(r"=(\w+) ([0-9]{1,9}|-) (.*)")
+_OWNER = re.compile(
+    r"^(\w+?)(?:\.\d+)?\.exit:job=([0-9]{1,30}(?:\[\])?)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)

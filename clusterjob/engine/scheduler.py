@@ -32,7 +32,8 @@ from clusterjob.engine.scripts import (
     removal_script,
     submission_script,
 )
-from clusterjob.errors import CommandError, TransportError
+from clusterjob.errors import CommandError, TransportError, shorten
+from clusterjob.fields import epoch_of, show
 from clusterjob.files import Upload, digest_script, read_digests, upload
 from clusterjob.shell import (
     ExitCode,
@@ -104,8 +105,10 @@ class Scheduler:
         answer = self._run(script, timeout)
         parts = split_reply(answer.stdout, mark)
         _check_submission(answer, parts)
-        began, ended, failed = (parts["done"] + " ").split(" ", 2)
-        submission = Submission(began=float(began), ended=float(ended))
+        began, ended, failed = (parts["done"].strip() + "   ").split(" ", 2)
+        submission = Submission(
+            began=self._read_time(began), ended=self._read_time(ended)
+        )
         submission.digests = read_digests(parts.get("programs", ""))
         for token, receipt in parse_receipts(parts.get("receipts", "")).items():
             submission.receipts[token] = self._identify(receipt)
@@ -113,12 +116,20 @@ class Scheduler:
             _note_unusable(submission, tickets, answer.stderr.strip())
         return submission
 
+    def _read_time(self, text: str) -> float:
+        """Read a time of the host's clock: s since the epoch. Raises :class:`TransportError`."""
+        seconds = epoch_of(text.strip())
+        if seconds is None:
+            host = self.transport.host or "this machine"
+            raise TransportError(f"{host} says {show(text)} for the time")
+        return seconds
+
     def _identify(self, receipt: Receipt) -> Receipt:
         """Look for the job id in what the scheduler said; banners come before it."""
         pattern = self.backend.outputs.submit.pattern
         if receipt.exit_code != 0 or pattern is None:
             return receipt
-        for line in reversed(receipt.said.splitlines()):
+        for line in reversed(receipt.said.split("\n")):
             match = pattern.search(line)
             if match:
                 words = match.groupdict()
@@ -268,7 +279,7 @@ class Scheduler:
         if not listing.asked:
             words = _without_marks(answer.stderr, mark)
             code = " ".join(codes) or answer.exit_code
-            listing.error = (
+            listing.error = shorten(
                 errors or words or f"a command ended with exit code {code}"
             )
         unread = []
@@ -282,7 +293,7 @@ class Scheduler:
         listing.complete = listing.asked and not unread
         if unread and not listing.error:
             listing.error = (
-                f"{len(unread)} lines could not be read, the first: {unread[0]!r}"
+                f"{len(unread)} lines could not be read, the first: {unread[0]}"
             )
         return listing
 

@@ -20,11 +20,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clusterjob.errors import CommandError, LineBrokenError, TransportError
+from clusterjob.errors import (
+    CommandError,
+    LineBrokenError,
+    SettingsError,
+    TransportError,
+)
 from clusterjob.files.listing import Order, RemoteFile, list_files
 from clusterjob.files.outgoing import encode
 from clusterjob.files.patterns import check_inside, local_name
 from clusterjob.files.progress import Progress
+from clusterjob.new_file import open_beside, open_own
 from clusterjob.shell import quote, quote_all
 from clusterjob.transport import Transport
 
@@ -32,6 +38,7 @@ _LARGE = 8 << 20  # bytes from which on a file travels by itself
 _PORTION = 32 << 20  # bytes of small files that travel together
 _NAMES = 1000  # files that travel together
 _WAITS = (0.2, 1.0, 4.0)  # s before a broken line is tried again
+_HEADERS = 4096  # bytes that tar adds to a file, a long name's too
 _GZIP = 31  # zlib: a gzip header, the largest window
 
 
@@ -113,7 +120,8 @@ def _find_items(transport: Transport, orders: Sequence[Order]) -> list[_Item]:
             for file in files:
                 try:
                     target = _target(order, local_name(pattern, name, file.path))
-                except CommandError as error:
+                    _check_readable(file)
+                except (CommandError, SettingsError) as error:
                     order.error = order.error or str(error)
                     continue
                 order.paths.append(target)
@@ -131,6 +139,13 @@ def _blamed(item: _Item) -> Iterator[None]:
     except CommandError as error:
         item.order.changed |= isinstance(error, _ChangedError)
         item.order.error = item.order.error or str(error)
+
+
+def _check_readable(file: RemoteFile) -> None:
+    if file.odd:
+        raise CommandError(
+            f"output {file.path!r} cannot be read, or has a line break in its name"
+        )
 
 
 def _target(order: Order, name: str) -> Path:
@@ -198,8 +213,16 @@ def _bring_small(
     unpacker = zlib.decompressobj(_GZIP)
     with tempfile.SpooledTemporaryFile(max_size=2 * _PORTION) as archive:
 
+        most = sum(2 * item.file.size + _HEADERS for item in items) + _PORTION
+
         def write(data: bytes) -> None:
-            progress.add(archive.write(unpacker.decompress(data)))
+            while data:
+                progress.add(archive.write(unpacker.decompress(data, _PORTION)))
+                data = unpacker.unconsumed_tail
+                if archive.tell() > most:
+                    raise CommandError(
+                        f"{transport.host or 'tar'} sends far more than the files it listed"
+                    )
 
         done = transport.stream(script, write)
         archive.seek(0)
@@ -233,11 +256,12 @@ def _keep(item: _Item, data: bytes, mode: int) -> None:
     """Write a small file whole or not at all."""
     if item.file.digest and hashlib.sha256(data).hexdigest() != item.file.digest:
         raise _ChangedError(item)
-    part = item.part.with_name(f"{item.part.name}-{os.getpid()}")
     with _writing(item):
         item.target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, part = open_beside(item.part)
         try:
-            part.write_bytes(data)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
             part.chmod(mode & 0o777 | 0o600)
             part.replace(item.target)
         except BaseException:
@@ -250,7 +274,7 @@ def _bring_large(transport: Transport, item: _Item, progress: Progress) -> None:
     part = item.part
     with _writing(item):
         part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file:
+        with open_own(part) as file:
             if file.tell() > item.file.size:
                 file.truncate(0)
             offset = file.tell()
@@ -259,6 +283,8 @@ def _bring_large(transport: Transport, item: _Item, progress: Progress) -> None:
             def write(data: bytes) -> None:
                 file.write(data)
                 progress.add(len(data))
+                if file.tell() > item.file.size:
+                    raise _ChangedError(item)
 
             done = transport.stream(
                 f"tail -c +{offset + 1} {quote(item.source)}", write

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,12 @@ from clusterjob.shell import (
 from clusterjob.store import OutputPattern
 from clusterjob.transport import Transport
 
-_log = logging.getLogger(__name__)
 _LIST = Path(__file__).parent / "list.sh"
 _ROOTS = 500  # files and folders that one command looks for
 # of ls -n: mode, size, name
-_LINE = re.compile(r"(-\S+)\s+\d+\s+\S+\s+\S+\s+(\d+)\s+\S+\s+\S+\s+\S+ \./(.*)")
+_LINE = re.compile(
+    r"(-\S+)\s+\d+\s+\S+\s+\S+\s+([0-9]{1,18})\s+\S+\s+\S+\s+\S+ \./(.*)"
+)
 _SUM = re.compile(r"(\\?)([0-9a-f]{64})  \./(.*)")
 
 
@@ -34,12 +35,14 @@ _SUM = re.compile(r"(\\?)([0-9a-f]{64})  \./(.*)")
 class RemoteFile:
     """A file of a job: its path in the workdir, its size in bytes.
 
-    ``digest`` is its sha256, empty where it was not asked for.
+    ``digest`` is its sha256, empty where it was not asked for. ``odd``: it cannot come, because of
+    its name, or because it could not be read.
     """
 
     path: str
     size: int
     digest: str = ""
+    odd: bool = False
 
 
 @dataclass(eq=False)
@@ -98,26 +101,33 @@ def _read_listing(text: str) -> list[RemoteFile]:
     """Read what ls and sha256sum say; names are relative to the folder they were asked in."""
     sums: dict[str, str] = {}
     sizes: dict[str, int] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if match := _LINE.fullmatch(line):
             sizes[match[3]] = int(match[2])
         elif match := _SUM.fullmatch(line):
-            # coreutils marks names with a backslash in them, and doubles it
-            name = match[3].replace("\\\\", "\\") if match[1] else match[3]
-            sums[name] = match[2]
-    # a line break in a name, or a file that cannot be read
-    odd = [name for name in sizes if sums and name not in sums]
-    if odd:
-        _log.warning(
-            "%d files cannot be read or have odd names, the first: %r",
-            len(odd),
-            odd[0],
-        )
+            sums[_unescape(match[3]) if match[1] else match[3]] = match[2]
+    names = [name for name in {**sizes, **sums} if not _leads_out(name)]
     return [
-        RemoteFile(posixpath.normpath(name), size, sums.get(name, ""))
-        for name, size in sizes.items()
-        if not sums or name in sums
+        RemoteFile(
+            posixpath.normpath(name),
+            sizes.get(name, 0),
+            sums.get(name, ""),
+            # one that could not be summed up, or with a line break that ls printed as one
+            odd=bool(sums) and (name not in sums or name not in sizes),
+        )
+        for name in names
     ]
+
+
+def _unescape(name: str) -> str:
+    """Return a name as it is: coreutils marks those with a backslash or a line break in them."""
+    meant = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
+    return re.sub(r"\\[\\nr]", lambda match: meant[match[0]], name)
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a name below a folder is none, whoever made it up."""
+    return posixpath.normpath(name).startswith(("/", "../")) or name in ("", "..")
 
 
 def _assign(
@@ -137,6 +147,6 @@ def _assign(
             for number in folders.get(folder or ".", ()):
                 for position, (pattern, _) in enumerate(orders[number].wanted):
                     if matches(pattern, path):
-                        own = RemoteFile(path, file.size, file.digest)
+                        own = dataclasses.replace(file, path=path)
                         found[number][position].append(own)
     return found

@@ -10,6 +10,7 @@ from typing import Literal
 
 from clusterjob.backend import Backend
 from clusterjob.errors import CommandError, SettingsError
+from clusterjob.fields import require_number
 from clusterjob.shell import quote, quote_all
 from clusterjob.status import Status
 from clusterjob.store import OnceState, Record
@@ -200,4 +201,6 @@ class LogFollower:
         answer = self._transport.run(
             f"[ -e {self._path} ] || exit {_NOT_THERE}; {start}"
         )
-        return int(answer.stdout) if answer.exit_code == 0 else None
+        if answer.exit_code != 0:
+            return None
+        return require_number(answer.stdout, self._transport.host)

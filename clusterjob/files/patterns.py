@@ -269,9 +269,13 @@ def _expression(pattern: str) -> str:
 
 
 def _character_class(inner: str) -> str:
-    escaped = inner.replace("\\", "\\\\")
-    if escaped.startswith("!"):
+    escaped = inner.replace("\\", "\\\\").replace("[", "\\[")
+    if escaped.startswith(("!", "^")):
         escaped = "^" + escaped[1:]
+    try:
+        re.compile(f"[{escaped}]")
+    except re.error:  # "[!]", "[z-a]": the characters as they stand, as in a shell
+        return re.escape(f"[{inner}]")
     return f"[{escaped}]"
 
 

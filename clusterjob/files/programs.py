@@ -125,7 +125,7 @@ def digest_script(paths: Sequence[str]) -> str:
 
 def read_digests(text: str) -> dict[str, str]:
     """Return the sums that :func:`digest_script` printed, by path."""
-    lines = (line.split(None, 1) for line in text.splitlines())
+    lines = (line.split(None, 1) for line in text.split("\n"))
     return {
         parts[1]: parts[0]
         for parts in lines

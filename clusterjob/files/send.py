@@ -120,7 +120,9 @@ class _Sending:
                 f"cj_compare {number} {quote_all([folder, *sorted(parts)])} {sums}"
             )
         done = self.transport.run("\n".join(lines))
-        there, offsets = _read_comparison(done.stdout, list(folders))
+        there, offsets = _read_comparison(
+            done.stdout, list(folders), self.transport.host
+        )
         missing = [
             file for file in files if not file.digest or file.path not in there
         ]
@@ -218,12 +220,12 @@ class _Sending:
         script = "\n".join(["umask 077", load_shell(_RECEIVE), *lines])
         done = self.transport.run(script)
         self._check(done, items[0].file.path)
-        words = [
-            line.split()
-            for line in done.stdout.splitlines()
+        numbers = [
+            require_number(line.removeprefix("damaged "), self.transport.host)
+            for line in done.stdout.split("\n")
             if line.startswith("damaged ")
         ]
-        return [items[int(number)] for _, number in words]
+        return [items[number] for number in numbers if number < len(items)]
 
     # -- errors ------------------------------------------------------------------------------------
 
@@ -276,18 +278,19 @@ def _sums(files: Iterable[tuple[str, str]]) -> str:
 
 
 def _read_comparison(
-    text: str, folders: Sequence[str]
+    text: str, folders: Sequence[str], host: str
 ) -> tuple[set[str], dict[str, int]]:
     """Read what ``cj_compare`` says: the files that are there, and the sizes of parts."""
     there: set[str] = set()
     offsets: dict[str, int] = {}
     folder = ""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith("="):
-            folder = folders[int(line[1:])]
+            number = require_number(line[1:], host)
+            folder = folders[number] if number < len(folders) else ""
         elif line.startswith("part "):
-            _, part, size = line.split()
-            offsets[part] = int(size)
+            part, _, size = line.removeprefix("part ").rpartition(" ")
+            offsets[part] = require_number(size, host)
         elif line.endswith(": OK"):
             name = line.removeprefix("./").removesuffix(": OK")
             there.add(posixpath.join(folder, name))

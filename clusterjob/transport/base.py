@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Sink = Callable[[bytes], object]
+# bytes that are kept of one answer: the list of a million jobs is shorter
+MOST_OUTPUT, MOST_ERRORS = 256 << 20, 16 << 20
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Transport(Protocol):
 
         A script may be run once more when the line broke while it ran: give it scripts that may be
         repeated. Raises :class:`TransportError` where the host cannot be reached or the script does
-        not end within ``timeout`` seconds. A script that fails is no error here: its exit code says
-        so.
+        not end within ``timeout`` seconds, or prints more than ``MOST_OUTPUT`` or ``MOST_ERRORS``
+        bytes. A script that fails is no error here: its exit code says so.
         """
 
     def stream(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import tempfile
 import threading
-from typing import IO
+import time
+from collections.abc import Mapping
+from typing import IO, cast
 
 from clusterjob.errors import TransportError
-from clusterjob.transport.base import Completed, Hooks, Sink
+from clusterjob.transport.base import MOST_ERRORS, MOST_OUTPUT, Completed, Hooks, Sink
 
 _BLOCK = 1 << 18
 # eval has no limit on the length of a script, as the argument of an exec would. What the script
@@ -29,30 +32,28 @@ class LocalTransport:
 
     def run(self, script: str, timeout: float | None = None) -> Completed:
         """Run a shell script; it and all its children are killed after ``timeout`` seconds."""
-        process = _start(stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with _as_input(script) as source:
+            process = _start(stdin=source, stderr=subprocess.PIPE)
         try:
-            out, err = process.communicate(
-                script.encode("utf-8", "surrogateescape"), timeout
-            )
-        except subprocess.TimeoutExpired:
+            with process.stdout as out, process.stderr as err:
+                said = _receive({out: MOST_OUTPUT, err: MOST_ERRORS}, deadline)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            process.wait(left)
+        except (TimeoutError, subprocess.TimeoutExpired):
             _kill_group(process)
             raise _late(script, timeout) from None
         except BaseException:  # an interrupted wait leaves nothing behind
             _kill_group(process)
             raise
-        return Completed(
-            process.returncode,
-            out.decode("utf-8", "replace"),
-            err.decode("utf-8", "replace"),
-        )
+        stdout, stderr = (data.decode("utf-8", "replace") for data in said)
+        return Completed(process.returncode, stdout, stderr)
 
     def stream(
         self, script: str, sink: Sink, timeout: float | None = None
     ) -> Completed:
         """Run a shell script and pass its output on as it comes."""
-        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as said:
-            source.write(script.encode("utf-8", "surrogateescape"))
-            source.seek(0)
+        with _as_input(script) as source, tempfile.TemporaryFile() as said:
             process = _start(stdin=source, stderr=said)
             late = threading.Timer(
                 timeout or threading.TIMEOUT_MAX, _kill_group, [process]
@@ -74,9 +75,8 @@ class LocalTransport:
             if timeout is not None and process.returncode == -signal.SIGKILL:
                 raise _late(script, timeout)
             said.seek(0)
-            return Completed(
-                process.returncode, "", said.read().decode("utf-8", "replace")
-            )
+            words = said.read(MOST_ERRORS).decode("utf-8", "replace")
+            return Completed(process.returncode, "", words)
 
     def resolve(self, path: str) -> str:
         """Return the absolute path; symbolic links are left alone."""
@@ -84,6 +84,44 @@ class LocalTransport:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _as_input(script: str) -> IO[bytes]:
+    """Return a file of a script, to be read: a pipe of a long one would have to be fed."""
+    file = tempfile.TemporaryFile()
+    file.write(script.encode("utf-8", "surrogateescape"))
+    file.seek(0)
+    return file
+
+
+def _receive(
+    most: Mapping[IO[bytes], int], deadline: float | None
+) -> list[bytearray]:
+    """Read pipes until they end, each up to so many bytes.
+
+    Raises TimeoutError, and :class:`TransportError` for more bytes.
+    """
+    said = {pipe: bytearray() for pipe in most}
+    with selectors.DefaultSelector() as selector:
+        for pipe in most:
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError
+            for key, _ in selector.select(left):
+                pipe = cast("IO[bytes]", key.fileobj)
+                data = os.read(key.fd, _BLOCK)
+                said[pipe] += data
+                if not data:
+                    selector.unregister(pipe)
+                if len(said[pipe]) > most[pipe]:
+                    start = bytes(said[pipe][:200]).decode("utf-8", "replace")
+                    raise TransportError(
+                        f"a command prints more than {most[pipe] >> 20} MB for an answer, which "
+                        f"begins: {start!r}"
+                    )
+    return list(said.values())
 
 
 def _start(

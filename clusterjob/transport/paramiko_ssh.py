@@ -363,6 +363,9 @@ def _receive(
     channel.in_stderr_buffer.set_event(wake)
     while True:
         wake.clear()
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError
         if _drain(channel, out, err):
             last_word = time.monotonic()
             continue
@@ -370,9 +373,6 @@ def _receive(
             if not channel.recv_ready() and not channel.recv_stderr_ready():
                 return
             continue
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            raise TimeoutError
         if time.monotonic() - last_word > wait:
             probe()
             last_word = time.monotonic()
@@ -380,12 +380,12 @@ def _receive(
 
 
 def _drain(channel: Any, out: Sink, err: Sink) -> bool:
-    """Pass on what has come; return whether anything had."""
+    """Pass on some of what has come; return whether anything had."""
     some = False
-    while channel.recv_ready():
+    if channel.recv_ready():
         out(channel.recv(1 << 20))
         some = True
-    while channel.recv_stderr_ready():
+    if channel.recv_stderr_ready():
         err(channel.recv_stderr(1 << 20))
         some = True
     return some

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import random
+import re
 import secrets
 import threading
 import time
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from clusterjob.errors import CommandError, LineBrokenError, TransportError
 from clusterjob.shell import load_shell
-from clusterjob.transport.base import Completed, Hooks, Sink
+from clusterjob.transport.base import MOST_ERRORS, MOST_OUTPUT, Completed, Hooks, Sink
 from clusterjob.transport.host_state import HostState
 
 if TYPE_CHECKING:
@@ -33,9 +34,11 @@ Result = TypeVar("Result")
 
 # at once; OpenSSH's sshd allows 10 a connection (sshd_config(5), MaxSessions)
 CHANNELS = 8
+_MOST_BEFORE = 1 << 20  # bytes that a login shell may print before its command runs
 _WAITS = (0.2, 1.0, 4.0)  # s before a broken line is tried again
 _FRAME = Path(__file__).parent / "frame.sh"
 _LAST = "#clusterjob-end"
+_EXIT_CODE = re.compile("[0-9]{1,3}")
 # The two fixed lines: no exclamation mark, no line break, no backslash before a quote, because csh
 # and fish read single quotes in their own ways. Exit code 99: the script was cut off.
 _RUN_ALL = (
@@ -263,7 +266,7 @@ class RemoteTransport(ABC):
     ) -> Completed:
         """Send a script, and take its reply apart."""
         script, mark, text = framed
-        reply = _Reply(mark, sink)
+        reply = _Reply(self.host, mark, sink)
         self.connect()
         with self._slots:
             self.trips += 1
@@ -279,7 +282,7 @@ class RemoteTransport(ABC):
             except TransportError:
                 self._suspect = True
                 raise
-        return reply.completed(self.host, script)
+        return reply.completed(script)
 
 
 def _chain(first: bytes, rest: Iterable[bytes]) -> Iterable[bytes]:
@@ -292,7 +295,8 @@ class _Reply:
     out.
     """
 
-    def __init__(self, mark: str, sink: Sink | None) -> None:
+    def __init__(self, host: str, mark: str, sink: Sink | None) -> None:
+        self.host = host
         self.mark = f"\n{mark}\n".encode()
         self.tail = f"\n{mark} ".encode()
         self.sink = sink
@@ -300,15 +304,20 @@ class _Reply:
         self.stdout, self.stderr = bytearray(), bytearray()
 
     def out(self, data: bytes) -> None:
-        """Take in standard output; what follows the mark goes to the sink, where there is one."""
+        """Take in standard output; what follows the mark goes to the sink, where there is one.
+
+        Raises :class:`TransportError` for more than anybody has to say.
+        """
         if self.began and self.sink is not None:
             self.sink(data)
             return
         self.stdout += data
         if self.began:
+            self._check(self.stdout, MOST_OUTPUT)
             return
         at = self.stdout.find(self.mark)
         if at < 0:
+            self._check(self.stdout, _MOST_BEFORE)
             return
         self.began = True
         del self.stdout[: at + len(self.mark)]
@@ -319,6 +328,14 @@ class _Reply:
     def err(self, data: bytes) -> None:
         """Take in standard error, where the exit code comes last."""
         self.stderr += data
+        self._check(self.stderr, MOST_ERRORS)
+
+    def _check(self, stream: bytearray, most: int) -> None:
+        if len(stream) > most:
+            start = bytes(stream[:200]).decode("utf-8", "replace")
+            raise TransportError(
+                f"{self.host} prints more than {most >> 20} MB for an answer, which begins: {start!r}"
+            )
 
     @property
     def ended(self) -> bool:
@@ -328,7 +345,7 @@ class _Reply:
             self.began and at >= 0 and self.stderr.rfind(b"\n") >= at + len(self.tail)
         )
 
-    def completed(self, host: str, script: str) -> Completed:
+    def completed(self, script: str) -> Completed:
         """Return the reply. Raises :class:`TransportError`, :class:`LineBrokenError`."""
         out, err = (
             self.stdout.decode("utf-8", "replace"),
@@ -337,14 +354,15 @@ class _Reply:
         if not self.began:
             said = (out + err).strip()
             words = f", but said:\n{said[:2000]}" if said else ""
-            raise TransportError(f"{host} did not run the command{words}")
+            raise TransportError(f"{self.host} did not run the command{words}")
         if not self.ended:
             raise LineBrokenError(
-                f"{host}: the connection was lost while a command ran",
+                f"{self.host}: the connection was lost while a command ran",
                 command=script[:500],
                 stderr=err,
             )
         body, _, code = err.rpartition(self.tail.decode())
-        return Completed(
-            int(code.split()[0]), out, body.partition(self.mark.decode())[2]
-        )
+        word = code.partition("\n")[0]
+        if not _EXIT_CODE.fullmatch(word):
+            raise TransportError(f"{self.host} gives {word[:200]!r} for an exit code")
+        return Completed(int(word), out, body.partition(self.mark.decode())[2])
