@@ -29,7 +29,6 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-
 _SHOWN = 1000  # characters of each end of what a command said
 
 

@@ -33,5 +33,7 @@ def open_own(path: str | os.PathLike[str]) -> BinaryIO:
     is_own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
     if not is_own or status.st_nlink > 1:
         os.close(descriptor)
-        raise OSError(errno.EPERM, "a file of somebody else's is in the way", str(path))
+        raise OSError(
+            errno.EPERM, "a file of somebody else's is in the way", str(path)
+        )
     return os.fdopen(descriptor, "ab")

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clusterjob"
 FLOORS = [
     ["errors", "status"],
-    ["new_file", "shell", "units"],
+    ["fields", "new_file", "shell", "units"],
     ["backend", "store", "transport"],
     ["files", "profile", "native_script", "dumped"],
     ["engine"],

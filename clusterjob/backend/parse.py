@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from clusterjob import units
-from clusterjob.fields import number_of, show, time_of
 from clusterjob.backend.model import Output
+from clusterjob.fields import number_of, show, time_of
 
 _LINE = 1 << 16  # characters of a line
 _LINES = 2_000_000  # of one answer

@@ -212,7 +212,6 @@ def _bring_small(
     script = f"cd {quote(base)} && tar -chf - {quote_all(sources)} | gzip -1"
     unpacker = zlib.decompressobj(_GZIP)
     with tempfile.SpooledTemporaryFile(max_size=2 * _PORTION) as archive:
-
         most = sum(2 * item.file.size + _HEADERS for item in items) + _PORTION
 
         def write(data: bytes) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusterjob.errors import CommandError
+from clusterjob.fields import require_number
 from clusterjob.files.archive import ArchiveWriter, compression_level
 from clusterjob.files.outgoing import Upload, blocks_of, encode, size_of
 from clusterjob.files.progress import Progress

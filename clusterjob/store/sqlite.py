@@ -124,8 +124,10 @@ class SqliteStore(SqlStore):
                 if part.exists():
                     part.rename(old.with_name(old.name + suffix))
             new.rename(self.path)
-        lost = "how many were lost cannot be told" if there is None else ""
-        lost = lost or f"{max(0, there - len(records))} were lost"
+        if there is None:
+            lost = "how many were lost cannot be told"
+        else:
+            lost = f"{max(0, there - len(records))} were lost"
         return f"{old}; {len(records)} records were saved, {lost}"
 
     def _make_anew(self, records: Sequence[Record]) -> Path:

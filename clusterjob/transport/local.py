@@ -7,8 +7,6 @@ import os
 import selectors
 import signal
 import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from typing import IO, cast
@@ -32,51 +30,16 @@ class LocalTransport:
 
     def run(self, script: str, timeout: float | None = None) -> Completed:
         """Run a shell script; it and all its children are killed after ``timeout`` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with _as_input(script) as source:
-            process = _start(stdin=source, stderr=subprocess.PIPE)
-        try:
-            with process.stdout as out, process.stderr as err:
-                said = _receive({out: MOST_OUTPUT, err: MOST_ERRORS}, deadline)
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            process.wait(left)
-        except (TimeoutError, subprocess.TimeoutExpired):
-            _kill_group(process)
-            raise _late(script, timeout) from None
-        except BaseException:  # an interrupted wait leaves nothing behind
-            _kill_group(process)
-            raise
-        stdout, stderr = (data.decode("utf-8", "replace") for data in said)
-        return Completed(process.returncode, stdout, stderr)
+        stdout = Said(MOST_OUTPUT)
+        exit_code, stderr = _converse(script, stdout.add, timeout)
+        return Completed(exit_code, stdout.text(), stderr)
 
     def stream(
         self, script: str, sink: Sink, timeout: float | None = None
     ) -> Completed:
         """Run a shell script and pass its output on as it comes."""
-        with _as_input(script) as source, tempfile.TemporaryFile() as said:
-            process = _start(stdin=source, stderr=said)
-            late = threading.Timer(
-                timeout or threading.TIMEOUT_MAX, _kill_group, [process]
-            )
-            late.daemon = True
-            if timeout is not None:
-                late.start()
-            try:
-                assert process.stdout is not None
-                with process.stdout as output:
-                    while data := os.read(output.fileno(), _BLOCK):
-                        sink(data)
-                process.wait()
-            except BaseException:
-                _kill_group(process)
-                raise
-            finally:
-                late.cancel()
-            if timeout is not None and process.returncode == -signal.SIGKILL:
-                raise _late(script, timeout)
-            said.seek(0)
-            words = said.read(MOST_ERRORS).decode("utf-8", "replace")
-            return Completed(process.returncode, "", words)
+        exit_code, stderr = _converse(script, sink, timeout)
+        return Completed(exit_code, "", stderr)
 
     def resolve(self, path: str) -> str:
         """Return the absolute path; symbolic links are left alone."""
@@ -86,24 +49,72 @@ class LocalTransport:
         """Nothing is held open."""
 
 
-def _as_input(script: str) -> IO[bytes]:
-    """Return a file of a script, to be read: a pipe of a long one would have to be fed."""
-    file = tempfile.TemporaryFile()
-    file.write(script.encode("utf-8", "surrogateescape"))
-    file.seek(0)
-    return file
+class Said:
+    """What a command says, up to so many bytes. Raises :class:`TransportError` for more."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._data = bytearray()
+
+    def add(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) > self._most:
+            raise TransportError(
+                f"a command prints more than {self._most >> 20} MB for an answer, which begins: "
+                f"{bytes(self._data[:200]).decode('utf-8', 'replace')!r}"
+            )
+
+    def text(self) -> str:
+        return self._data.decode("utf-8", "replace")
 
 
-def _receive(
-    most: Mapping[IO[bytes], int], deadline: float | None
-) -> list[bytearray]:
-    """Read pipes until they end, each up to so many bytes.
+def _converse(script: str, sink: Sink, timeout: float | None) -> tuple[int, str]:
+    """Run a script, and return its exit code and its standard error."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    process = _start()
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    stderr = Said(MOST_ERRORS)
+    sinks = {process.stdout: sink, process.stderr: stderr.add}
+    try:
+        _feed(
+            process.stdin,
+            script.encode("utf-8", "surrogateescape"),
+            sinks,
+            deadline,
+        )
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        process.wait(left)
+    except (TimeoutError, subprocess.TimeoutExpired):
+        _kill_group(process)
+        raise TransportError(
+            f"no answer within {timeout:g} s", command=script[:2000]
+        ) from None
+    except BaseException:  # an interrupted wait leaves nothing behind
+        _kill_group(process)
+        raise
+    finally:
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
+    return process.returncode, stderr.text()
 
-    Raises TimeoutError, and :class:`TransportError` for more bytes.
+
+def _feed(
+    stdin: IO[bytes],
+    script: bytes,
+    sinks: Mapping[IO[bytes], Sink],
+    deadline: float | None,
+) -> None:
+    """Write the script, and read what is said meanwhile, until all pipes have ended.
+
+    Raises TimeoutError.
     """
-    said = {pipe: bytearray() for pipe in most}
+    rest = memoryview(script)
+    os.set_blocking(stdin.fileno(), False)
     with selectors.DefaultSelector() as selector:
-        for pipe in most:
+        selector.register(stdin, selectors.EVENT_WRITE)
+        for pipe in sinks:
             selector.register(pipe, selectors.EVENT_READ)
         while selector.get_map():
             left = None if deadline is None else deadline - time.monotonic()
@@ -111,41 +122,43 @@ def _receive(
                 raise TimeoutError
             for key, _ in selector.select(left):
                 pipe = cast("IO[bytes]", key.fileobj)
-                data = os.read(key.fd, _BLOCK)
-                said[pipe] += data
-                if not data:
+                if pipe is stdin:
+                    rest = _written(stdin, rest)
+                    ended = not rest
+                else:
+                    data = os.read(key.fd, _BLOCK)
+                    ended = not data
+                    if data:
+                        sinks[pipe](data)
+                if ended:
                     selector.unregister(pipe)
-                if len(said[pipe]) > most[pipe]:
-                    start = bytes(said[pipe][:200]).decode("utf-8", "replace")
-                    raise TransportError(
-                        f"a command prints more than {most[pipe] >> 20} MB for an answer, which "
-                        f"begins: {start!r}"
-                    )
-    return list(said.values())
+                    pipe.close()
 
 
-def _start(
-    stdin: int | IO[bytes], stderr: int | IO[bytes]
-) -> subprocess.Popen[bytes]:
+def _written(stdin: IO[bytes], rest: memoryview) -> memoryview:
+    """Write as much as goes now, and return what is left: nothing where nobody reads any more."""
+    try:
+        return rest[os.write(stdin.fileno(), rest) :]
+    except BrokenPipeError:
+        return rest[len(rest) :]
+
+
+def _start() -> subprocess.Popen[bytes]:
     """Start a shell in a group of processes of its own. Raises :class:`TransportError`."""
     try:
         return subprocess.Popen(
             _RUN,
-            stdin=stdin,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=subprocess.PIPE,
             start_new_session=True,
+            bufsize=0,
         )
     except OSError as error:
         raise TransportError(f"no shell could be started: {error}") from error
 
 
-def _late(script: str, timeout: float | None) -> TransportError:
-    return TransportError(f"no answer within {timeout:g} s", command=script[:2000])
-
-
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(ValueError):  # its pipes are closed already
-        process.communicate()
+    process.wait()

@@ -334,7 +334,8 @@ class _Reply:
         if len(stream) > most:
             start = bytes(stream[:200]).decode("utf-8", "replace")
             raise TransportError(
-                f"{self.host} prints more than {most >> 20} MB for an answer, which begins: {start!r}"
+                f"{self.host} prints more than {most >> 20} MB for an answer, "
+                f"which begins: {start!r}"
             )
 
     @property

@@ -393,7 +393,7 @@ def test_lines_that_cannot_be_read_are_kept(backend: str) -> None:
     reading = read_output(
         load_backend(backend).outputs.active, "** Welcome to the cluster **\n"
     )
-    assert reading.unread == ["** Welcome to the cluster **"]
+    assert reading.unread == ["'** Welcome to the cluster **'"]
     assert reading.answers == []
 
 
