@@ -29,7 +29,13 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+_TOLD = 200  # characters of a text that was not what was expected
 _SHOWN = 1000  # characters of each end of what a command said
+
+
+def show(text: str) -> str:
+    """Return a text as it is told to a person: in quotes, what no terminal prints escaped, cut."""
+    return repr(text) if len(text) <= _TOLD else f"{text[:_TOLD]!r}..."
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -41,10 +47,21 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f" Known are: {', '.join(words)}." if words else ""
 
 
+def shorten(text: str) -> str:
+    """Leave out the middle of a long text: how it begins and ends says what it is."""
+    left_out = len(text) - 2 * _SHOWN
+    if left_out <= 100:  # nothing is gained, and what was shortened stays as it is
+        return text
+    return f"{text[:_SHOWN]} [... {left_out:,} characters ...] {text[-_SHOWN:]}"
+
+
 class ClusterJobError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. Long lines of its text are shortened."""
 
     transient = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("\n".join(map(shorten, message.split("\n"))))
 
 
 class SettingsError(ClusterJobError):
@@ -77,14 +94,6 @@ class ResourcesNotSupportedError(SettingsError):
 
 class RenderError(ClusterJobError):
     """A template cannot be rendered: the message has the variable, the line and the known names."""
-
-
-def shorten(text: str) -> str:
-    """Leave out the middle of a long text: how it begins and ends says what it is."""
-    left_out = len(text) - 2 * _SHOWN
-    if left_out <= 0:
-        return text
-    return f"{text[:_SHOWN]} [... {left_out:,} characters ...] {text[-_SHOWN:]}"
 
 
 class CommandError(ClusterJobError):

@@ -11,9 +11,8 @@ import functools
 import re
 import time
 
-from clusterjob.errors import TransportError
+from clusterjob.errors import TransportError, show
 
-_SHOWN = 200  # characters of a text that could not be read
 _WHOLE = re.compile(r"-?[0-9]{1,15}")
 # s since the epoch, up to the year 5138: what a date can be made of
 _EPOCH = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
@@ -23,11 +22,6 @@ _TIME_FORMATS = (
     "%m/%d/%Y %H:%M:%S",
     "%Y-%m-%d %H:%M:%S",
 )
-
-
-def show(text: str) -> str:
-    """Return a text as it is told to a person: in quotes, what no terminal prints escaped, cut."""
-    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
 
 
 def number_of(text: str) -> int | None:

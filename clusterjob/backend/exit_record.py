@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from clusterjob.fields import epoch_of, number_of, show
+from clusterjob.errors import show
+from clusterjob.fields import epoch_of, number_of
 from clusterjob.status import Reason
 
 # what the shell's `times` prints: user and system time of the shell, then of its children

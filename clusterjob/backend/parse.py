@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from clusterjob import units
 from clusterjob.backend.model import Output
-from clusterjob.fields import number_of, show, time_of
+from clusterjob.errors import show
+from clusterjob.fields import number_of, time_of
 
 _LINE = 1 << 16  # characters of a line
 _LINES = 2_000_000  # of one answer

@@ -91,7 +91,8 @@ class _Case:
             said = [*said, *(answer.unread if answer is not None else ())]
         if said:
             words = f"cannot be read: {', '.join(dict.fromkeys(said))}"
-            self.task.words = f"{self.task.words}; {words}".removeprefix("; ")
+            if words not in self.task.words:
+                self.task.words = f"{self.task.words}; {words}".removeprefix("; ")
 
     # -- what the scheduler says -------------------------------------------------------------------
 

@@ -32,8 +32,8 @@ from clusterjob.engine.scripts import (
     removal_script,
     submission_script,
 )
-from clusterjob.errors import CommandError, TransportError, shorten
-from clusterjob.fields import epoch_of, show
+from clusterjob.errors import CommandError, TransportError, shorten, show
+from clusterjob.fields import epoch_of
 from clusterjob.files import Upload, digest_script, read_digests, upload
 from clusterjob.shell import (
     ExitCode,
