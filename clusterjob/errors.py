@@ -26,6 +26,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,9 +34,24 @@ _TOLD = 200  # characters of a text that was not what was expected
 _SHOWN = 1000  # characters of each end of what a command said
 
 
+# C0 but tabs and line ends, C1; marks and overrides of direction (Unicode annex 9), line and
+# paragraph separators, tags; halves of characters, which cannot be written at all
+_STEERS = re.compile(
+    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)|"
+    "[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\U000e0000-\U000e007f\ud800-\udfff]"
+)
+
+
 def show(text: str) -> str:
     """Return a text as it is told to a person: in quotes, what no terminal prints escaped, cut."""
     return repr(text) if len(text) <= _TOLD else f"{text[:_TOLD]!r}..."
+
+
+def printable(text: str) -> str:
+    """Return a text that does to a terminal what it says: what would move its cursor, change its
+    colours or turn the direction of writing is escaped.
+    """
+    return _STEERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -56,12 +72,17 @@ def shorten(text: str) -> str:
 
 
 class ClusterJobError(Exception):
-    """Base of all errors of this package. Long lines of its text are shortened."""
+    """Base of all errors of this package.
+
+    Its text is :func:`printable`, and long lines are shortened.
+    """
 
     transient = False
 
     def __init__(self, message: str = "") -> None:
-        super().__init__("\n".join(map(shorten, message.split("\n"))))
+        super().__init__(
+            "\n".join(shorten(line) for line in printable(message).split("\n"))
+        )
 
 
 class SettingsError(ClusterJobError):

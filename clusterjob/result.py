@@ -33,6 +33,7 @@ from clusterjob.files import (
     log_path,
     parse_outputs,
     read_log,
+    stream_log,
     summarize,
 )
 from clusterjob.keys import parent_of
@@ -414,8 +415,33 @@ class AsyncResult:
         stream: Stream = "stdout",
         index: int | None = None,
     ) -> str:
-        """Return the last lines of a log (None: all). Raises :class:`CommandError`."""
+        """Return the last lines of a log (None: all). Raises :class:`CommandError`.
+
+        They are at most 1 MB, or 1,000 bytes a line; where that cuts them there is a warning.
+        """
         return self._read_log(stream, index, lines)
+
+    def stream_log(
+        self,
+        sink: Callable[[bytes], object],
+        stream: Stream = "stdout",
+        index: int | None = None,
+        lines: int | None = None,
+    ) -> None:
+        """Hand a log, or its last lines, to a function piece by piece, whatever its size.
+
+        Raises :class:`CommandError`.
+        """
+        scheduler = self.cluster.scheduler
+        stream_log(
+            scheduler.transport,
+            scheduler.backend,
+            self.record,
+            sink,
+            stream,
+            index,
+            lines,
+        )
 
     def _read_log(
         self, stream: Stream, index: int | None, lines: int | None = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from clusterjob.cli.output import as_json, find_jobs, print_json
+from clusterjob.cli.output import as_json, echo, find_jobs, print_json
 
 
 @click.command()
@@ -28,7 +28,7 @@ def files(job: str, patterns: Sequence[str], as_json: bool) -> None:
         print_json(rows)
         return
     for _, file in found:
-        click.echo(f"{file.size:12}  {file.path}")
+        echo(f"{file.size:12}  {file.path}")
 
 
 @click.command()
@@ -46,4 +46,4 @@ def fetch(job: str, patterns: Sequence[str], into: str | None) -> None:
     """
     for result in find_jobs([job]):
         for path in result.fetch(patterns, into):
-            click.echo(path)
+            echo(str(path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import sys
 
@@ -12,7 +14,7 @@ from clusterjob.cli.files import fetch, files
 from clusterjob.cli.hosts import connect, hosts
 from clusterjob.cli.inspect import backends, check, list_jobs, logs, show, status
 from clusterjob.cli.jobs import cancel, plan, render, resubmit, submit, wait
-from clusterjob.cli.output import NOT_FOUND
+from clusterjob.cli.output import NOT_FOUND, PrintableFormatter, echo
 from clusterjob.cli.store import doctor, prune, store
 from clusterjob.errors import ClusterJobError, JobNotFoundError, StoreError
 from clusterjob.script import JobScript
@@ -92,16 +94,21 @@ for command in (
 
 def main() -> None:
     """Run the command line; errors are one message, never a traceback."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter())
+    logging.getLogger("clusterjob").addHandler(handler)
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.Abort:
-        click.echo("interrupted; jobs that were submitted go on", err=True)
+        echo("interrupted; jobs that were submitted go on", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        echo(said.getvalue().rstrip("\n"), err=True)
         sys.exit(error.exit_code)
     except ClusterJobError as error:
-        click.echo(f"clusterjob: {error}", err=True)
+        echo(f"clusterjob: {error}", err=True)
         sys.exit(NOT_FOUND if isinstance(error, JobNotFoundError) else 1)
     except BrokenPipeError:
         sys.stderr.close()

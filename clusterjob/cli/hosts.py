@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clusterjob.cli.output import as_json, format_time, print_columns, print_json
+from clusterjob.cli.output import (
+    as_json,
+    echo,
+    format_time,
+    print_columns,
+    print_json,
+)
 from clusterjob.script import default_session
 from clusterjob.transport import RemoteTransport
 
@@ -30,7 +36,7 @@ def hosts(offline: bool, as_json: bool) -> None:
     if as_json:
         print_json([vars(item) for item in found])
     elif not found:
-        click.echo("no host was used yet")
+        echo("no host was used yet")
     else:
         _print_hosts(found)
     all_well = all(item.state == "reachable" for item in found)
@@ -47,7 +53,7 @@ def _print_hosts(found: Sequence[HostReport]) -> None:
     print_columns(rows)
     for item in found:
         if item.detail:
-            click.echo(f"\n{item.detail}", err=True)
+            echo(f"\n{item.detail}", err=True)
 
 
 @click.command()
@@ -74,20 +80,20 @@ def connect(target: str, keep: str, close: bool) -> None:
     transport = transport_of(default_session(), target)
     if not isinstance(transport, RemoteTransport):
         what = "no login is kept" if close else "there is nothing to log in to"
-        click.echo(f"this machine: {what}")
+        echo(f"this machine: {what}")
         return
     if close:
         transport.disconnect()
-        click.echo(f"{transport.host}: the login was ended; none is kept")
+        echo(f"{transport.host}: the login was ended; none is kept")
         return
-    click.echo(f"logged in: {log_in(target, keep)}")
+    echo(f"logged in: {log_in(target, keep)}")
     if transport.outlives_process:
-        click.echo(
+        echo(
             f"The login stays for {keep} after its last use; "
             f"'clusterjob connect --close {target}' ends it."
         )
     else:
-        click.echo(
+        echo(
             "It ends with this command. For a login that stays: 'transport = openssh' in "
             "[Attributes] of the profile."
         )

@@ -11,7 +11,10 @@ import click
 from clusterjob.backend import list_backends, load_backend, readable
 from clusterjob.cli.output import (
     as_json,
+    content_sink,
     describe,
+    echo,
+    echo_content,
     exit_code,
     find_jobs,
     format_time,
@@ -53,7 +56,7 @@ def list_jobs(states: Sequence[str], earlier: bool, as_json: bool) -> None:
     elif results:
         print_table(results)
     else:
-        click.echo(f"no jobs in {session.store.url}")
+        echo(f"no jobs in {session.store.url}")
 
 
 @click.command()
@@ -79,16 +82,16 @@ def status(jobs: Sequence[str], as_json: bool) -> None:
         for what in ("epilogue", "outputs"):
             once = getattr(result.record, what)
             if once.state is OnceState.FAILED:
-                click.echo(
+                echo(
                     f"{result.name} ({result.job_id}): {what}: {once.error}", err=True
                 )
     errors = [result.cluster.poller.error for result in results if result.stale_since]
     for error in dict.fromkeys(errors):
-        click.echo(f"could not ask: {error}", err=True)
+        echo(f"could not ask: {error}", err=True)
     if jobs:
         sys.exit(exit_code(results))
     if not as_json:
-        click.echo(_summary(session))
+        echo(_summary(session))
 
 
 def _summary(session: Session) -> str:
@@ -112,13 +115,11 @@ def show(job: str, script: bool, as_json: bool) -> None:
         result.refresh()
     if script:
         for result in results:
-            click.echo(
-                render_record(result.cluster.scheduler, result.record), nl=False
-            )
+            echo_content(render_record(result.cluster.scheduler, result.record))
     elif as_json:
         print_json([_everything(result) for result in results])
     else:
-        click.echo("\n\n".join(_page(result) for result in results))
+        echo("\n\n".join(_page(result) for result in results))
 
 
 def _everything(result: AsyncResult) -> dict[str, object]:
@@ -181,12 +182,12 @@ def logs(
     results = find_jobs([job])
     for result in results:
         if len(results) > 1:
-            click.echo(f"==> {result.name} ({result.job_id or result.key[:10]}) <==")
+            echo(f"==> {result.name} ({result.job_id or result.key[:10]}) <==")
         if follow:
             for text in result.follow(lines, stream, index):
-                click.echo(text, nl=False)
+                echo_content(text)
         else:
-            click.echo(result.tail(lines, stream, index), nl=False)
+            result.stream_log(content_sink(), stream, index, lines)
 
 
 @click.command()
@@ -207,12 +208,12 @@ def backends(name: str | None, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"{backend.name}: {backend.title}\n{backend.path / 'backend.ini'}")
+    echo(f"{backend.name}: {backend.title}\n{backend.path / 'backend.ini'}")
     for section, entries in backend.sections.items():
-        click.echo(f"\n[{section}]")
+        echo(f"\n[{section}]")
         for key, value in entries.items():
             if value or section == "Directives":
-                click.echo(f"{key} = {value}")
+                echo(f"{key} = {value}")
 
 
 def _list_backends(as_json: bool) -> None:
@@ -224,7 +225,7 @@ def _list_backends(as_json: bool) -> None:
         print_json(found)
         return
     for item in found:
-        click.echo(f"{item['name']:10} {item['title']:26} {item['path']}")
+        echo(f"{item['name']:10} {item['title']:26} {item['path']}")
 
 
 @click.command()
@@ -252,9 +253,7 @@ def check(profile: str, record: str | None, time_limit: bool, as_json: bool) -> 
     for item in run_checks(default_session(), profile, record, time_limit):
         checks.append(item)
         if not as_json:
-            click.echo(
-                f"{'ok  ' if item.ok else 'FAIL'} {item.name:28} {item.detail}"
-            )
+            echo(f"{'ok  ' if item.ok else 'FAIL'} {item.name:28} {item.detail}")
     if as_json:
         print_json([vars(item) for item in checks])
     sys.exit(0 if all(item.ok for item in checks) else 1)

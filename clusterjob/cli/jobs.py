@@ -14,6 +14,8 @@ from clusterjob.cli.output import (
     as_json,
     describe,
     describe_reuse,
+    echo,
+    echo_content,
     exit_code,
     find_jobs,
     find_known_jobs,
@@ -66,16 +68,16 @@ def submit(
         force=force, retry=not no_retry, cache_id=cache_id, after=parents
     )
     if result.reused:
-        click.echo(describe_reuse(result), err=True)
+        echo(describe_reuse(result), err=True)
     if wait:
         result.wait()
     if as_json:
         print_json(describe(result))
     else:
-        click.echo(result.job_id or f"{result.key[:10]} (waits: {result.words})")
+        echo(result.job_id or f"{result.key[:10]} (waits: {result.words})")
     if wait:
         if not as_json:
-            click.echo(result.explain(), err=True)
+            echo(result.explain(), err=True)
         sys.exit(exit_code([result]))
 
 
@@ -83,7 +85,7 @@ def submit(
 @script_options
 def render(**options: Unpack[ScriptOptions]) -> None:
     """Print SCRIPT as it would be submitted."""
-    click.echo(str(make_job(options)), nl=False)
+    echo_content(str(make_job(options)))
 
 
 @click.command()
@@ -109,7 +111,7 @@ def plan(
     if as_json:
         print_json([job.row() for job in planned])
     else:
-        click.echo(str(planned))
+        echo(str(planned))
 
 
 @click.command()
@@ -123,7 +125,7 @@ def cancel(jobs: Sequence[str]) -> None:
         what = (
             f"has ended: {status.name}" if status.finished else "is being cancelled"
         )
-        click.echo(f"{result.job_id or result.key[:10]} {result.name}: {what}")
+        echo(f"{result.job_id or result.key[:10]} {result.name}: {what}")
     _exit_with(unknown)
 
 
@@ -153,12 +155,12 @@ def resubmit(jobs: Sequence[str]) -> None:
     """Submit jobs that have ended once more, as they were; print the new job ids."""
     found, unknown = find_known_jobs(jobs)
     for result in found:
-        click.echo(result.resubmit().job_id)
+        echo(result.resubmit().job_id or "")
     _exit_with(unknown)
 
 
 def _exit_with(unknown: Sequence[JobNotFoundError]) -> NoReturn:
     """End with the words that named no job, after all the others were seen to."""
     for error in unknown:
-        click.echo(f"Error: {error}", err=True)
+        echo(f"Error: {error}", err=True)
     sys.exit(NOT_FOUND if unknown else 0)

@@ -7,6 +7,7 @@ from typing import Any, TypedDict, TypeVar
 
 import click
 
+from clusterjob.cli.output import echo
 from clusterjob.native_script import script_dialect
 from clusterjob.profile import read_profile
 from clusterjob.script import JobScript, JobSettings
@@ -126,7 +127,7 @@ def make_job(options: ScriptOptions) -> JobScript:
     if options["name"] is not None:
         job.jobname = options["name"]
     for option in job.left_out:
-        click.echo(f"no equivalent for {job.get_backend().title}: {option}", err=True)
+        echo(f"no equivalent for {job.get_backend().title}: {option}", err=True)
     return job
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import logging
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
-from clusterjob.errors import JobNotFoundError, SubmissionError
+from clusterjob.errors import JobNotFoundError, SubmissionError, printable
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.script import default_session
@@ -19,6 +22,36 @@ from clusterjob.status import Status
 UNFINISHED, NOT_FOUND = 3, 4
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def echo(text: str, err: bool = False) -> None:
+    """Print a line or some, harmless to a terminal whatever a job or somebody else put in there."""
+    click.echo(printable(text), err=err)
+
+
+def echo_content(text: str) -> None:
+    """Print what a file has: as it is, but for a terminal harmless."""
+    click.echo(printable(text) if is_terminal() else text, nl=False)
+
+
+def content_sink() -> Callable[[bytes], object]:
+    """Return what prints pieces of a file, as :func:`echo_content` does."""
+    if not is_terminal():
+        return sys.stdout.buffer.write
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return lambda data: echo_content(decoder.decode(data))
+
+
+def is_terminal() -> bool:
+    """Whether a person looks at standard output."""
+    return sys.stdout.isatty()
+
+
+class PrintableFormatter(logging.Formatter):
+    """Warnings as :func:`echo` prints lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def find_jobs(words: Sequence[str], recover: bool = True) -> Results:
@@ -148,7 +181,7 @@ def print_columns(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        click.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())
 
 
 def print_json(value: object) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clusterjob.cli.output import as_json, format_time, print_json
+from clusterjob.cli.output import as_json, echo, format_time, print_json
 from clusterjob.errors import StoreError
 from clusterjob.script import default_session
 from clusterjob.status import Status
@@ -42,13 +42,13 @@ def doctor(profile: str | None, fix: bool, as_json: bool) -> None:
 
 def _print_finding(finding: Finding, fix: bool) -> None:
     state = "ok  " if finding.ok else "done" if finding.mended else "BAD "
-    click.echo(f"{state} {finding.what:11} {finding.detail}")
+    echo(f"{state} {finding.what:11} {finding.detail}")
     if finding.ok:
         return
     what_next = f"to do: {finding.advice or finding.mend}"
     if finding.mend and not fix:
         what_next = f"would be mended (--fix): {finding.mend}"
-    click.echo(f"{'':17}{finding.mended or what_next}")
+    echo(f"{'':17}{finding.mended or what_next}")
 
 
 @click.command()
@@ -101,13 +101,11 @@ def prune(
         for record in pruned.removed:
             job, status = record.job_id or "-", record.status.name
             when = format_time(record.created, seconds=False)
-            click.echo(
-                f"{job:10} {record.name:20} {status:10} {when}  {record.key[:10]}"
-            )
+            echo(f"{job:10} {record.name:20} {status:10} {when}  {record.key[:10]}")
         done = "would be" if dry_run else "were"
-        click.echo(f"{len(pruned.removed)} submissions {done} removed")
+        echo(f"{len(pruned.removed)} submissions {done} removed")
     for problem in pruned.problems:
-        click.echo(f"clusterjob: {problem}", err=True)
+        echo(f"clusterjob: {problem}", err=True)
     sys.exit(1 if pruned.problems else 0)
 
 
@@ -131,17 +129,17 @@ def copy_store(source: str, target: str) -> None:
     if origin.url == destination.url:
         raise click.UsageError("FROM and TO are the same store")
     done = copy_records(origin, destination)
-    click.echo(
+    echo(
         f"{done.records} records in {origin.url}, {done.new} of them new to {destination.url}"
     )
     live = len(destination.select(statuses=[Status.PENDING, Status.RUNNING]))
     if live:
-        click.echo(
+        echo(
             f"{live} jobs have not ended: from now on use one of the two stores only",
             err=True,
         )
     for token in done.damaged:
-        click.echo(
+        echo(
             f"clusterjob: the record {token} is damaged and was not copied; "
             "see 'clusterjob doctor'",
             err=True,

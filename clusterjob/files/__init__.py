@@ -8,6 +8,7 @@ from clusterjob.files.logs import (
     explain,
     log_path,
     read_log,
+    stream_log,
     summarize,
 )
 from clusterjob.files.outgoing import Upload
@@ -40,6 +41,7 @@ __all__ = [
     "programs_in",
     "read_digests",
     "read_log",
+    "stream_log",
     "summarize",
     "upload",
 ]

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from clusterjob.backend import Backend
-from clusterjob.errors import CommandError, SettingsError
+from clusterjob.errors import (
+    CommandError,
+    LineBrokenError,
+    SettingsError,
+    printable,
+    shorten,
+)
 from clusterjob.fields import require_number
 from clusterjob.shell import quote, quote_all
 from clusterjob.status import Status
 from clusterjob.store import OnceState, Record
-from clusterjob.transport import Transport
+from clusterjob.transport import Sink, Transport
+
+_log = logging.getLogger(__name__)
 
 Stream = Literal["stdout", "stderr"]
 _TAIL = 10  # lines of a log shown in an error
+# bytes: of the last lines together, and of each where they are many
+_MOST_TAIL, _LONG_LINE = 1 << 20, 1000
+_PORTION = 1 << 24  # bytes that a follower reads at once
 _NOT_THERE, _MADE_ANEW = 3, 4  # exit codes of the follower's commands
 
 
@@ -71,17 +83,19 @@ def _check_log(record: Record, stream: str, index: int | None) -> None:
         )
 
 
-def read_log(
+def stream_log(
     transport: Transport,
     backend: Backend,
     record: Record,
+    sink: Sink,
     stream: Stream,
     index: int | None = None,
     lines: int | None = None,
-) -> str:
-    """Return a log, or its last ``lines``; those of an array one after the other.
+) -> None:
+    """Hand over a log as it comes, or its last ``lines``; those of an array one after the other.
 
-    Raises :class:`CommandError`, :class:`SettingsError`.
+    The last lines are at most 1 MB, or 1,000 bytes for each: a log may be one line without end.
+    Where that cuts them there is a warning. Raises :class:`CommandError`, :class:`SettingsError`.
     """
     if lines is not None and lines < 0:
         raise SettingsError(
@@ -91,15 +105,51 @@ def read_log(
     if index is None and record.tasks is not None:
         indices = list(record.tasks)
     files = quote_all(log_path(record, stream, item, backend) for item in indices)
-    tool = "cat" if lines is None else f"tail -n {lines}"
-    done = transport.run(f'for f in {files}; do [ ! -e "$f" ] || {tool} "$f"; done')
+    read = "cat"
+    if lines is not None:
+        most = _most_bytes(lines)
+        last = f"tail -c {most} | tail -n {lines}"
+        cut = f'[ "$({last} <"$f" | wc -c)" -lt {most} ] || echo "cut $f" >&2'
+        read = f"{{ {last}; {cut}; }}"
+    done = transport.stream(
+        f'for f in {files}; do [ ! -f "$f" ] || {read} <"$f" || exit; done', sink
+    )
     if done.exit_code != 0:
         raise CommandError(
             f"the {stream} of {record.name!r} cannot be read",
             exit_code=done.exit_code,
             stderr=done.stderr,
         )
-    return done.stdout
+    for line in done.stderr.split("\n"):
+        if line.startswith("cut "):
+            _log.warning("%s: its last lines are very long, and cut", line[4:])
+
+
+def _most_bytes(lines: int) -> int:
+    return max(_MOST_TAIL, _LONG_LINE * lines)
+
+
+def read_log(
+    transport: Transport,
+    backend: Backend,
+    record: Record,
+    stream: Stream,
+    index: int | None = None,
+    lines: int | None = None,
+) -> str:
+    """Return a log, or its last lines; it is read once more where the line broke.
+
+    Raises what :func:`stream_log` does.
+    """
+    for is_second in (False, True):
+        data = bytearray()
+        try:
+            stream_log(transport, backend, record, data.extend, stream, index, lines)
+            break
+        except LineBrokenError:
+            if is_second:
+                raise
+    return data.decode("utf-8", "replace")
 
 
 def explain(
@@ -121,11 +171,12 @@ def explain(
             continue
         paths.add(path)
         try:
-            text = read_log(transport, backend, record, stream, index, _TAIL).rstrip()
+            text = read_log(transport, backend, record, stream, index, _TAIL)
+            text = printable(text).rstrip()
         except CommandError as error:
             text = str(error).partition("\n")[0]
         lines.append(f"  {stream}: {path}" + ("" if text else " (empty)"))
-        lines += [f"    {line}" for line in text.splitlines()]
+        lines += [f"    {shorten(line)}" for line in text.split("\n") if text]
     return "\n".join(lines)
 
 
@@ -177,26 +228,28 @@ class LogFollower:
             self._offset = self._find_start()
         if self._offset is None:
             return
-        data: list[bytes] = []
-        done = self._transport.stream(
-            f"[ $(wc -c <{self._path}) -ge {self._offset} ] || exit {_MADE_ANEW}; "
-            f"tail -c +{self._offset + 1} {self._path}",
-            data.append,
-        )
-        if done.exit_code == _MADE_ANEW:
-            self._offset = 0
-            return
-        came = b"".join(data)
-        self._offset += len(came)
-        text = self._decoder.decode(came)
-        if text:
-            yield text
+        came = _PORTION
+        while came == _PORTION:
+            data = bytearray()
+            done = self._transport.stream(
+                f"[ $(wc -c <{self._path}) -ge {self._offset} ] || exit {_MADE_ANEW}; "
+                f"tail -c +{self._offset + 1} {self._path} | head -c {_PORTION}",
+                data.extend,
+            )
+            if done.exit_code == _MADE_ANEW:
+                self._offset = 0
+                return
+            came = len(data)
+            self._offset += came
+            if text := self._decoder.decode(data):
+                yield text
 
     def _find_start(self) -> int | None:
         """Return where the last lines begin; None for a log that is not there yet."""
         start = "echo 0"
         if self._lines is not None:
-            last = f"$(tail -n {self._lines} {self._path} | wc -c)"
+            most = _most_bytes(self._lines)
+            last = f"$(tail -c {most} {self._path} | tail -n {self._lines} | wc -c)"
             start = f"echo $(($(wc -c <{self._path}) - {last}))"
         answer = self._transport.run(
             f"[ -e {self._path} ] || exit {_NOT_THERE}; {start}"

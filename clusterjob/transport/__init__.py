@@ -4,7 +4,7 @@ A transport runs scripts and moves bytes. How files go up and come back stands a
 :mod:`clusterjob.files`.
 """
 
-from clusterjob.transport.base import Completed, Hooks, Transport
+from clusterjob.transport.base import Completed, Hooks, Sink, Transport
 from clusterjob.transport.connections import Connections
 from clusterjob.transport.host_state import KnownHost, list_hosts, make_state_folder
 from clusterjob.transport.local import LocalTransport
@@ -20,6 +20,7 @@ __all__ = [
     "RecordingTransport",
     "RemoteTransport",
     "ReplayTransport",
+    "Sink",
     "Transport",
     "list_hosts",
     "make_state_folder",
