@@ -73,6 +73,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/records.py
 	$(BIN)/python benchmarks/stores.py
+	$(BIN)/python benchmarks/lists.py
 	$(BIN)/python benchmarks/imports.py
 	$(BIN)/python benchmarks/embedded.py
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) lab $(VENV)/peers/bin/pysqa && for name in slurm protocol ssh; do nsenter --net=/run/netns/clusterjob-lab $(BIN)/python benchmarks/$$name.py; done; else echo "benchmarks/slurm.py, protocol.py and ssh.py need the lab, which needs root"; fi

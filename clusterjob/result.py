@@ -194,9 +194,9 @@ class AsyncResult:
         Of a multi-cluster scheduler with the cluster's name: ``12;gpu``.
         """
         record = self.record
-        if record.job_id is None:
-            return None
-        return f"{record.job_id};{record.member}" if record.member else record.job_id
+        if record.job_id is None or not record.member:
+            return record.job_id
+        return f"{record.job_id};{record.member}"
 
     @property
     def name(self) -> str:

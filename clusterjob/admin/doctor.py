@@ -12,7 +12,7 @@ from clusterjob.errors import ClusterJobError, CommandError
 from clusterjob.script import JobScript
 from clusterjob.session import Session
 from clusterjob.status import Status
-from clusterjob.store import ClusterReference, Damaged, OnceState, Record, Report
+from clusterjob.store import ClusterReference, Damaged, Record, Report
 
 
 @dataclass
@@ -50,8 +50,13 @@ class _Doctor:
         self.fix = fix
 
     def examine(self, profile: str | None) -> Iterator[Finding]:
-        yield from self._examine_store()
-        if self.store.examine().broken:
+        report = self.store.examine()
+        if report.corrupt:
+            finding = self._rebuild(report)
+            yield finding
+            report = self.store.examine() if finding.mended else report
+        yield from self._examine_store(report)
+        if report.broken:
             return
         yield from self._examine_submissions()
         live = self.store.select(statuses=[Status.PENDING, Status.RUNNING])
@@ -74,8 +79,18 @@ class _Doctor:
 
     # -- the store ---------------------------------------------------------------------------------
 
-    def _examine_store(self) -> Iterator[Finding]:
-        report = self.store.examine()
+    def _rebuild(self, report: Report) -> Finding:
+        finding = Finding(
+            "store",
+            False,
+            report.broken,
+            "put it aside, and make a new one of all records that can be read",
+        )
+        return self._mend(
+            finding, lambda: f"the broken one is {self.store.rebuild()}"
+        )
+
+    def _examine_store(self, report: Report) -> Iterator[Finding]:
         if report.broken and not report.corrupt:
             yield Finding(
                 "store",
@@ -83,18 +98,6 @@ class _Doctor:
                 report.broken,
                 advice="see to that; the store itself is not known to be broken, and stays",
             )
-            return
-        if report.broken:
-            finding = Finding(
-                "store",
-                False,
-                report.broken,
-                "put it aside, and make a new one of all records that can be read",
-            )
-            yield self._mend(
-                finding, lambda: f"the broken one is {self.store.rebuild()}"
-            )
-            report = self.store.examine()
         if not report.broken:
             yield Finding("store", True, f"{self.store.url}: {_facts(report)}")
         for damaged in report.damaged:
@@ -188,9 +191,8 @@ class _Doctor:
     # -- the rest ----------------------------------------------------------------------------------
 
     def _examine_epilogues(self) -> Iterator[Finding]:
-        for record in self.store.select():
-            has_begun = record.epilogue.state is OnceState.STARTED and record.finished
-            if has_begun and time.time() - (record.task.ended or 0) > LEASE:
+        for record in self.store.select(begun=True):
+            if record.finished and time.time() - (record.task.ended or 0) > LEASE:
                 yield Finding(
                     "epilogue",
                     False,

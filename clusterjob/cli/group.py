@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
@@ -94,6 +95,8 @@ for command in (
 
 def main() -> None:
     """Run the command line; errors are one message, never a traceback."""
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(50_000)  # long lists are no garbage
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter())
     logging.getLogger("clusterjob").addHandler(handler)

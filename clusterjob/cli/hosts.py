@@ -44,13 +44,21 @@ def hosts(offline: bool, as_json: bool) -> None:
 
 
 def _print_hosts(found: Sequence[HostReport]) -> None:
-    rows = [("HOST", "STATE", "TRANSPORT", "LAST LOGIN", "UNFINISHED JOBS", "ROUTE")]
+    headings = (
+        "HOST",
+        "STATE",
+        "TRANSPORT",
+        "LAST LOGIN",
+        "UNFINISHED JOBS",
+        "ROUTE",
+    )
+    rows = []
     for item in found:
         when = format_time(item.connected or None, seconds=False) or "-"
         rows.append(
             (item.host, item.state, item.transport, when, str(item.jobs), item.route)
         )
-    print_columns(rows)
+    print_columns(headings, rows)
     for item in found:
         if item.detail:
             echo(f"\n{item.detail}", err=True)

@@ -13,12 +13,15 @@ from clusterjob.cli.output import (
     as_json,
     content_sink,
     describe,
+    describe_listed,
     echo,
     echo_content,
     exit_code,
     find_jobs,
     format_time,
     print_json,
+    print_json_rows,
+    print_listed,
     print_table,
 )
 from clusterjob.engine import render_record
@@ -50,12 +53,10 @@ def list_jobs(states: Sequence[str], earlier: bool, as_json: bool) -> None:
     """List the jobs in the store, without asking any cluster."""
     session = default_session()
     wanted = [Status[state.upper()] for state in states] or None
-    results = session.results(states=wanted, earlier=earlier)
+    found = session.store.listed(wanted, earlier)
     if as_json:
-        print_json([describe(result) for result in results])
-    elif results:
-        print_table(results)
-    else:
+        print_json_rows(describe_listed(session, listed) for listed in found)
+    elif not print_listed(found):
         echo(f"no jobs in {session.store.url}")
 
 
@@ -75,7 +76,7 @@ def status(jobs: Sequence[str], as_json: bool) -> None:
     for result in results:
         result.refresh()
     if as_json:
-        print_json([describe(result) for result in results])
+        print_json_rows(describe(result) for result in results)
     elif results:
         print_table(results)
     for result in results:
@@ -96,7 +97,7 @@ def status(jobs: Sequence[str], as_json: bool) -> None:
 
 def _summary(session: Session) -> str:
     """Say how many jobs of the store are in each state."""
-    counts = {state: len(session.store.select(statuses=[state])) for state in Status}
+    counts = session.store.counts()
     words = [
         f"{count} {state.name.lower()}" for state, count in counts.items() if count
     ]

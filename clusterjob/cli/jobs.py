@@ -21,6 +21,7 @@ from clusterjob.cli.output import (
     find_known_jobs,
     find_parents,
     print_json,
+    print_json_rows,
     print_table,
 )
 from clusterjob.errors import JobNotFoundError
@@ -143,7 +144,7 @@ def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
     results = find_jobs(jobs)
     results.wait(None if timeout is None else parse_time(timeout))
     if as_json:
-        print_json([describe(result) for result in results])
+        print_json_rows(describe(result) for result in results)
     else:
         print_table(results)
     sys.exit(exit_code(results))

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import codecs
+import functools
+import itertools
 import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
 from clusterjob.errors import JobNotFoundError, SubmissionError, printable
+from clusterjob.files import LOG_SUFFIX
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.script import default_session
 from clusterjob.session import Session
 from clusterjob.status import Status
+from clusterjob.store import Listed
+
+T = TypeVar("T")
 
 # exit codes
 UNFINISHED, NOT_FOUND = 3, 4
@@ -138,34 +145,93 @@ def describe(result: AsyncResult) -> dict[str, object]:
     return {**row, "usage": usage, "stale_since": result.stale_since}
 
 
-def print_table(results: Sequence[AsyncResult]) -> None:
+def describe_listed(session: Session, listed: Listed) -> dict[str, object]:
+    """Return what :func:`describe` does, out of less."""
+    state, task = listed.state, listed.state["task"]
+    if listed.names_logs:
+        for record in session.store.by_tokens([state["token"]]).values():
+            return describe(AsyncResult(record, session.engine))
+    own = f"{state['runs']}/{state['token']}"
+    return {
+        "name": state["name"],
+        "job_id": _full_job_id(state),
+        "key": state["key"],
+        "status": _NAMES[task["status"]],
+        "reason": task.get("reason"),
+        "exit_code": task.get("exit_code"),
+        "signal": task.get("signal"),
+        "words": task.get("words", ""),
+        "backend": state["backend"],
+        "host": state.get("host", ""),
+        "workdir": state["workdir"],
+        "submitted": state.get("created", 0.0),
+        "started": task.get("started"),
+        "ended": task.get("ended"),
+        "stdout": own + LOG_SUFFIX["stdout"],
+        "stderr": own + LOG_SUFFIX["stderr"],
+        "usage": task.get("usage", {}),
+        "stale_since": None,
+    }
+
+
+def _full_job_id(state: Mapping[str, Any]) -> str | None:
+    """Return the job id as :attr:`AsyncResult.job_id` has it."""
+    job_id, member = state.get("job_id"), state.get("cluster")
+    return f"{job_id};{member}" if job_id and member else job_id
+
+
+def print_table(results: Iterable[AsyncResult]) -> None:
     """Print one line a job."""
-    rows = [("JOB ID", "NAME", "STATUS", "REASON", "BACKEND", "SUBMITTED", "KEY")]
-    for result in results:
-        record, task = result.record, result.record.task
-        rows.append(
-            (
-                result.job_id or "-",
-                record.name,
-                task.status.name + (" (stale)" if result.stale_since else ""),
-                _reason(result),
-                f"{record.backend}@{record.host}" if record.host else record.backend,
-                format_time(record.created, seconds=False),
-                record.key[:10],
-            )
-        )
-    print_columns(rows)
+    print_columns(_HEADINGS, map(_cells_of, results))
 
 
-def _reason(result: AsyncResult) -> str:
-    task = result.record.task
-    if task.reason is None:
-        return ""
+def print_listed(listed: Iterable[Listed]) -> bool:
+    """Print one line a job, as they come; return whether there were any."""
+    return print_columns(_HEADINGS, map(_cells_of_listed, listed))
+
+
+_NAMES = {int(status): status.name for status in Status}
+_HEADINGS = ("JOB ID", "NAME", "STATUS", "REASON", "BACKEND", "SUBMITTED", "KEY")
+
+
+def _cells_of(result: AsyncResult) -> tuple[str, ...]:
+    record, task = result.record, result.record.task
     return (
-        f"{task.reason.value} {task.exit_code}"
-        if task.exit_code
-        else task.reason.value
+        result.job_id or "-",
+        record.name,
+        task.status.name + (" (stale)" if result.stale_since else ""),
+        _reason(task.reason.value if task.reason else "", task.exit_code),
+        _place(record.backend, record.host),
+        format_minute(int(record.created) // 60),
+        record.key[:10],
     )
+
+
+def _cells_of_listed(listed: Listed) -> tuple[str, ...]:
+    state, task = listed.state, listed.state["task"]
+    return (
+        _full_job_id(state) or "-",
+        state["name"],
+        _NAMES[task["status"]],
+        _reason(task.get("reason", ""), task.get("exit_code")),
+        _place(state["backend"], state.get("host", "")),
+        format_minute(int(state.get("created", 0)) // 60),
+        state["key"][:10],
+    )
+
+
+def _reason(reason: str, exit_code: int | None) -> str:
+    return f"{reason} {exit_code}" if reason and exit_code else reason
+
+
+def _place(backend: str, host: str) -> str:
+    return f"{backend}@{host}" if host else backend
+
+
+@functools.lru_cache
+def format_minute(minute: int) -> str:
+    """Write a time (minutes since the epoch) for a person."""
+    return format_time(minute * 60, seconds=False)
 
 
 def format_time(when: float | None, seconds: bool = True) -> str:
@@ -176,17 +242,48 @@ def format_time(when: float | None, seconds: bool = True) -> str:
     return time.strftime(form, time.localtime(when))
 
 
-def print_columns(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows, the first of them the headings."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        echo("  ".join(cells).rstrip())
+def print_columns(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
+    """Print rows under their headings, as they come; return whether there were any.
+
+    The columns are as wide as those of the first page need, and of each that comes after.
+    """
+    widths = [0] * len(headings)
+    has_printed = False
+    for page in pages_of(rows):
+        if not has_printed:
+            page = [tuple(headings), *page]
+        longest = [max(map(len, column)) for column in zip(*page, strict=True)]
+        widths = list(map(max, widths, longest))
+        form = "  ".join(f"{{:{width}}}" for width in widths)
+        echo("\n".join(in_one_line(form.format(*row)) for row in page))
+        has_printed = True
+    return has_printed
+
+
+def in_one_line(row: str) -> str:
+    """Return a row of a table; what breaks lines in it is escaped."""
+    return row.rstrip().replace("\n", "\\n")
+
+
+def pages_of(rows: Iterable[T]) -> Iterator[list[T]]:
+    """Yield what comes in lists of some hundreds."""
+    rest = iter(rows)
+    while page := list(itertools.islice(rest, 500)):
+        yield page
 
 
 def print_json(value: object) -> None:
     """Print plain values."""
     click.echo(json.dumps(value, indent=1))
+
+
+def print_json_rows(rows: Iterable[object]) -> None:
+    """Print a list of plain values, a line each, as they come."""
+    before = "["
+    for page in pages_of(rows):
+        click.echo(before + ",\n ".join(map(json.dumps, page)), nl=False)
+        before = ",\n "
+    click.echo("]" if before != "[" else "[]")
 
 
 def exit_code(results: Sequence[AsyncResult]) -> int:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from clusterjob.cli.output import as_json, echo, format_time, print_json
+from clusterjob.cli.output import (
+    as_json,
+    echo,
+    format_minute,
+    in_one_line,
+    pages_of,
+    print_json,
+    print_json_rows,
+)
 from clusterjob.errors import StoreError
 from clusterjob.script import default_session
 from clusterjob.status import Status
@@ -16,7 +25,7 @@ from clusterjob.store import Store, open_store
 from clusterjob.units import parse_time
 
 if TYPE_CHECKING:
-    from clusterjob.admin import Finding
+    from clusterjob.admin import Finding, Removed
 
 
 @click.command()
@@ -85,28 +94,37 @@ def prune(
     wanted = [Status[state.upper()] for state in states or ["completed"]]
     pruned = prune_jobs(default_session(), parse_time(older_than), wanted, dry_run)
     if as_json:
-        removed = [
-            {
-                "name": record.name,
-                "job_id": record.job_id,
-                "key": record.key,
-                "status": record.status.name,
-            }
-            for record in pruned.removed
-        ]
-        print_json(
-            {"removed": removed, "dry_run": dry_run, "problems": pruned.problems}
+        echo(
+            f'{{"dry_run": {json.dumps(dry_run)}, "problems": {json.dumps(pruned.problems)},'
         )
+        echo(' "removed":')
+        print_json_rows(map(_describe_removed, pruned.removed))
+        echo("}")
     else:
-        for record in pruned.removed:
-            job, status = record.job_id or "-", record.status.name
-            when = format_time(record.created, seconds=False)
-            echo(f"{job:10} {record.name:20} {status:10} {when}  {record.key[:10]}")
+        for page in pages_of(map(_line_of_removed, pruned.removed)):
+            echo("\n".join(page))
         done = "would be" if dry_run else "were"
         echo(f"{len(pruned.removed)} submissions {done} removed")
     for problem in pruned.problems:
         echo(f"clusterjob: {problem}", err=True)
     sys.exit(1 if pruned.problems else 0)
+
+
+def _describe_removed(removed: Removed) -> dict[str, object]:
+    return {
+        "name": removed.name,
+        "job_id": removed.job_id,
+        "key": removed.key,
+        "status": removed.status.name,
+    }
+
+
+def _line_of_removed(removed: Removed) -> str:
+    when = format_minute(int(removed.created) // 60)
+    job, status = removed.job_id or "-", removed.status.name
+    return in_one_line(
+        f"{job:10} {removed.name:20} {status:10} {when}  {removed.key[:10]}"
+    )
 
 
 @click.group()

@@ -3,6 +3,7 @@
 from clusterjob.files.downloading import download
 from clusterjob.files.listing import Order, RemoteFile, list_files
 from clusterjob.files.logs import (
+    LOG_SUFFIX,
     LogFollower,
     Stream,
     explain,
@@ -23,6 +24,7 @@ from clusterjob.files.programs import digest_script, programs_in, read_digests
 from clusterjob.files.uploading import upload
 
 __all__ = [
+    "LOG_SUFFIX",
     "Files",
     "LogFollower",
     "Order",

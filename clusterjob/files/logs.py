@@ -26,6 +26,7 @@ from clusterjob.transport import Sink, Transport
 _log = logging.getLogger(__name__)
 
 Stream = Literal["stdout", "stderr"]
+LOG_SUFFIX = {"stdout": ".out", "stderr": ".err"}
 _TAIL = 10  # lines of a log shown in an error
 # bytes: of the last lines together, and of each where they are many
 _MOST_TAIL, _LONG_LINE = 1 << 20, 1000
@@ -51,8 +52,7 @@ def log_path(
         path = resources.get("stdout")
     if not path:
         suffix = f".{index}" if index is not None else ""
-        extension = "out" if stream == "stdout" else "err"
-        return f"{record.folder}/{record.token}{suffix}.{extension}"
+        return f"{record.folder}/{record.token}{suffix}{LOG_SUFFIX[stream]}"
     if backend is not None and re.search(r"[%$^{]", path):
         values = {
             "{id}": record.job_id or "",

@@ -5,6 +5,7 @@ from clusterjob.store.base import (
     Again,
     Change,
     Damaged,
+    Listed,
     Note,
     Report,
     Store,
@@ -23,6 +24,7 @@ from clusterjob.store.record import (
     Record,
     Task,
 )
+from clusterjob.store.shape import last_change
 from clusterjob.store.spec import (
     ClusterReference,
     InputFile,
@@ -44,6 +46,7 @@ __all__ = [
     "Event",
     "InputFile",
     "JobSpec",
+    "Listed",
     "Note",
     "Once",
     "OnceState",
@@ -55,6 +58,7 @@ __all__ = [
     "Store",
     "Task",
     "foreign_error",
+    "last_change",
     "locate_store",
     "open_store",
 ]

@@ -8,13 +8,15 @@ processes, on one machine or on several.
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from clusterjob.errors import StoreError
+from clusterjob.errors import StoreError, printable
+from clusterjob.status import Status
 from clusterjob.store.record import Record
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,28 @@ class Damaged:
     name: str = ""
     job_id: str | None = None
     raw: str = ""
+
+
+class Listed(NamedTuple):
+    """A record as lists need it: its state, as :meth:`Record.to_json` writes it, and checked.
+
+    ``is_current``: no later submission of the same job replaced it; ``names_logs``: the user may
+    have named its logs.
+    """
+
+    state: Mapping[str, Any]
+    is_current: bool
+    names_logs: bool
+
+    @classmethod
+    def of(cls, record: Record, is_current: bool) -> Listed:
+        state = json.loads(record.to_json())
+        return cls(state, is_current, may_name_logs(record.spec_json))
+
+
+def may_name_logs(spec_json: str) -> bool:
+    """Whether a spec may have resources that name the logs."""
+    return '"stdout"' in spec_json or '"stderr"' in spec_json
 
 
 @dataclass(frozen=True)
@@ -148,13 +172,26 @@ class Store(ABC):
         name: str | None = None,
         earlier: bool = False,
         unsent: bool = False,
+        begun: bool = False,
     ) -> list[Record]:
         """Return records, the oldest first: the current ones, or with ``earlier`` also those that
         were replaced.
 
-        ``unsent``: only those whose submission is open. Damaged ones are left out, and named in the
-        log once.
+        ``unsent``: only those whose submission is open; ``begun``: only those whose epilogue began
+        and has not ended. Damaged ones are left out, and named in the log once.
         """
+
+    @abstractmethod
+    def listed(
+        self, statuses: Iterable[int] | None = None, earlier: bool = False
+    ) -> Iterator[Listed]:
+        """Yield what :meth:`select` returns, one after the other and as plain values, which takes
+        little memory and time where there are very many. About the oldest come first.
+        """
+
+    @abstractmethod
+    def counts(self) -> dict[Status, int]:
+        """Return how many current records there are in each state."""
 
     @abstractmethod
     def newest(self, names: Iterable[str]) -> dict[str, float]:
@@ -238,14 +275,14 @@ class Store(ABC):
         """Name a damaged record in the log, once."""
         if damaged.token not in self._told:
             self._told.add(damaged.token)
+            what = printable(
+                f"{damaged.token} (job {damaged.name!r}, id {damaged.job_id})"
+            )
             log.warning(
-                "%s: the record %s (job %r, id %s) is damaged and left out: %s. 'clusterjob "
-                "doctor' says more",
+                "%s: the record %s is damaged and left out: %s. 'clusterjob doctor' says more",
                 self.url,
-                damaged.token,
-                damaged.name,
-                damaged.job_id,
-                damaged.why,
+                what,
+                printable(damaged.why),
             )
 
 

@@ -9,14 +9,17 @@ import fcntl
 import json
 import os
 import re
+import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
 from clusterjob.new_file import open_beside
+from clusterjob.status import Status
 from clusterjob.store.base import (
     OLD_KEYS,
     SHORTEST_KEY,
@@ -26,6 +29,7 @@ from clusterjob.store.base import (
     Change,
     Damaged,
     Edits,
+    Listed,
     Note,
     Report,
     Store,
@@ -41,8 +45,10 @@ from clusterjob.store.owner import (
     is_missing,
 )
 from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
+from clusterjob.store.shape import is_note, read_values
 
 _Stamp = tuple[int, int, int]
+_MOST_BYTES = 1 << 28  # of a record
 # how the file of a record begins: see FileStore._save
 _KEY = re.compile(r'\{"key": "([^"\\]+)"')
 
@@ -158,6 +164,7 @@ class FileStore(Store):
         name: str | None = None,
         earlier: bool = False,
         unsent: bool = False,
+        begun: bool = False,
     ) -> list[Record]:
         allowed = None if statuses is None else set(statuses)
 
@@ -166,11 +173,33 @@ class FileStore(Store):
                 (allowed is None or record.status in allowed)
                 and (name is None or record.name == name)
                 and (not unsent or record.unsent)
+                and (not begun or record.epilogue is ONCE_STARTED)
             )
 
         readings = self._read_all() if earlier else self._current()
         found = filter(is_meant, self._good(readings).values())
         return [_copy(record) for record in sorted(found, key=_age)]
+
+    def listed(
+        self, statuses: Iterable[int] | None = None, earlier: bool = False
+    ) -> Iterator[Listed]:
+        current = {id(reading) for reading in self._current().values()}
+        allowed = None if statuses is None else set(statuses)
+        readings = self._good(self._read_all()).values()
+        for record in sorted(readings, key=_age):
+            is_current = id(record) in current
+            if (earlier or is_current) and (
+                allowed is None or record.status in allowed
+            ):
+                yield Listed.of(record, is_current)
+
+    def counts(self) -> dict[Status, int]:
+        found = Counter(
+            reading.status
+            for reading in self._current().values()
+            if isinstance(reading, Record)
+        )
+        return {status: found[status] for status in Status}
 
     def newest(self, names: Iterable[str]) -> dict[str, float]:
         wanted, found = set(names), dict[str, float]()
@@ -325,7 +354,7 @@ class FileStore(Store):
             stamp = self.folder / "version.json"
             version = 0
             if stamp.exists():
-                version = json.loads(stamp.read_text(encoding="utf-8"))["clusterjob"]
+                version = int(read_values(_read_text(stamp))["clusterjob"])
             if version < VERSION and not self.owner:
                 if version:
                     self._note_old_keys()
@@ -482,13 +511,12 @@ class FileStore(Store):
         return self._read_notes()
 
     def _read_notes(self) -> dict[str, list[Any]]:
+        """Return the notes; what is none is as good as not written."""
         try:
-            notes: dict[str, list[Any]] = json.loads(
-                (self.folder / "notes.json").read_text(encoding="utf-8")
-            )
-        except (FileNotFoundError, ValueError):
+            notes = read_values(_read_text(self.folder / "notes.json"))
+            return {name: values for name, values in notes.items() if is_note(values)}
+        except (FileNotFoundError, ValueError, AttributeError):
             return {}
-        return notes
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
@@ -497,30 +525,41 @@ def _stamp(status: os.stat_result) -> _Stamp:
 
 
 def _read(path: Path) -> Record | Damaged | None:
+    key = name = text = ""
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogatepass")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return Damaged(path.stem, str(error))
-    key = name = ""
-    try:
-        data = json.loads(text)
-        key, name = data["key"], data["name"]
+        text = _read_text(path)
+        data = read_values(text)
+        key, name = str(data["key"]), str(data["name"])
         record = Record.from_json(json.dumps(data["state"]), json.dumps(data["spec"]))
         if record.token != path.stem or record.key != key:
             raise ValueError("it is the record of another job")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
         written = _KEY.match(text)  # the beginning may tell whose record it was
         return Damaged(
             path.stem,
             f"{type(error).__name__}: {error}",
-            str(key) or (written[1] if written else ""),
-            str(name),
+            key or (written[1] if written else ""),
+            name,
             None,
             text,
         )
     return record
+
+
+def _read_text(path: Path) -> str:
+    """Read a file of ours: a regular one, of UTF-8. Raises OSError, ValueError."""
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_NONBLOCK
+    )  # of a pipe nothing is awaited
+    with os.fdopen(descriptor, encoding="utf-8", errors="surrogateescape") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no regular file")
+        if status.st_size > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES >> 20} MB")
+        return file.read()
 
 
 def _age(reading: Record | Damaged) -> tuple[float, str]:

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from clusterjob.status import Reason, Status
+from clusterjob.store.shape import check_record, read_values
 from clusterjob.store.spec import JobSpec, OutputPattern
 
 
@@ -126,7 +127,7 @@ class Task:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Task:
-        """Read a task. Raises ValueError, KeyError or TypeError for what is none."""
+        """Make a task of values that were checked."""
         task = cls(**data)
         task.status = Status(task.status)
         task.reason = Reason(task.reason) if task.reason else None
@@ -188,7 +189,7 @@ class Record(_Referable):
 
     @property
     def spec(self) -> JobSpec:
-        """What was asked for; of a record from a store it is read when it is first looked at."""
+        """What was asked for."""
         if self._spec is None:
             self._spec = JobSpec.from_json(self.spec_json)
         return self._spec
@@ -329,8 +330,9 @@ class Record(_Referable):
 
     @classmethod
     def from_json(cls, text: str, spec_json: str) -> Record:
-        """Read a record. Raises ValueError, KeyError or TypeError for text that is none."""
-        data = json.loads(text)
+        """Read a record. Raises ValueError for texts that are none."""
+        data = read_values(text)
+        check_record(data)
         task = Task.from_json(data.pop("task"))
         tasks = data.pop("tasks", None)
         for name, word in _RENAMED.items():
@@ -339,7 +341,8 @@ class Record(_Referable):
         for name in _ONCE:
             if name in data:
                 data[name] = Once.from_json(data[name])
-        record = cls(**data, task=task, spec_json=spec_json)
+        spec = JobSpec.from_json(spec_json)
+        record = cls(**data, task=task, spec_json=spec_json, _spec=spec)
         record.phase = Phase(record.phase)
         if record.submitted is not None:  # JSON has lists alone
             began, ended = record.submitted

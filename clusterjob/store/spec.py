@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from clusterjob.store.shape import check_spec, read_values
+
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
@@ -154,8 +156,9 @@ class JobSpec:
 
     @classmethod
     def from_json(cls, text: str) -> JobSpec:
-        """Read a spec. Raises ValueError, KeyError or TypeError for text that is none."""
-        data = json.loads(text)
+        """Read a spec. Raises ValueError for text that is none."""
+        data = read_values(text)
+        check_spec(data)
         backend = data.pop("backend", None)
         if backend is not None:
             data["cluster"] = ClusterReference.from_json(backend)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from clusterjob.errors import StoreError
+from clusterjob.status import Status
 from clusterjob.store.base import (
     OLD_KEYS,
     SHORTEST_KEY,
@@ -24,14 +26,22 @@ from clusterjob.store.base import (
     Change,
     Damaged,
     Edits,
+    Listed,
     Note,
     Report,
     Store,
     decide_claims,
     has_old_keys,
+    may_name_logs,
     take_over_one,
 )
 from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
+from clusterjob.store.shape import (
+    check_record,
+    check_spec,
+    is_note,
+    read_portion,
+)
 
 SCHEMA = """
 CREATE TABLE records (
@@ -66,10 +76,12 @@ CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value D
 _TO_3 = "ALTER TABLE records ADD COLUMN version INTEGER NOT NULL DEFAULT 0"
 # from each version to the next; `_fill_columns` does what SQL cannot
 MIGRATIONS = {1: _TO_2, 2: _TO_3}
-_CHUNK = 500  # keys of one SELECT ... IN
+_HALVES = re.compile("[\ud800-\udfff]")
+PORTION = 500  # keys of one SELECT ... IN
 _BEHIND_ALL = "\U0010ffff"  # sorts behind whatever a key or a name may go on with
 # columns of _READ
-_TOKEN, _KEY = 0, 3
+_TOKEN, _KEY, _CURRENT = 0, 3, 6
+READ_CURRENT = "SELECT token, data, spec, key, name, job_id, current FROM records"
 _READ = "SELECT token, data, spec, key, name, job_id FROM records"
 _WRITE = (
     "UPDATE records SET key = ?, job_id = ?, status = ?, data = ?, unsent = ?, version = ? "
@@ -202,19 +214,21 @@ class SqlStore(Store):
         name: str | None = None,
         earlier: bool = False,
         unsent: bool = False,
+        begun: bool = False,
     ) -> list[Record]:
-        conditions: list[str] = [] if earlier else ["current = 1"]
-        values: list[object] = []
-        if statuses is not None:
-            wanted = [int(status) for status in statuses]
-            conditions.append(f"status IN ({','.join('?' * len(wanted))})")
-            values += wanted
+        condition, values = _condition(statuses, earlier)
         if name is not None:
-            conditions.append("name = ?")
+            condition += " AND name = ?"
             values.append(name)
         if unsent:
-            conditions.append("unsent = 1")
-        return self._select(" AND ".join(conditions) or "1 = 1", values)
+            condition += " AND unsent = 1"
+        if begun:
+            condition += " AND data LIKE ?"
+            values.append('%"epilogue":"started"%')
+        found = self._select(condition, values)
+        return [
+            record for record in found if record.epilogue is ONCE_STARTED or not begun
+        ]
 
     def newest(self, names: Iterable[str]) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -257,7 +271,11 @@ class SqlStore(Store):
                 "SELECT name, at, value FROM notes WHERE name >= ? AND name < ?",
                 (prefix, prefix + _BEHIND_ALL),
             )
-            return {name: Note(at, value) for name, at, value in rows}
+            return {
+                name: Note(at, value)
+                for name, at, value in rows
+                if is_note([at, value])
+            }
 
     def note(self, name: str, note: Note | None) -> None:
         with self._transaction() as connection:
@@ -273,6 +291,8 @@ class SqlStore(Store):
             row = connection.execute(
                 "SELECT at, value FROM notes WHERE name = ?", (name,)
             ).fetchone()
+            if row is not None and not is_note(list(row)):
+                row = None
             if row is not None and row[0] <= now < row[0] + interval:
                 return Note(*row)
             connection.execute("DELETE FROM notes WHERE name = ?", (name,))
@@ -290,11 +310,16 @@ class SqlStore(Store):
             with self._transaction(write=False) as connection:
                 report.facts |= self._facts(connection)
                 count = 0
-                for row in connection.execute(_READ):
-                    count += 1
-                    reading = read_row(row)
-                    if isinstance(reading, Damaged):
-                        report.damaged.append(reading)
+                rows = connection.execute(_READ)
+                while portion := rows.fetchmany(PORTION):
+                    count += len(portion)
+                    if not _are_sound(portion):
+                        readings = map(read_row, portion)
+                        report.damaged += [
+                            reading
+                            for reading in readings
+                            if isinstance(reading, Damaged)
+                        ]
                 report.facts["records"] = str(count)
                 report.broken = self._broken(connection)
                 report.corrupt = bool(report.broken)
@@ -328,8 +353,59 @@ class SqlStore(Store):
         with self._transaction(write=False) as connection:
             rows = connection.execute(
                 f"{_READ} WHERE {condition} ORDER BY created, token", values
-            ).fetchall()
-        return list(self._good((row[0], read_row(row)) for row in rows).values())
+            )
+            return list(self._good((row[0], read_row(row)) for row in rows).values())
+
+    def listed(
+        self, statuses: Iterable[int] | None = None, earlier: bool = False
+    ) -> Iterator[Listed]:
+        condition, values = _condition(statuses, earlier)
+        for rows in self._scan(condition, values):
+            states = read_portion([row[1] for row in rows], check_record)
+            if states is None or not _are_own(states, rows):
+                states = [self._state_of(row) for row in rows]
+            for state, row in zip(states, rows, strict=True):
+                if state is not None:
+                    yield Listed(
+                        state, row[_CURRENT] is not None, may_name_logs(row[2])
+                    )
+
+    def _state_of(self, row: Sequence[Any]) -> Any:
+        """Return the state of a record; None of a damaged one, which is named in the log."""
+        reading = read_row(row[:_CURRENT])
+        if isinstance(reading, Record):
+            return json.loads(row[1])
+        self.warn_of(reading)
+        return None
+
+    def _scan(
+        self, condition: str, values: Sequence[object]
+    ) -> Iterator[Sequence[Sequence[Any]]]:
+        """Yield the rows of ``READ_CURRENT`` that a condition names, in portions.
+
+        Each is a transaction: whoever looks at a long list keeps nobody from writing.
+        """
+        with self._transaction(write=False) as connection:
+            found = connection.execute(
+                f"SELECT token FROM records WHERE {condition} ORDER BY created, token",
+                values,
+            )
+            tokens = [row[0] for row in found if is_storable(row[0])]
+        for part, places in _portions(tokens):
+            place_of = {token: place for place, token in enumerate(part)}
+            with self._transaction(write=False) as connection:
+                rows = connection.execute(
+                    f"{READ_CURRENT} WHERE token IN ({places})", part
+                ).fetchall()
+            yield sorted(rows, key=lambda row: place_of[row[_TOKEN]])
+
+    def counts(self) -> dict[Status, int]:
+        with self._transaction(write=False) as connection:
+            rows = connection.execute(
+                "SELECT status, COUNT(*) FROM records WHERE current = 1 GROUP BY status"
+            )
+            found = {Status(status): count for status, count in rows}
+        return {status: found.get(status, 0) for status in Status}
 
     def _good(
         self, readings: Iterable[tuple[str, Record | Damaged]]
@@ -394,19 +470,51 @@ class SqlStore(Store):
         """Return what the database says is wrong with itself."""
 
 
+def is_storable(text: object) -> bool:
+    """Whether a value that was read is text that can be asked for."""
+    return isinstance(text, str) and (text.isascii() or not _HALVES.search(text))
+
+
+def _condition(
+    statuses: Iterable[int] | None, earlier: bool
+) -> tuple[str, list[object]]:
+    """Return a condition for records in these states, and its values."""
+    condition = "1 = 1" if earlier else "current = 1"
+    if statuses is None:
+        return condition, []
+    wanted: list[object] = [int(status) for status in statuses]
+    return f"{condition} AND status IN ({','.join('?' * len(wanted))})", wanted
+
+
+def _are_sound(rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether :func:`read_row` would read all of these, found out together, which is faster."""
+    states = read_portion([row[1] for row in rows], check_record)
+    specs = read_portion([row[2] for row in rows], check_spec)
+    if states is None or specs is None:
+        return False
+    return _are_own(states, rows)
+
+
+def _are_own(states: Sequence[Any], rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether each of the states is that of its row."""
+    pairs = zip(states, rows, strict=True)
+    return all(
+        state["token"] == row[0] and state["key"] == row[3] for state, row in pairs
+    )
+
+
 def read_row(row: Sequence[Any]) -> Record | Damaged:
     """Read a row of ``_READ``."""
     token, data, spec, key, name, job_id = row
     try:
         record = Record.from_json(data, spec)
-        is_spec = isinstance(spec, str) and spec.startswith("{")
-        if (record.token, record.key) != (token, key) or not is_spec:
-            raise ValueError("it is the record of another job, or of none")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if (record.token, record.key) != (token, key):
+            raise ValueError("it is the record of another job")
+    except ValueError as error:
         known = {"token": token, "key": key, "name": name, "job_id": job_id}
-        raw = json.dumps({**known, "data": str(data), "spec": str(spec)})
-        why = f"{type(error).__name__}: {error}"
-        return Damaged(str(token), why, str(key), str(name), job_id, raw)
+        texts = {name: str(value) for name, value in known.items()}
+        raw = json.dumps({**texts, "data": str(data), "spec": str(spec)})
+        return Damaged(**texts, why=str(error), raw=raw)
     return record
 
 
@@ -432,8 +540,8 @@ def _write(connection: Connection, records: Iterable[Record]) -> None:
 
 def _portions(values: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
     """Yield the values of SELECTs, each with its places in the statement."""
-    for start in range(0, len(values), _CHUNK):
-        part = values[start : start + _CHUNK]
+    for start in range(0, len(values), PORTION):
+        part = values[start : start + PORTION]
         yield part, ",".join("?" * len(part))
 
 

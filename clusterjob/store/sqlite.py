@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from clusterjob.errors import StoreError
 from clusterjob.new_file import open_beside
@@ -22,10 +24,13 @@ from clusterjob.store.owner import (
 )
 from clusterjob.store.record import Record
 from clusterjob.store.sql import (
+    PORTION,
+    READ_CURRENT,
     SCHEMA,
     Connection,
     SqlStore,
     insert,
+    is_storable,
     make_newest_current,
     migrate,
     read_row,
@@ -49,6 +54,8 @@ _SHARED = (
 )
 
 
+# s; a store that was begun to be made has bytes by then
+_FILLED = 60
 # what SQLite says of a file that is broken, or none of its own
 _CORRUPT = (
     "malformed",
@@ -79,6 +86,23 @@ class SqliteStore(SqlStore):
         # where the store is another user's
         self._copy: tempfile.TemporaryDirectory[str] | None = None
 
+    def _scan(
+        self, condition: str, values: Sequence[object]
+    ) -> Iterator[Sequence[Sequence[Any]]]:
+        """Yield them in the order in which they were written, which needs no sorting."""
+        read = READ_CURRENT.replace(" FROM", ", rowid FROM")
+        last = 0
+        while True:
+            with self._transaction(write=False) as connection:
+                rows = connection.execute(
+                    f"{read} WHERE rowid > ? AND {condition} ORDER BY rowid LIMIT {PORTION}",
+                    [last, *values],
+                ).fetchall()
+            if not rows:
+                return
+            yield rows
+            last = rows[-1][-1]
+
     def changes(self) -> int:
         with self._lock:
             try:
@@ -91,19 +115,25 @@ class SqliteStore(SqlStore):
             return self._changes
 
     def quarantine(self, damaged: Damaged) -> str:
-        target = self.path.parent / "damaged" / f"{damaged.token}.json"
-        target.parent.mkdir(mode=0o700, exist_ok=True)
-        with open(
-            os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-            "w",
-            encoding="utf-8",
-        ) as file:
-            file.write(damaged.raw)
+        name = re.sub(r"[^\w-]", "_", damaged.token, flags=re.ASCII)[:64]
+        target = self.path.parent / "damaged" / f"{name}.json"
+        token = damaged.token.encode("utf-8", "surrogateescape")
+        try:
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor, part = open_beside(target)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(damaged.raw)
+            part.replace(target)
+        except OSError as error:
+            raise StoreError(
+                f"{target} cannot be written: {error.strerror}"
+            ) from error
         with self._transaction() as connection:
             connection.execute(
-                "DELETE FROM records WHERE token = ?", (damaged.token,)
+                "DELETE FROM records WHERE CAST(token AS BLOB) = ?", (token,)
             )
-            make_newest_current(connection, [damaged.key])
+            if is_storable(damaged.key):
+                make_newest_current(connection, [damaged.key])
         return str(target)
 
     def rebuild(self) -> str:
@@ -196,6 +226,7 @@ class SqliteStore(SqlStore):
         connection = sqlite3.connect(
             self.path, timeout=60, isolation_level=None, check_same_thread=False
         )
+        connection.text_factory = _text
         _set_journal(connection, "delete" if is_shared(self.path) else "wal")
         # a claim is on disk before anything is submitted
         connection.execute("PRAGMA synchronous = FULL")
@@ -210,6 +241,7 @@ class SqliteStore(SqlStore):
         folder = self.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._check_not_emptied()
             if not self.path.exists():
                 os.close(
                     os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -224,6 +256,19 @@ class SqliteStore(SqlStore):
                 f"the store {self.path} cannot be made: {error.strerror}. Name another folder "
                 "with JobScript.cache_folder or $CLUSTERJOB_STORE"
             ) from error
+
+    def _check_not_emptied(self) -> None:
+        """Raises :class:`StoreError` for a file of no bytes that nobody is about to fill.
+
+        To SQLite it is a good database, with no records.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            status = self.path.stat()
+            if status.st_size == 0 and time.time() - status.st_mtime > _FILLED:
+                raise StoreError(
+                    f"the store {self.path} is a file of no bytes: what was in it is lost. Restore "
+                    "it from a backup; or see to it that no job of it runs any more, and delete it"
+                )
 
     def _check_there(self) -> None:
         """Raises :class:`StoreError` where the file was deleted or replaced since it was opened."""
@@ -243,6 +288,7 @@ class SqliteStore(SqlStore):
         connection = sqlite3.connect(
             target, isolation_level=None, check_same_thread=False
         )
+        connection.text_factory = _text
         self._prepare(connection)
         self._connection, self._pid = connection, os.getpid()
         self._data_version = None
@@ -332,6 +378,11 @@ class SqliteStore(SqlStore):
         return found
 
 
+def _text(data: bytes) -> str:
+    """Return text; bytes that are no UTF-8 harm their own record alone, where it is read."""
+    return data.decode("utf-8", "surrogateescape")
+
+
 def filesystem(path: Path) -> str:
     """Return the type of the file system that a path is on: ``ext4``, ``nfs4``.
 
@@ -406,6 +457,7 @@ def _salvage(path: Path) -> Iterator[Record]:
             connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
         except sqlite3.Error:
             return
+        connection.text_factory = _text
         with contextlib.suppress(sqlite3.Error), contextlib.closing(connection):
             for record in _readable(connection, order, beyond):
                 if record.token not in seen:

@@ -15,6 +15,7 @@ from clusterjob.store import (
     ONCE_DUE,
     ONCE_STARTED,
     Change,
+    Event,
     JobSpec,
     Note,
     Phase,
@@ -72,8 +73,8 @@ def test_a_record_comes_back_as_it_was(store: Store) -> None:
         2.0,
         "h",
         {"cpu": 1.5},
-        3.0,
-        [[1.0, "FAILED", "w"]],
+        runs=3,
+        history=[Event(1.0, "FAILED", "w")],
     )
     made.tasks = {3: Task(Status.RUNNING)}
     assert store.claim([made], never) == [made]
