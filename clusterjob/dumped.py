@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from clusterjob.errors import StoreError
-from clusterjob.new_file import open_beside
+from clusterjob.plain_files import open_beside, read_text
 from clusterjob.store import Record
 
 
@@ -30,7 +30,7 @@ def read_dump(path: str | os.PathLike[str]) -> tuple[str, Record]:
     """Return the place of the store, and the record. Raises :class:`StoreError`."""
     try:
         _check_no_pickle(path)
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
         record = Record.from_json(
             json.dumps(data["record"]), json.dumps(data["spec"])
         )
@@ -38,7 +38,7 @@ def read_dump(path: str | os.PathLike[str]) -> tuple[str, Record]:
         if not isinstance(url, str) or "\0" in url:
             raise ValueError(f"{url!r} names no store")
         return url, record
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(
             f"{path} is not a dumped result: {type(error).__name__}: {error}"
         ) from error

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from clusterjob.backend import (
     Backend,
@@ -22,6 +21,7 @@ from clusterjob.backend import (
     without_directives,
 )
 from clusterjob.errors import SettingsError
+from clusterjob.plain_files import read_text
 
 _DEPENDENCY = re.compile(r"--dependency|-hold_jid|-W depend|-w ")
 _LOGS = ("stdout", "stderr")
@@ -202,7 +202,7 @@ def script_dialect(path: str | os.PathLike[str], at_hand: str | None) -> str | N
     ``at_hand`` names the backend of the job. Raises :class:`SettingsError`.
     """
     backend = find_dialect(
-        read_text(path), load_backend(at_hand) if at_hand else None
+        script_text(path), load_backend(at_hand) if at_hand else None
     )
     return None if backend is None else backend.name
 
@@ -259,9 +259,9 @@ def _head(body: str) -> str:
     return "".join(lines)
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def script_text(path: str | os.PathLike[str]) -> str:
     """Return the text of a script. Raises :class:`SettingsError`."""
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
         raise SettingsError(f"cannot be read as text: {error}", file=path) from None

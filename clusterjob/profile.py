@@ -22,6 +22,7 @@ from clusterjob.backend import (
     read_ini,
 )
 from clusterjob.errors import SettingsError
+from clusterjob.plain_files import expand
 
 # attributes that mean something to clusterjob; any other is a variable of the body
 ATTRIBUTES = (
@@ -102,7 +103,7 @@ def read_profile(path: str | Path) -> Profile:
     Raises :class:`SettingsError` naming file, section and key; also for a key that is nearly, but
     not quite, a known one.
     """
-    file = Path(path).expanduser().absolute()
+    file = expand(path).absolute()
     sections = read_ini(file)
     _check_section_names(sections, file)
     _check_interpolation(sections, file)

@@ -37,6 +37,7 @@ from clusterjob.files import (
     summarize,
 )
 from clusterjob.keys import parent_of
+from clusterjob.plain_files import expand
 from clusterjob.status import Reason, Status
 from clusterjob.store import (
     ONCE_DONE,
@@ -514,7 +515,7 @@ class AsyncResult:
                 "for example fetch(['*.dat'])"
             )
         folder = Path(self.record.outputs_folder if into is None else into)
-        order = Order(self.record.workdir, wanted, folder.expanduser().absolute())
+        order = Order(self.record.workdir, wanted, expand(folder).absolute())
         download(self.cluster.scheduler.transport, [order])
         if order.error or order.missing:
             missing = f"not found in {order.workdir}: {', '.join(order.missing)}"

@@ -37,8 +37,9 @@ from clusterjob.keys import (
 from clusterjob.native_script import (
     NativeScript,
     read_script,
-    read_text,
+    script_text,
 )
+from clusterjob.plain_files import expand
 from clusterjob.preparing import Draft
 from clusterjob.profile import ATTRIBUTES, Profile, check_gone, read_profile
 from clusterjob.result import AsyncResult
@@ -270,7 +271,7 @@ class JobScript(metaclass=JobScriptType):
             job.read_settings("sge.ini")
             result = job.submit()
         """
-        text = read_text(path)
+        text = script_text(path)
         at_hand = cls._defaults.attributes.get("backend") if cls._defaults else None
         native = read_script(text, settings.get("backend") or at_hand, dialect)
         job = cls.__new__(cls)
@@ -324,7 +325,7 @@ class JobScript(metaclass=JobScriptType):
 
         Raises :class:`SettingsError` where it is none.
         """
-        path = Path(folder).expanduser().absolute()
+        path = expand(folder).absolute()
         load_backend(str(path))
         known = [name for name in cls._backend_folders if name != str(path.parent)]
         cls._backend_folders = (str(path.parent), *known)

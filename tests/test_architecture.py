@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clusterjob"
 FLOORS = [
     ["errors", "status"],
-    ["fields", "new_file", "shell", "units"],
+    ["fields", "plain_files", "shell", "units"],
     ["backend", "store", "transport"],
     ["files", "profile", "native_script", "dumped"],
     ["engine"],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from clusterjob.errors import ClusterJobError, LoginError, TransportError
+from clusterjob.plain_files import expand
 from clusterjob.script import JobScript, default_session
 from clusterjob.session import Session
 from clusterjob.store import ClusterReference
@@ -38,7 +38,7 @@ def transport_of(session: Session, target: str) -> Transport:
 
     Raises :class:`SettingsError`.
     """
-    if Path(target).expanduser().is_file():
+    if expand(target).is_file():
         job = JobScript("true")
         job.read_settings(target)
         return session.engine.scheduler(job.cluster_reference).transport

@@ -8,6 +8,7 @@ import configparser
 from pathlib import Path
 
 from clusterjob.errors import SettingsError
+from clusterjob.plain_files import read_text
 
 Sections = dict[str, dict[str, str]]
 
@@ -44,7 +45,7 @@ def read_ini(path: Path) -> Sections:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, encoding="utf-8-sig")
     except FileNotFoundError:
         raise SettingsError(
             "no such file. Give the path of an INI file with [Attributes] and [Resources]",
@@ -52,7 +53,7 @@ def _read_text(path: Path) -> str:
         ) from None
     except IsADirectoryError:
         raise SettingsError("is a folder, expected an INI file", file=path) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SettingsError(f"cannot be read: {error}", file=path) from error
 
 

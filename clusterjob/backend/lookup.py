@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clusterjob.backend.ini import read_ini
 from clusterjob.errors import BackendNotFoundError, SettingsError, suggest
+from clusterjob.plain_files import expand
 
 
 def installed_backends() -> Path:
@@ -53,7 +54,7 @@ def find_backend(name: str, beside: Iterable[Path] = ()) -> Path:
     Raises :class:`BackendNotFoundError`.
     """
     if "/" in name:
-        path = Path(name).expanduser()
+        path = expand(name)
         if _is_backend(path):
             return path.resolve()
         raise BackendNotFoundError(

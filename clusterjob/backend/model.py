@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from clusterjob.backend.resources import COMMON_RESOURCES
 from clusterjob.errors import SettingsError
+from clusterjob.plain_files import read_text
 from clusterjob.status import Reason, Status
 
 # What is read from files is neither compared nor printed: dataclasses without the methods for that
@@ -334,8 +335,8 @@ class Backend:
     def template(self) -> str:
         """The text of the template that renders a job script. Raises :class:`SettingsError`."""
         try:
-            return Path(self.general.template).read_text(encoding="utf-8")
-        except OSError as error:
+            return read_text(self.general.template)
+        except (OSError, ValueError) as error:
             raise SettingsError(
                 f"the template cannot be read: {error}",
                 file=self.path / "backend.ini",

@@ -98,6 +98,11 @@ def compile_template(
             f"{where}, line {error.lineno}: {error.message}. "
             "Bodies are Jinja templates; pass verbatim=True for one that is not"
         ) from None
+    except (RecursionError, MemoryError, SyntaxError, ValueError) as error:
+        what = str(error) or type(error).__name__
+        raise RenderError(
+            f"{where} is no template that can be read: {what}"
+        ) from None
 
 
 def render_text(text: str, variables: Mapping[str, object], where: str) -> str:

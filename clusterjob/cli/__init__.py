@@ -1,5 +1,5 @@
 """The command line: what a person touches at a terminal."""
 
-from clusterjob.cli.group import main
+from clusterjob.cli.entry import main
 
 __all__ = ["main"]

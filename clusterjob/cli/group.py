@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -93,26 +95,63 @@ for command in (
     cli.add_command(command)
 
 
-def main() -> None:
-    """Run the command line; errors are one message, never a traceback."""
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line, and return its exit code; errors are one message."""
     gc.freeze()  # what was imported stays
     gc.set_threshold(50_000)  # long lists are no garbage
-    handler = logging.StreamHandler()
-    handler.setFormatter(PrintableFormatter())
-    logging.getLogger("clusterjob").addHandler(handler)
+    _print_warnings()
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        code = _run_command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has had enough
+        code = 1
+    except OSError as error:
+        echo(f"clusterjob: {error}", err=True)
+        code = 1
+    except Exception as error:  # a mistake of ours
+        if os.environ.get("CLUSTERJOB_TRACEBACK"):
+            raise
+        echo(
+            f"clusterjob: {type(error).__name__}: {error}. That is a mistake in clusterjob: please "
+            "report it, with what is printed under CLUSTERJOB_TRACEBACK=1",
+            err=True,
+        )
+        code = 1
+    _let_go_of_output()
+    return code
+
+
+def _run_command(arguments: Sequence[str]) -> int:
+    try:
+        code = cli.main(list(arguments), "clusterjob", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
     except click.exceptions.Abort:
         echo("interrupted; jobs that were submitted go on", err=True)
-        sys.exit(130)
+        return 130
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)
         echo(said.getvalue().rstrip("\n"), err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except ClusterJobError as error:
         echo(f"clusterjob: {error}", err=True)
-        sys.exit(NOT_FOUND if isinstance(error, JobNotFoundError) else 1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+        return NOT_FOUND if isinstance(error, JobNotFoundError) else 1
+
+
+def _print_warnings() -> None:
+    log = logging.getLogger("clusterjob")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(PrintableFormatter())
+        log.addHandler(handler)
+
+
+def _let_go_of_output() -> None:
+    """Where standard output cannot be written, keep Python from trying to at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nothing, contextlib.suppress(OSError):
+            os.dup2(nothing.fileno(), sys.stdout.fileno())

@@ -30,7 +30,7 @@ from clusterjob.files.listing import Order, RemoteFile, list_files
 from clusterjob.files.outgoing import encode
 from clusterjob.files.patterns import check_inside, local_name
 from clusterjob.files.progress import Progress
-from clusterjob.new_file import open_beside, open_own
+from clusterjob.plain_files import open_beside, open_own
 from clusterjob.shell import quote, quote_all
 from clusterjob.transport import Transport
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from clusterjob.errors import CommandError
 from clusterjob.files.outgoing import Upload, encode
-from clusterjob.new_file import open_beside
+from clusterjob.plain_files import open_beside
 from clusterjob.transport import RecordingTransport, RemoteTransport, Transport
 
 _HINT = "Choose a workdir (or rootdir) that you may write to, or make room there."

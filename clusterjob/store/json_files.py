@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import re
-import stat
 import threading
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
-from clusterjob.new_file import open_beside
+from clusterjob.plain_files import open_beside, read_text
 from clusterjob.status import Status
 from clusterjob.store.base import (
     OLD_KEYS,
@@ -549,17 +548,7 @@ def _read(path: Path) -> Record | Damaged | None:
 
 
 def _read_text(path: Path) -> str:
-    """Read a file of ours: a regular one, of UTF-8. Raises OSError, ValueError."""
-    descriptor = os.open(
-        path, os.O_RDONLY | os.O_NONBLOCK
-    )  # of a pipe nothing is awaited
-    with os.fdopen(descriptor, encoding="utf-8", errors="surrogateescape") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no regular file")
-        if status.st_size > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES >> 20} MB")
-        return file.read()
+    return read_text(path, errors="surrogateescape", most=_MOST_BYTES)
 
 
 def _age(reading: Record | Damaged) -> tuple[float, str]:

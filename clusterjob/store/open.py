@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from clusterjob.errors import StoreError
+from clusterjob.plain_files import expand
 from clusterjob.store.base import Store
 from clusterjob.store.owner import check_not_public, foreign_owner
 
@@ -34,7 +35,7 @@ def locate_store(where: str | os.PathLike[str] | None = None) -> str:
     if not text:
         return f"sqlite://{_nearest()}/{_FILE}"
     if not separator:
-        return f"sqlite://{(Path(text).expanduser() / _FILE).absolute()}"
+        return f"sqlite://{(expand(text) / _FILE).absolute()}"
     if kind not in ("sqlite", "file"):
         return text
     # sqlite:///relative and sqlite:////absolute, as SQLAlchemy has it; file:///absolute

@@ -250,7 +250,7 @@ class SqlStore(Store):
             return [row[0] for row in rows]
 
     def named(self, word: str, earlier: bool = False) -> list[Record]:
-        if not word:
+        if not word or not is_storable(word):
             return []
         current = "1 = 1" if earlier else "current = 1"
         bare = word.partition(";")[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
-from clusterjob.new_file import open_beside
+from clusterjob.plain_files import open_beside
 from clusterjob.store.base import VERSION, Damaged, newer_version_error
 from clusterjob.store.owner import (
     check_not_public,

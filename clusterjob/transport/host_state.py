@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import TransportError
+from clusterjob.plain_files import read_text
 
 _MINUTE = 60.0
+_MOST_BYTES = 1 << 20  # of a file
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,26 @@ class KnownHost:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> KnownHost:
-        home, connected = data.get("home"), data.get("connected")
+        """Make one of what a file says; what cannot be so is as good as not there."""
+        connected = data.get("connected")
+        texts = {
+            name: value
+            for name in ("host", "home", "route", "transport", "ssh_config")
+            if isinstance(value := data.get(name), str) and value.isprintable()
+        }
         return cls(
-            host=str(data.get("host") or ""),
-            home=home if isinstance(home, str) else None,
-            connected=connected if isinstance(connected, (int, float)) else None,
-            route=str(data.get("route") or ""),
-            transport=str(data.get("transport") or ""),
-            ssh_config=str(data.get("ssh_config") or ""),
+            host=texts.get("host", ""),
+            home=texts.get("home"),
+            connected=connected if _is_time(connected) else None,
+            route=texts.get("route", ""),
+            transport=texts.get("transport", ""),
+            ssh_config=texts.get("ssh_config", ""),
         )
+
+
+def _is_time(value: object) -> bool:
+    """Whether a value is a time that a date can be made of."""
+    return type(value) in (int, float) and 0 <= value < 2.5e11  # type: ignore[operator]
 
 
 def _folder() -> Path:
@@ -105,7 +118,8 @@ class HostState:
             with self._changed() as data:
                 now = time.time()
                 known = data.get("logins", self._own_logins)
-                logins = [when for when in known if now - _MINUTE < when <= now]
+                times = filter(_is_time, known if isinstance(known, list) else [])
+                logins = [when for when in times if now - _MINUTE < when <= now]
                 if len(logins) < self.limit:
                     data["logins"] = self._own_logins = [*logins, now]
                     return
@@ -122,15 +136,18 @@ class HostState:
         """Give the contents of the file, and write them back; others wait meanwhile."""
         try:
             make_state_folder()
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK
+            descriptor = os.open(self.path, flags, 0o600)
         except OSError:
             yield {"logins": self._own_logins}
             return
         with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
-                data = json.loads(file.read() or "{}")
-            except ValueError:
+                data = json.loads(file.read(_MOST_BYTES))
+            except (OSError, ValueError, RecursionError):
+                data = {}
+            if not isinstance(data, dict):
                 data = {}
             yield data
             data["host"] = self.name
@@ -148,7 +165,7 @@ def list_hosts() -> list[KnownHost]:
 
 def _read(path: Path) -> KnownHost | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = json.loads(read_text(path, most=_MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
         return None
     return KnownHost.from_json(data) if isinstance(data, dict) else None

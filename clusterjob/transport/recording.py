@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import TransportError
+from clusterjob.plain_files import expand, read_text
 from clusterjob.transport.base import Completed, Hooks, Sink, Transport
 
 
@@ -57,9 +58,7 @@ class ReplayTransport:
 
     def __init__(self, path: str | Path) -> None:
         self.hooks = Hooks()
-        self.turns: list[dict[str, Any]] = json.loads(
-            Path(path).read_text(encoding="utf-8")
-        )
+        self.turns: list[dict[str, Any]] = json.loads(read_text(path))
         self.asked: list[str] = []
         self._names: dict[str, str] = {}
 
@@ -87,7 +86,7 @@ class ReplayTransport:
         return Completed(done.exit_code, "", done.stderr)
 
     def resolve(self, path: str) -> str:
-        return str(Path(path).expanduser().absolute())
+        return str(expand(path).absolute())
 
     def close(self) -> None:
         """Nothing is open."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clusterjob.errors import SettingsError, TransportError
+from clusterjob.plain_files import expand, read_text
 
 _REMOTE = re.compile(
     r"(?:(?P<user>[^@\s/:]+)@)?(?P<host>[^@\s/:\[\]]+|\[[0-9a-fA-F:.%\w]+\])(?::(?P<port>\d{1,5}))?"
@@ -210,7 +211,7 @@ def _ssh_options(remote: str, config: str) -> dict[str, list[str]]:
 def _paramiko_options(host: str, config: str) -> dict[str, list[str]]:
     import paramiko
 
-    path = Path(config or "~/.ssh/config").expanduser()
+    path = expand(config or "~/.ssh/config")
     lines = _included(path, path.parent)
     found = paramiko.SSHConfig.from_text("\n".join(lines)).lookup(host)
     usual = [f"~/.ssh/id_{kind}" for kind in ("ed25519", "ecdsa", "rsa")]
@@ -227,17 +228,15 @@ def _included(path: Path, folder: Path, depth: int = 0) -> list[str]:
     A missing file is empty.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
+        text = read_text(path, errors="surrogateescape")
+    except (OSError, ValueError):
         return []
     lines = []
     for line in text.splitlines():
         match = re.match(r"\s*include[\s=]+(.*)", line, re.IGNORECASE)
         if match and depth < 16:  # as many as ssh_config(5) takes
             for pattern in shlex.split(match[1]):
-                for name in sorted(
-                    glob.glob(str(folder / Path(pattern).expanduser()))
-                ):
+                for name in sorted(glob.glob(str(folder / expand(pattern)))):
                     lines += _included(Path(name), folder, depth + 1)
         else:
             lines.append(line)
