@@ -22,6 +22,7 @@ from clusterjob.backend import (
 )
 from clusterjob.errors import SettingsError
 from clusterjob.plain_files import read_text
+from clusterjob.shell import lines_of
 
 _DEPENDENCY = re.compile(r"--dependency|-hold_jid|-W depend|-w ")
 _LOGS = ("stdout", "stderr")
@@ -252,10 +253,10 @@ def _dialect_of(head: str, backend: Backend) -> Backend | None:
 
 def _head(body: str) -> str:
     lines = []
-    for line in body.splitlines(keepends=True):
+    for line in lines_of(body):
         if line.strip() and not line.lstrip().startswith("#"):
             break
-        lines.append(line)
+        lines.append(f"{line}\n")
     return "".join(lines)
 
 

@@ -12,6 +12,7 @@ from typing import TypedDict, overload
 
 from clusterjob.keys import shape_of
 from clusterjob.reuse import find_former, words_for_changed
+from clusterjob.shell import lines_of
 from clusterjob.status import Status
 from clusterjob.store import JobSpec, Record, Store
 
@@ -265,7 +266,7 @@ def _text_differences(what: str, old: str, new: str) -> list[str]:
     """Return the lines that differ, the first few of them."""
     if old == new:
         return []
-    before, after = old.splitlines(), new.splitlines()
+    before, after = lines_of(old), lines_of(new)
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     found = []
     for tag, start, end, new_start, new_end in matcher.get_opcodes():

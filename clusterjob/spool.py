@@ -459,8 +459,7 @@ class Supervisor:
         name = identity(os.getpid()) or "%d::" % os.getpid()
         os.ftruncate(self.lock, 0)
         os.pwrite(self.lock, name.encode(), 0)
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None)  # the shepherds need it
+        adopt(True)
         command = ["env", "--default-signal=INT,QUIT", "true"]
         with contextlib.suppress(OSError):
             if os.spawnvp(os.P_WAIT, "env", command) == 0:
@@ -529,8 +528,15 @@ class Supervisor:
                     break
                 child = self.children.get(pid)
                 if child is not None and child.report is None:
+                    self.kill_strays()
                     kill_leftovers(child.row["job"], child.row["idx"])
                     child.report = gone()
+
+    def kill_strays(self) -> None:
+        """Kill what shepherds left that were killed: it became a child of this process."""
+        for pid in descendants(os.getpid(), self.children) or []:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
     def work(self) -> bool:
         """Write down ends, start what fits; return whether there is nothing more to do."""
@@ -784,6 +790,12 @@ def alive(name: str) -> bool:
 # -- the shepherd of one job -----------------------------------------------------------------------
 
 
+def adopt(wanted: bool) -> None:
+    """Become the parent of what processes below this one leave behind, or not."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(36, int(wanted), 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
 class Shepherd:
     """Runs one job, or one element of an array, watches over it, and reports its end.
 
@@ -809,14 +821,20 @@ class Shepherd:
     def run(self) -> None:
         """Run the job to its end."""
         os.setsid()
-        self.adopt(True)
+        adopt(True)
         if os.read(self.hear, 1) != b"g" and not self.is_mine():
             return
         self.started = time.monotonic()
+        failure, fail = os.pipe()  # it ends where the job's script takes over
         self.child = os.fork()
         if not self.child:
-            self.become_job()
+            self.become_job(fail)
+        os.close(fail)
+        os.set_blocking(failure, False)
         status = self.watch()
+        why = ""
+        with contextlib.suppress(BlockingIOError):
+            why = os.read(failure, 2000).decode("utf-8", "replace")
         self.kill_all(time.monotonic() + GRACE)
         code, number = (
             (os.WEXITSTATUS(status), None)
@@ -824,7 +842,10 @@ class Shepherd:
             else (None, os.WTERMSIG(status))
         )
         state = self.ending or ("COMPLETED" if code == 0 else "FAILED")
-        self.finish({"state": state, "code": code, "signal": number})
+        if why:
+            state, code = "NOT_STARTED", None
+        end = {"state": state, "code": code, "signal": number, "why": why}
+        self.finish(end)
 
     def ask(self, *words: str) -> bool:
         """Run a command of this file in a process of its own, and return whether it said yes.
@@ -843,24 +864,17 @@ class Shepherd:
         """Whether the queue says that this shepherd runs the job; the supervisor is gone."""
         return self.ask("owns", str(self.job), str(self.index), self.name)
 
-    def adopt(self, wanted: bool) -> None:
-        """Become the parent of what the job leaves behind, or not."""
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(
-                36, int(wanted), 0, 0, 0
-            )  # PR_SET_CHILD_SUBREAPER
-
     def start_others(self) -> None:
         """Start what fits, as a process inside the job asked for; the new shepherds must not become
         children of this one.
         """
-        self.adopt(False)
+        adopt(False)
         self.astray = True
         self.ask("wake")
-        self.adopt(True)
+        adopt(True)
 
-    def become_job(self) -> None:
-        """In the child: turn into the job's script."""
+    def become_job(self, fail: int) -> None:
+        """In the child: turn into the job's script; what keeps it from that is written."""
         try:
             os.setsid()
             gc.disable()
@@ -877,7 +891,8 @@ class Shepherd:
             )
             for number, target in enumerate((null, out, err)):
                 os.dup2(target, number)
-            os.closerange(3, 1024)
+            os.closerange(3, fail)
+            os.closerange(fail + 1, 1024)
             environment = json.loads(self.row["environment"])
             environment.update(
                 SPOOL_JOB_ID=str(self.job),
@@ -890,8 +905,11 @@ class Shepherd:
             check_script(self.row["script"], self.row["digest"])
             os.execve("/bin/sh", ["/bin/sh", self.row["script"]], environment)
         except BaseException as error:
+            words = "the job could not be started: %s" % error
             with contextlib.suppress(OSError):
-                os.write(2, ("the job could not be started: %s\n" % error).encode())
+                os.write(
+                    fail, " ".join(words.split()).replace("|", "/").encode()[:1000]
+                )
         os._exit(127)
 
     def watch(self) -> int:
@@ -991,7 +1009,7 @@ class Shepherd:
         if self.report(end):
             return
         # there is no supervisor any more: the next one must not become a child of this process
-        self.adopt(False)
+        adopt(False)
         text = json.dumps(end)
         self.ask("end", str(self.job), str(self.index), self.name, text)
 
@@ -1037,8 +1055,11 @@ def has_children() -> bool:
     return False
 
 
-def descendants(root: int) -> list[int] | None:
-    """Return the ids of all processes below one, or None where there is no /proc to tell."""
+def descendants(root: int, but: Iterable[int] = ()) -> list[int] | None:
+    """Return the ids of all processes below one, or None where there is no /proc to tell.
+
+    Without those ``but``, and what is below them.
+    """
     children: dict[int, list[int]] = {}
     try:
         names = os.listdir("/proc")
@@ -1050,7 +1071,7 @@ def descendants(root: int) -> list[int] | None:
                 "/proc/%s/stat" % name
             ) as file:
                 fields = file.read().rpartition(")")[2].split()
-                if fields[0] != "Z":
+                if fields[0] != "Z" and int(name) not in but:
                     children.setdefault(int(fields[1]), []).append(int(name))
     found: list[int] = []
     level = [root]

@@ -56,9 +56,9 @@ def without_directives(script: str) -> str:
         for backend in _installed_dialects()
         for number, _ in directive_lines(backend.native, script)
     }
-    lines = script.splitlines(keepends=True)
-    return "".join(
-        "#\n" if number in numbers else line for number, line in enumerate(lines, 1)
+    lines = script.split("\n")
+    return "\n".join(
+        "#" if number in numbers else line for number, line in enumerate(lines, 1)
     )
 
 

@@ -18,6 +18,7 @@ from clusterjob.backend.model import Backend, Native, NativeStyle, NativeTime
 from clusterjob.backend.resources import ResourceValue, parse_array
 from clusterjob.backend.templates import quoter
 from clusterjob.errors import SettingsError
+from clusterjob.shell import lines_of
 
 _COUNTS = ("nodes", "ppn", "threads", "gpus", "cores", "slots", "tasks")
 _MEMORY = ("mem", "mem_per_core", "mem_total")
@@ -74,7 +75,7 @@ def directive_lines(native: Native, script: str) -> list[tuple[int, str]]:
     Schedulers read the comments at the head of a script, some the whole of it.
     """
     found = []
-    for number, line in enumerate(script.splitlines(), 1):
+    for number, line in enumerate(lines_of(script), 1):
         if native.prefix is not None and (match := native.prefix.match(line)):
             found.append((number, line[match.end() :]))
         elif not native.whole and line.strip() and not line.lstrip().startswith("#"):

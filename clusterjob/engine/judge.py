@@ -228,6 +228,8 @@ class _Case:
             return None  # the exit record may show late on a shared file system
         if self.record.cancel_requested:
             return self._finish(Status.CANCELLED, signal=answer.signal)
+        if self.own is None and (answer.signal or answer.exit_code):
+            return self._never_began(answer)
         if answer.signal:
             return self._finish(Status.FAILED, Reason.SIGNAL, signal=answer.signal)
         if answer.exit_code:
@@ -239,6 +241,21 @@ class _Case:
             else f"{answer.state}, but the job wrote no end: it was killed, or its disk was full"
         )
         return self._finish(Status.FAILED, Reason.LOST)
+
+    def _never_began(self, answer: Answer) -> None:
+        """It ended badly before its script could make an exit record, the first thing it does."""
+        resources = self.record.spec.resources
+        logs = [
+            resources[name] for name in ("stdout", "stderr") if resources.get(name)
+        ]
+        words = "its script never began"
+        if logs:
+            named = " and ".join(map(repr, logs))
+            words += f": can {named} be written, and are their folders there?"
+        self.task.words = f"{self.task.words}; {words}".removeprefix("; ")
+        self._finish(
+            Status.FAILED, Reason.SUBMISSION, answer.exit_code, answer.signal
+        )
 
     def _from_absence(self) -> None:
         """It is not listed, accounting says nothing, and the exit record has no end."""

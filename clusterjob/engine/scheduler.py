@@ -462,4 +462,4 @@ def _note_unusable(
 
 
 def _without_marks(text: str, mark: str) -> str:
-    return "\n".join(line for line in text.splitlines() if mark not in line).strip()
+    return "\n".join(line for line in text.split("\n") if mark not in line).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,8 @@ class Ticket:
     workdir: str
     folder: str  # of the batch, absolute
     script: str  # relative to the workdir, or absolute
+    # of logs that the user named: no scheduler makes them
+    log_folders: tuple[str, ...] = ()
 
 
 def clean_environment(backend: Backend) -> str:
@@ -101,37 +104,50 @@ def _requirement(backend: Backend) -> Iterable[str]:
 def _batch_lines(tickets: Sequence[Ticket]) -> Iterable[str]:
     """Yield what submits all at once: only jobs of which a receipt can be written are."""
     yield "cj_worker 0"
-    folders: dict[tuple[str, str], list[Ticket]] = {}
+    logs = _log_folders(tickets)
+    numbers: dict[tuple[str, str], int] = {}
+    members: dict[int, list[str]] = {}
     for ticket in tickets:
-        folders.setdefault((ticket.workdir, ticket.folder), []).append(ticket)
+        place = (ticket.workdir, ticket.folder)
+        if place not in numbers:
+            number = numbers[place] = len(numbers)
+            words = quote_all([*place, *logs.get(place, ())])
+            yield f"if ( cj_enter {words} ); then cj_ready_{number}=:"
+            yield f"else cj_ready_{number}=false; cj_bad=1; fi"
+        members.setdefault(numbers[place], []).append(ticket.token)
     yield "set --"
-    count = 0
-    for place, members in folders.items():
-        ready = f"( cj_enter {quote_all(place)} )"
-        for portion in in_portions(members, _FILES):
-            words: list[str] = []
-            for ticket in portion:
-                words += [ticket.token, ticket.workdir, ticket.script]
-            yield f'if {ready}; then cj_ready=true; set -- "$@" {quote_all(words)}'
-            ready = "$cj_ready"
-            yield "else cj_ready=false; cj_bad=1; fi"
-            count += len(words)
-            if count >= 3 * _FILES:
-                yield 'cj_submit_batch "$@"; set --'
-                count = 0
-    yield 'cj_submit_batch "$@"'
-    for place, members in folders.items():
-        tokens = " ".join(ticket.token for ticket in members)
+    # they are queued in the order of the batch
+    for portion in in_portions(tickets, _FILES):
+        runs = itertools.groupby(portion, lambda item: (item.workdir, item.folder))
+        for place, jobs in runs:
+            words = " ".join(
+                quote_all([job.token, job.workdir, job.script]) for job in jobs
+            )
+            yield f'! $cj_ready_{numbers[place]} || set -- "$@" {words}'
+        yield 'cj_submit_batch "$@"; set --'
+    for place, number in numbers.items():
+        tokens = " ".join(members[number])
         yield f"( cj_enter_again {quote_all(place)}; cj_take {tokens} )"
 
 
+def _log_folders(tickets: Iterable[Ticket]) -> dict[tuple[str, str], dict[str, None]]:
+    """Return the folders of logs that the user named, by the places of their jobs."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for ticket in tickets:
+        if ticket.log_folders:
+            place = found.setdefault((ticket.workdir, ticket.folder), {})
+            place.update(dict.fromkeys(ticket.log_folders))
+    return found
+
+
 def _worker_lines(number: int, tickets: Sequence[Ticket]) -> Iterable[str]:
+    logs = _log_folders(tickets)
     yield f"( cj_worker {number}"
     here: tuple[str, str] | None = None
     for ticket in tickets:
         if (ticket.workdir, ticket.folder) != here:
             here = (ticket.workdir, ticket.folder)
-            yield f"cj_enter {quote_all(here)}"
+            yield f"cj_enter {quote_all([*here, *logs.get(here, ())])}"
         yield f"cj_submit {ticket.token} {quote(ticket.script)}"
     yield ") &"
     yield 'cj_workers="$cj_workers $!"'

@@ -33,7 +33,7 @@ from clusterjob.errors import (
     SubmissionError,
     TransportError,
 )
-from clusterjob.files import upload
+from clusterjob.files import log_folders, upload
 from clusterjob.status import Status
 from clusterjob.store import Again, Phase, Record, Store
 
@@ -122,6 +122,7 @@ def offer(
             record.workdir,
             record.folder,
             relative_script_path(scheduler, record),
+            log_folders(record),
         )
         for record in records
     ]

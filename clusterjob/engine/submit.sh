@@ -91,11 +91,13 @@ cj_guard() {
     done
 }
 
-# cj_enter WORKDIR FOLDER: go where the next jobs are submitted from.
+# cj_enter WORKDIR FOLDER [LOGS]...: go where the next jobs are submitted from. LOGS are folders of
+# logs that the user named; what keeps one from being made will keep the job from writing there.
 cj_enter() {
     cd "$1" && (umask 077; mkdir -p "$2") && cj_guard "$2" && : >>"$2/receipts" ||
         exit $cj_exit_folder_unusable
     exec 4>>"$2/receipts"
+    [ $# -eq 2 ] || (shift 2; mkdir -p -- "$@" 2>/dev/null)
     cj_known=
     [ ! -s "$2/receipts" ] || cj_known=$cj_newline$(cat "$2/receipts")
 }

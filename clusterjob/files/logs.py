@@ -64,6 +64,17 @@ def log_path(
     return os.path.join(record.workdir, path)
 
 
+def log_folders(record: Record) -> tuple[str, ...]:
+    """Return the folders, in the workdir or absolute, of logs that the user named.
+
+    Those with signs in them that a scheduler replaces are not known.
+    """
+    resources = record.spec.resources
+    paths = (resources.get(name) or "" for name in ("stdout", "stderr"))
+    folders = dict.fromkeys(os.path.dirname(path) for path in paths)
+    return tuple(folder for folder in folders if re.search(r"^[^%${}~\\]+$", folder))
+
+
 def _check_log(record: Record, stream: str, index: int | None) -> None:
     if stream not in ("stdout", "stderr"):
         raise SettingsError(

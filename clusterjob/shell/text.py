@@ -33,6 +33,12 @@ def load_shell(path: Path) -> str:
     return "\n".join(kept) + "\n"
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a script as shells count them: other line breaks than LF are none."""
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r") for line in lines]
+
+
 quote = shlex.quote
 
 

@@ -61,6 +61,6 @@ def test_the_embedded_scheduler_runs_what_was_submitted() -> None:
     Path("go").touch()
     assert child.wait(30)
     assert child.status is Status.FAILED
-    assert "was changed after the job was submitted" in child.stderr()
+    assert "was changed after the job was submitted" in child.words
     assert not Path("ran").exists()
     assert not Path("swapped").exists()

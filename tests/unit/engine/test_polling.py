@@ -797,6 +797,7 @@ def test_a_submission_whose_listener_is_gone_tidies_up(tmp_path: Path) -> None:
         ["/bin/sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
+    process.stdout.readline()  # it is under way
     process.stdout.close()
     process.wait(20)
     assert (runs / "receipts").read_text().startswith("=token 0 7")

@@ -1,0 +1,98 @@
+"""Jobs that never began, and names that only look like line breaks: what is said of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from clusterjob import JobScript, Reason, Status, submit
+
+pytestmark = pytest.mark.usefixtures("spool")
+
+
+def test_the_folder_of_a_log_is_made() -> None:
+    jobs = [
+        JobScript("echo here", "rel", stdout="no/dir/x.out"),
+        JobScript("echo there", "abs", stdout=str(Path("far/off/x.out").absolute())),
+        JobScript("echo both >&2", "err", stderr="errors/x.err"),
+    ]
+    results = submit(jobs)
+    results.wait(30)
+    assert {result.status for result in results} == {Status.COMPLETED}
+    assert Path("no/dir/x.out").read_text() == results[0].stdout() == "here\n"
+    assert Path("far/off/x.out").read_text() == results[1].stdout() == "there\n"
+    assert results[2].stderr() == "both\n"
+
+
+@pytest.mark.parametrize("path", ["file/x.out", "folder", "/proc/nosuch/x.out"])
+def test_a_log_that_cannot_be_written_is_told(path: str) -> None:
+    Path("file").touch()
+    Path("folder").mkdir()
+    result = submit(JobScript("touch ran", "odd", stdout=path))[0]
+    assert result.wait(30)
+    assert (result.status, result.reason) == (Status.FAILED, Reason.SUBMISSION)
+    assert "could not be started" in result.words
+    assert path.split("/")[0] in result.words
+    assert "could not be started" in result.explain()
+    assert not Path("ran").exists()
+
+
+def test_a_log_that_is_a_pipe_of_nobodys_does_not_outlive_its_time() -> None:
+    os.mkfifo("pipe")
+    result = submit(JobScript("true", "stuck", stdout="pipe", time="2s"))[0]
+    assert result.wait(30)
+    assert result.status is Status.FAILED
+
+
+@pytest.mark.parametrize("name", ["a\u2028b", "a\u0085b", "a\x0bb", "a\x0cb"])
+def test_what_is_no_line_break_to_a_shell_is_none(name: str) -> None:
+    body = f"#!/bin/sh\n# {name} #CLUSTERJOB --time=1\necho '{name}'\n"
+    result = submit(JobScript(body, "lines", params={}))[0]
+    result.wait(30)
+    assert result.status is Status.COMPLETED
+    assert result.stdout() == f"{name}\n"
+    if not name.isprintable() and name[1] < " ":
+        return  # no name of a job
+    named = submit(JobScript(f"echo {name!r}", name))[0]
+    named.wait(30)
+    assert (named.name, named.status) == (name, Status.COMPLETED)
+
+
+def test_jobs_start_in_the_order_of_the_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLUSTERJOB_SPOOL", str(Path("queue").absolute()))
+    monkeypatch.setenv("CLUSTERJOB_SPOOL_CORES", "1")
+    jobs = []
+    for number in range(30):
+        folder = Path(f"place{number % 3}")
+        folder.mkdir(exist_ok=True)
+        line = f"echo {number} >>{Path('order').absolute()}"
+        jobs.append(JobScript(line, f"n{number}", workdir=str(folder)))
+    submit(jobs).wait(60)
+    assert Path("order").read_text().split() == [str(number) for number in range(30)]
+
+
+def test_a_child_that_hid_does_not_survive_its_killed_shepherd() -> None:
+    body = (
+        "env -i setsid sh -c 'echo $$ >child; exec sleep 100' &\n"
+        "until [ -s child ]; do sleep 0.1; done\n"
+        "cut -d ' ' -f 4 /proc/$PPID/stat >shepherd; sleep 100\n"
+    )
+    result = submit(JobScript(body, "hidden"))[0]
+    deadline = time.monotonic() + 20
+    while not Path("shepherd").exists() or not Path("shepherd").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    child = int(Path("child").read_text())
+    os.kill(int(Path("shepherd").read_text()), signal.SIGKILL)
+    assert result.wait(30)
+    assert result.reason is Reason.NODE_FAILURE
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < deadline, "the child goes on"
+        time.sleep(0.1)
