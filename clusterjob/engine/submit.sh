@@ -147,10 +147,9 @@ cj_submit() {
 # the folder that was entered.
 cj_submit_batch() {
     [ $# -gt 0 ] || return 0
-    if cj_scheduler_submit_batch "$@" >>"$cj_tmp/batch" 2>"$cj_tmp/words"; then
-        return
-    fi
-    cj_code=$?
+    cj_code=0
+    cj_scheduler_submit_batch "$@" >>"$cj_tmp/batch" 2>"$cj_tmp/words" || cj_code=$?
+    [ $cj_code -ne 0 ] || return 0
     cj_said=
     while IFS= read -r cj_line || [ -n "$cj_line" ]; do
         cj_said=$cj_said$cj_line$cj_separator

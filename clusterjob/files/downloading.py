@@ -216,7 +216,11 @@ def _bring_small(
 
         def write(data: bytes) -> None:
             while data:
-                progress.add(archive.write(unpacker.decompress(data, _PORTION)))
+                try:
+                    came = unpacker.decompress(data, _PORTION)
+                except zlib.error:
+                    raise _ChangedError(items[0]) from None
+                progress.add(archive.write(came))
                 data = unpacker.unconsumed_tail
                 if archive.tell() > most:
                     raise CommandError(
@@ -229,7 +233,7 @@ def _bring_small(
             # an archive of a file in memory needs no closing
             tar = tarfile.open(fileobj=archive, mode="r:", errors="surrogateescape")  # noqa: SIM115
             members = {member.name.removeprefix("./"): member for member in tar}
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError, EOFError) as error:
             raise _unreadable(items[0], done.stderr) from error
         for name, places in sources.items():
             _unpack(tar, members.get(name.removeprefix("./")), places, done.stderr)
@@ -242,13 +246,25 @@ def _unpack(
     said: str,
 ) -> None:
     """Write one file of an archive to all its places; ``said`` is what tar complained about."""
-    content = tar.extractfile(member) if member is not None else None
-    data = content.read() if content is not None else b""
+    data = _content(tar, member, items[0].file.size)
     for item in items:
         with _blamed(item):
-            if member is None or content is None:
+            if member is None or data is None:
                 raise _unreadable(item, said)
             _keep(item, data, member.mode)
+
+
+def _content(
+    tar: tarfile.TarFile, member: tarfile.TarInfo | None, size: int
+) -> bytes | None:
+    """Return what a plain file in an archive holds; None for what is none, or of another size."""
+    if member is None or not member.isreg() or member.size != size:
+        return None
+    try:
+        content = tar.extractfile(member)
+        return None if content is None else content.read()
+    except (tarfile.TarError, ValueError, EOFError, KeyError):
+        return None
 
 
 def _keep(item: _Item, data: bytes, mode: int) -> None:

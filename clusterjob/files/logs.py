@@ -31,6 +31,7 @@ _TAIL = 10  # lines of a log shown in an error
 # bytes: of the last lines together, and of each where they are many
 _MOST_TAIL, _LONG_LINE = 1 << 20, 1000
 _PORTION = 1 << 24  # bytes that a follower reads at once
+_PATIENCE = 120.0  # s without a word
 _NOT_THERE, _MADE_ANEW = 3, 4  # exit codes of the follower's commands
 
 
@@ -122,9 +123,8 @@ def stream_log(
         last = f"tail -c {most} | tail -n {lines}"
         cut = f'[ "$({last} <"$f" | wc -c)" -lt {most} ] || echo "cut $f" >&2'
         read = f"{{ {last}; {cut}; }}"
-    done = transport.stream(
-        f'for f in {files}; do [ ! -f "$f" ] || {read} <"$f" || exit; done', sink
-    )
+    script = f'for f in {files}; do [ ! -f "$f" ] || {read} <"$f" || exit; done'
+    done = transport.stream(script, sink, _PATIENCE)
     if done.exit_code != 0:
         raise CommandError(
             f"the {stream} of {record.name!r} cannot be read",
@@ -246,6 +246,7 @@ class LogFollower:
                 f"[ $(wc -c <{self._path}) -ge {self._offset} ] || exit {_MADE_ANEW}; "
                 f"tail -c +{self._offset + 1} {self._path} | head -c {_PORTION}",
                 data.extend,
+                _PATIENCE,
             )
             if done.exit_code == _MADE_ANEW:
                 self._offset = 0
@@ -263,7 +264,7 @@ class LogFollower:
             last = f"$(tail -c {most} {self._path} | tail -n {self._lines} | wc -c)"
             start = f"echo $(($(wc -c <{self._path}) - {last}))"
         answer = self._transport.run(
-            f"[ -e {self._path} ] || exit {_NOT_THERE}; {start}"
+            f"[ -e {self._path} ] || exit {_NOT_THERE}; {start}", _PATIENCE
         )
         if answer.exit_code != 0:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 Sink = Callable[[bytes], object]
 # bytes that are kept of one answer: the list of a million jobs is shorter
 MOST_OUTPUT, MOST_ERRORS = 256 << 20, 16 << 20
+IDLE = 1800.0  # s without a word, where no other time is said: sums of large files take some
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,26 @@ class Completed:
     exit_code: int
     stdout: str
     stderr: str
+
+
+class Patience:
+    """How long an answer is waited for: seconds in all, or (``resets``) since it went on."""
+
+    def __init__(self, seconds: float, resets: bool = False) -> None:
+        self.seconds, self._resets = seconds, resets
+        self._until = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left. Raises TimeoutError where there are none."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def went_on(self) -> None:
+        """Note that a part of the answer came, or that more was asked."""
+        if self._resets:
+            self._until = time.monotonic() + self.seconds
 
 
 @dataclass
@@ -55,8 +77,8 @@ class Transport(Protocol):
     ) -> Completed:
         """Run a script and hand its output to ``sink`` as it comes, as bytes.
 
-        It is not run again when the line breaks. Raises what :meth:`run` does, and
-        :class:`LineBrokenError`.
+        It may last as long as it goes on: ``timeout`` is in seconds without a word. It is not run
+        again when the line breaks. Raises what :meth:`run` does, and :class:`LineBrokenError`.
         """
 
     def resolve(self, path: str) -> str:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
 import subprocess
-import time
 from collections.abc import Mapping
 from typing import IO, cast
 
 from clusterjob.errors import TransportError
-from clusterjob.transport.base import MOST_ERRORS, MOST_OUTPUT, Completed, Hooks, Sink
+from clusterjob.transport.base import (
+    MOST_ERRORS,
+    MOST_OUTPUT,
+    Completed,
+    Hooks,
+    Patience,
+    Sink,
+)
 
 _BLOCK = 1 << 18
 # eval has no limit on the length of a script, as the argument of an exec would. What the script
@@ -31,14 +38,16 @@ class LocalTransport:
     def run(self, script: str, timeout: float | None = None) -> Completed:
         """Run a shell script; it and all its children are killed after ``timeout`` seconds."""
         stdout = Said(MOST_OUTPUT)
-        exit_code, stderr = _converse(script, stdout.add, timeout)
+        patience = Patience(math.inf if timeout is None else timeout)
+        exit_code, stderr = _converse(script, stdout.add, patience)
         return Completed(exit_code, stdout.text(), stderr)
 
     def stream(
         self, script: str, sink: Sink, timeout: float | None = None
     ) -> Completed:
         """Run a shell script and pass its output on as it comes."""
-        exit_code, stderr = _converse(script, sink, timeout)
+        patience = Patience(math.inf if timeout is None else timeout, resets=True)
+        exit_code, stderr = _converse(script, sink, patience)
         return Completed(exit_code, "", stderr)
 
     def resolve(self, path: str) -> str:
@@ -68,9 +77,8 @@ class Said:
         return self._data.decode("utf-8", "replace")
 
 
-def _converse(script: str, sink: Sink, timeout: float | None) -> tuple[int, str]:
+def _converse(script: str, sink: Sink, patience: Patience) -> tuple[int, str]:
     """Run a script, and return its exit code and its standard error."""
-    deadline = None if timeout is None else time.monotonic() + timeout
     process = _start()
     assert process.stdin
     assert process.stdout
@@ -82,14 +90,14 @@ def _converse(script: str, sink: Sink, timeout: float | None) -> tuple[int, str]
             process.stdin,
             script.encode("utf-8", "surrogateescape"),
             sinks,
-            deadline,
+            patience,
         )
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        process.wait(left)
+        left = patience.left()
+        process.wait(None if math.isinf(left) else left)
     except (TimeoutError, subprocess.TimeoutExpired):
         _kill_group(process)
         raise TransportError(
-            f"no answer within {timeout:g} s", command=script[:2000]
+            f"no answer within {patience.seconds:g} s", command=script[:2000]
         ) from None
     except BaseException:  # an interrupted wait leaves nothing behind
         _kill_group(process)
@@ -104,7 +112,7 @@ def _feed(
     stdin: IO[bytes],
     script: bytes,
     sinks: Mapping[IO[bytes], Sink],
-    deadline: float | None,
+    patience: Patience,
 ) -> None:
     """Write the script, and read what is said meanwhile, until all pipes have ended.
 
@@ -117,10 +125,8 @@ def _feed(
         for pipe in sinks:
             selector.register(pipe, selectors.EVENT_READ)
         while selector.get_map():
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError
-            for key, _ in selector.select(left):
+            left = patience.left()
+            for key, _ in selector.select(None if math.isinf(left) else left):
                 pipe = cast("IO[bytes]", key.fileobj)
                 if pipe is stdin:
                     rest = _written(stdin, rest)
@@ -129,6 +135,7 @@ def _feed(
                     data = os.read(key.fd, _BLOCK)
                     ended = not data
                     if data:
+                        patience.went_on()
                         sinks[pipe](data)
                 if ended:
                     selector.unregister(pipe)

@@ -18,7 +18,6 @@ import stat
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from clusterjob.errors import (
     LoginError,
     TransportError,
 )
-from clusterjob.transport.base import Hooks, Sink
+from clusterjob.transport.base import Hooks, Patience, Sink
 from clusterjob.transport.prompt import somebody_is_there
 from clusterjob.transport.remote import RemoteTransport
 from clusterjob.transport.ssh_config import parse_remote, ssh_options
@@ -212,7 +211,7 @@ class OpenSshTransport(RemoteTransport):
         feed: Iterable[bytes],
         out: Sink,
         err: Sink,
-        timeout: float | None,
+        patience: Patience,
     ) -> None:
         if self._socket is None:
             raise LineBrokenError(f"{self.host}: the connection was closed")
@@ -234,7 +233,7 @@ class OpenSshTransport(RemoteTransport):
             feed,
             out,
             heard,
-            timeout,
+            patience,
         )
         if code == 255:  # also where the host takes no more sessions just now
             words = b"".join(seen).decode("utf-8", "replace").strip()
@@ -247,10 +246,9 @@ class OpenSshTransport(RemoteTransport):
         feed: Iterable[bytes],
         out: Sink,
         err: Sink,
-        timeout: float | None,
+        patience: Patience,
     ) -> int:
         """Run a program, feed it, pass on what it prints, and return its exit code."""
-        deadline = None if timeout is None else time.monotonic() + timeout
         try:
             process = subprocess.Popen(
                 command,
@@ -267,12 +265,8 @@ class OpenSshTransport(RemoteTransport):
         )
         sender.start()
         try:
-            _receive(process, out, err, deadline)
+            _receive(process, out, err, patience)
             code = process.wait(10)
-        except TimeoutError:
-            raise TransportError(
-                f"{self.host}: no answer within {timeout:g} s"
-            ) from None
         except subprocess.TimeoutExpired:
             code = 255
         finally:
@@ -313,17 +307,14 @@ def _send(
 
 
 def _receive(
-    process: subprocess.Popen[bytes], out: Sink, err: Sink, deadline: float | None
+    process: subprocess.Popen[bytes], out: Sink, err: Sink, patience: Patience
 ) -> None:
     """Take both streams in until they end; raises TimeoutError."""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, out)  # type: ignore[arg-type]
         selector.register(process.stderr, selectors.EVENT_READ, err)  # type: ignore[arg-type]
         while selector.get_map():
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError
-            for key, _ in selector.select(left):
+            for key, _ in selector.select(patience.left()):
                 data = os.read(key.fd, 1 << 18)
                 if data:
                     key.data(data)

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from clusterjob.errors import LineBrokenError, LoginError, TransportError
+from clusterjob.errors import LineBrokenError, LoginError
 from clusterjob.transport.authentication import authenticate
-from clusterjob.transport.base import Hooks, Sink
+from clusterjob.transport.base import Hooks, Patience, Sink
 from clusterjob.transport.known_hosts import check_host_key, known_keys
 from clusterjob.transport.prompt import ask
 from clusterjob.transport.remote import RemoteTransport
@@ -231,11 +231,10 @@ class ParamikoTransport(RemoteTransport):
         feed: Iterable[bytes],
         out: Sink,
         err: Sink,
-        timeout: float | None,
+        patience: Patience,
     ) -> None:
         import paramiko
 
-        deadline = None if timeout is None else time.monotonic() + timeout
         try:
             channel = self._session()
             with contextlib.closing(channel):
@@ -245,7 +244,7 @@ class ParamikoTransport(RemoteTransport):
                     target=_send, args=(channel, feed, errors), daemon=True
                 )
                 sender.start()
-                _receive(channel, out, err, deadline, self._probe, 3 * self._alive)
+                _receive(channel, out, err, patience, self._probe, 3 * self._alive)
                 sender.join(1)
                 if errors and not isinstance(
                     errors[0], (OSError, paramiko.SSHException)
@@ -256,9 +255,7 @@ class ParamikoTransport(RemoteTransport):
                 if gone or (not errors and not channel.status_event.wait(5)):
                     raise EOFError("the channel was closed")
         except TimeoutError:
-            raise TransportError(
-                f"{self.host}: no answer within {timeout:g} s"
-            ) from None
+            raise
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise LineBrokenError(
                 f"{self.host}: the connection was lost: {error or type(error).__name__}"
@@ -349,7 +346,7 @@ def _receive(
     channel: Any,
     out: Sink,
     err: Sink,
-    deadline: float | None,
+    patience: Patience,
     probe: Callable[[], object],
     wait: float,
 ) -> None:
@@ -363,9 +360,7 @@ def _receive(
     channel.in_stderr_buffer.set_event(wake)
     while True:
         wake.clear()
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            raise TimeoutError
+        left = patience.left()
         if _drain(channel, out, err):
             last_word = time.monotonic()
             continue
@@ -376,7 +371,7 @@ def _receive(
         if time.monotonic() - last_word > wait:
             probe()
             last_word = time.monotonic()
-        wake.wait(1.0 if left is None else min(left, 1.0))
+        wake.wait(min(left, 1.0))
 
 
 def _drain(channel: Any, out: Sink, err: Sink) -> bool:

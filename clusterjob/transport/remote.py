@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from clusterjob.errors import CommandError, LineBrokenError, TransportError
 from clusterjob.shell import load_shell
-from clusterjob.transport.base import MOST_ERRORS, MOST_OUTPUT, Completed, Hooks, Sink
+from clusterjob.transport.base import (
+    IDLE,
+    MOST_ERRORS,
+    MOST_OUTPUT,
+    Completed,
+    Hooks,
+    Patience,
+    Sink,
+)
 from clusterjob.transport.host_state import HostState
 
 if TYPE_CHECKING:
@@ -125,12 +133,12 @@ class RemoteTransport(ABC):
         feed: Iterable[bytes],
         out: Sink,
         err: Sink,
-        timeout: float | None,
+        patience: Patience,
     ) -> None:
         """Start a command, send it ``feed`` and then the end of input, and pass on what it prints.
 
         Returns when it ends or the line does. Raises :class:`LineBrokenError`, and
-        :class:`TransportError` after ``timeout`` seconds.
+        :class:`TransportError` where the patience is over.
         """
 
     @abstractmethod
@@ -142,17 +150,22 @@ class RemoteTransport(ABC):
     def run(self, script: str, timeout: float | None = None) -> Completed:
         """Run a shell script, once more where the line broke meanwhile."""
         text = self._framed(script, _LAST)
-        return self.patiently(lambda: self._talk(_RUN_ALL, text, (), None, timeout))
+
+        def talk() -> Completed:
+            patience = Patience(timeout or IDLE, resets=timeout is None)
+            return self._talk(_RUN_ALL, text, (), None, patience)
+
+        return self.patiently(talk)
 
     def stream(
         self, script: str, sink: Sink, timeout: float | None = None
     ) -> Completed:
         """Run a shell script, and pass its output on as it comes."""
-        return self._talk(_RUN_ALL, self._framed(script, _LAST), (), sink, timeout)
+        text = self._framed(script, _LAST)
+        patience = Patience(timeout or IDLE, resets=True)
+        return self._talk(_RUN_ALL, text, (), sink, patience)
 
-    def feed(
-        self, script: str, data: Iterable[bytes], timeout: float | None = None
-    ) -> Completed:
+    def feed(self, script: str, data: Iterable[bytes]) -> Completed:
         """Run a shell script with ``data`` as its standard input.
 
         The script is short: it is read byte by byte. Raises :class:`CommandError` for one with a
@@ -162,8 +175,9 @@ class RemoteTransport(ABC):
             raise CommandError(
                 f"the name of a folder cannot be used on {self.host}: {script!r}"
             )
+        text = self._framed(script, ".\n")
         return self._talk(
-            _RUN_FIRST_PART, self._framed(script, ".\n"), data, None, timeout
+            _RUN_FIRST_PART, text, data, None, Patience(IDLE, resets=True)
         )
 
     def resolve(self, path: str) -> str:
@@ -262,18 +276,23 @@ class RemoteTransport(ABC):
         framed: tuple[str, str, bytes],
         data: Iterable[bytes],
         sink: Sink | None,
-        timeout: float | None,
+        patience: Patience,
     ) -> Completed:
         """Send a script, and take its reply apart."""
         script, mark, text = framed
-        reply = _Reply(self.host, mark, sink)
+        reply = _Reply(self.host, mark, sink, patience)
         self.connect()
         with self._slots:
             self.trips += 1
             try:
-                self._exchange(
-                    command, _chain(text, data), reply.out, reply.err, timeout
-                )
+                feed = _feed(text, data, patience)
+                self._exchange(command, feed, reply.out, reply.err, patience)
+            except TimeoutError:
+                self._suspect = True
+                raise TransportError(
+                    f"{self.host}: no answer within {patience.seconds:g} s",
+                    command=script[:500],
+                ) from None
             except LineBrokenError:
                 if not reply.ended:
                     # others may be using the connection: it is let go once it was tried
@@ -285,9 +304,13 @@ class RemoteTransport(ABC):
         return reply.completed(script)
 
 
-def _chain(first: bytes, rest: Iterable[bytes]) -> Iterable[bytes]:
+def _feed(first: bytes, rest: Iterable[bytes], patience: Patience) -> Iterable[bytes]:
+    """Yield what is sent; as long as it is taken, the other side goes on."""
     yield first
-    yield from rest
+    for data in rest:
+        patience.went_on()
+        yield data
+    patience.went_on()
 
 
 class _Reply:
@@ -295,8 +318,10 @@ class _Reply:
     out.
     """
 
-    def __init__(self, host: str, mark: str, sink: Sink | None) -> None:
-        self.host = host
+    def __init__(
+        self, host: str, mark: str, sink: Sink | None, patience: Patience
+    ) -> None:
+        self.host, self.patience = host, patience
         self.mark = f"\n{mark}\n".encode()
         self.tail = f"\n{mark} ".encode()
         self.sink = sink
@@ -308,6 +333,8 @@ class _Reply:
 
         Raises :class:`TransportError` for more than anybody has to say.
         """
+        if self.began:  # before it did, what comes is no part of the answer
+            self.patience.went_on()
         if self.began and self.sink is not None:
             self.sink(data)
             return

@@ -21,6 +21,9 @@
 #   password password "let me in"                              sh
 #   otp      keyboard-interactive: password, one-time code     sh
 #   both     key, then keyboard-interactive: one-time code     sh
+#   liar     key; its shell does with commands what it likes   liar.sh
+#   alice    key; an ordinary user                             sh
+#   mallory  key; another one                                  sh
 JUMP=clusterjob-jump
 SSH=$LAB/ssh
 BARE="tar gzip gunzip sed grep egrep cat env mktemp find ls printf uname ln readlink sleep id head tail sort tr wc chmod hostname cp mv rm rmdir mkdir
@@ -28,11 +31,12 @@ BARE="tar gzip gunzip sed grep egrep cat env mktemp find ls printf uname ln read
 
 ssh_accounts() {
     local user uid home shell
-    cp /etc/passwd "$SSH/passwd"; cp /etc/shadow "$SSH/shadow"; chmod 600 "$SSH/shadow"
+    # a folder of its own in the place of /etc: single files would be gone where the machine's are replaced (useradd)
+    rm -rf "${SSH:?}/etc"; cp -a /etc "$SSH/etc"
     while read -r user uid shell; do
         home=$SSH/home/$user
-        echo "$user:x:$uid:0::$home:$shell" >>"$SSH/passwd"
-        echo "$user:$(case $user in password|otp) openssl passwd -6 'let me in' ;; *) echo '*' ;; esac):19000:0:99999:7:::" >>"$SSH/shadow"
+        echo "$user:x:$uid:0::$home:$shell" >>"$SSH/etc/passwd"
+        echo "$user:$(case $user in password|otp) openssl passwd -6 'let me in' ;; *) echo '*' ;; esac):19000:0:99999:7:::" >>"$SSH/etc/shadow"
         mkdir -p "$home/.ssh" "$home/.config/fish"
         case $user in password|otp) ;; *) cat "$SSH/key.pub" "$SSH/locked.pub" >"$home/.ssh/authorized_keys" ;; esac
         # what google-authenticator -t writes, with a secret of the tests
@@ -53,11 +57,14 @@ quiet 0 /bin/sh
 password 30001 /bin/sh
 otp 30002 /bin/sh
 both 30003 /bin/sh
+liar 30013 $SSH/liar.sh
+alice 30011 /bin/sh
+mallory 30012 /bin/sh
 A
     chmod 755 "$SSH" "$SSH/home"
     printf '%s\n' 'auth [success=1 default=ignore] pam_succeed_if.so quiet user = both' 'auth required pam_unix.so' \
         'auth [success=1 default=ignore] pam_succeed_if.so quiet user = password' 'auth required pam_google_authenticator.so no_increment_hotp' \
-        'auth required pam_permit.so' 'account required pam_permit.so' 'session required pam_permit.so' 'password required pam_deny.so' >"$SSH/pam"
+        'auth required pam_permit.so' 'account required pam_permit.so' 'session required pam_permit.so' 'password required pam_deny.so' >"$SSH/etc/pam.d/sshd"
 }
 
 ssh_keys() {
@@ -97,6 +104,9 @@ Host lab-inner
 Host lab-command
     Port 2222
     ProxyCommand ssh -F $SSH/config -W %h:%p lab-jump
+Host lab-liar
+    Port 2205
+    User liar
 Match originalhost lab-match
     Port 2205
 C
@@ -153,6 +163,7 @@ ssh_up() {
     if alive sshd && alive sshd-jump; then return 0; fi
     local name
     mkdir -p "$SSH/home" "$SSH/bare" /run/sshd
+    cp "$(dirname "${BASH_SOURCE[0]}")/liar.sh" "$SSH/liar.sh"
     ssh_network
     ssh_keys
     ssh_accounts
@@ -161,8 +172,7 @@ ssh_up() {
     for name in sbatch squeue sacct scancel scontrol; do ln -sf "$(command -v $name)" "$SSH/bare/$name"; done
     ssh_config "$SSH/sshd_config" 127.0.0.1:2201 127.0.0.1:2202 127.0.0.1:2203 127.0.0.1:2204 127.0.0.1:2205 127.0.0.1:2206
     ssh_config "$SSH/sshd_jump_config" 10.77.0.2:22 127.0.0.1:2222
-    local mounts="mount --make-rprivate /; mount --bind $SSH/passwd /etc/passwd; mount --bind $SSH/shadow /etc/shadow
-        mount --bind $SSH/pam /etc/pam.d/sshd; exec /usr/sbin/sshd -D -e -f"
+    local mounts="mount --make-rprivate /; mount --bind $SSH/etc /etc; exec /usr/sbin/sshd -D -e -f"
     start sshd unshare --mount sh -c "$mounts $SSH/sshd_config"
     (NETNS=$JUMP; start sshd-jump unshare --mount sh -c "$mounts $SSH/sshd_jump_config")
     until_ok inside ssh -F "$SSH/config" lab-inner true

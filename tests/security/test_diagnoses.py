@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterjob import JobScript, Reason, Status, submit
+from clusterjob import JobScript, Reason, Status, SubmissionError, submit
 
 pytestmark = pytest.mark.usefixtures("spool")
 
@@ -96,3 +96,18 @@ def test_a_child_that_hid_does_not_survive_its_killed_shepherd() -> None:
     while Path(f"/proc/{child}").exists():
         assert time.monotonic() < deadline, "the child goes on"
         time.sleep(0.1)
+
+
+def test_a_queue_that_cannot_be_used_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("file").touch()
+    monkeypatch.setenv("CLUSTERJOB_SPOOL", str(Path("file/queue").absolute()))
+    with pytest.raises(
+        SubmissionError, match=r"the queue in .*file/queue cannot be used"
+    ):
+        submit(JobScript("true", "one"))
+    monkeypatch.setenv("CLUSTERJOB_SPOOL", str(Path("queue").absolute()))
+    result = submit(JobScript("true", "one"))[0]
+    assert result.wait(30)
+    assert result.status is Status.COMPLETED

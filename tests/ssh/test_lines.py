@@ -25,6 +25,7 @@ from clusterjob.files import Upload, upload
 from clusterjob.files.outgoing import blocks_of
 from clusterjob.script import default_session
 from clusterjob.transport import remote
+from clusterjob.transport.base import Patience
 from tests.lines import far_line
 
 from .conftest import Reach, open_transport
@@ -146,7 +147,11 @@ def test_a_truncated_script_is_not_run(reach: Reach, tmp_path: Path) -> None:
         (remote._RUN_FIRST_PART, f"touch {tmp_path}/ran\nrm -rf {tmp_path}/some\n"),
     ):
         way._exchange(
-            command, [text.encode()], lambda data: None, lambda data: None, 20
+            command,
+            [text.encode()],
+            lambda data: None,
+            lambda data: None,
+            Patience(20),
         )
     assert not (tmp_path / "ran").exists()
     assert way.run("true").exit_code == 0

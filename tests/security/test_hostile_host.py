@@ -1,0 +1,133 @@
+"""A login node that lies, floods and stalls: it gets nothing, and costs one clear error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clusterjob import ClusterJobError, JobScript, Session, Status
+from clusterjob.transport import base
+from tests.conftest import namespace
+
+MODES = [
+    *(
+        "flood",
+        "flood-errors",
+        "line",
+        "stall",
+        "drip",
+        "silent",
+        "refuse",
+        "garbage",
+    ),
+    *("digits", "zeros", "escapes", "twice", "cut", "swapped", "outside", "success"),
+]
+LONGEST = 60  # s of one call
+SECRET = "what nobody else should read"
+
+
+@pytest.fixture(params=["ssh", "openssh"])
+def profile(lab: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The profile of jobs on the liar's host; the fixture's world is the lab's network."""
+    with namespace(lab):
+        Path("p.ini").write_text(
+            "[Attributes]\nbackend = local\nremote = lab-liar\n"
+            f"transport = {request.param}\nssh_config = {lab}/ssh/config\n"
+            f"rootdir = {lab}/ssh/home/liar\nworkdir = {Path.cwd().name}-{request.param}\n"
+            "[Limits]\nfirst_poll = 0\npoll_interval = 0\ncommand_timeout = 2\nretry_wait = 0.1\n"
+            "lost_after = 2\nconnections = 1000\n"
+        )
+        yield Path("p.ini")
+
+
+@pytest.fixture
+def set_mode(lab: Path) -> Iterator[Callable[[str], None]]:
+    path = lab / "ssh/home/liar/mode"
+
+    def write(mode: str) -> None:
+        path.write_text(mode)
+        path.chmod(0o644)
+
+    write("honest")
+    yield write
+    write("honest")
+
+
+def attempt(deed: Callable[[], object]) -> str:
+    """Do something, in time; return what it was told that went wrong."""
+    began = time.monotonic()
+    try:
+        deed()
+    except ClusterJobError as error:
+        said = str(error)
+        assert "\x1b" not in said
+        assert len(said) < 20_000
+        return said
+    finally:
+        assert time.monotonic() - began < LONGEST
+    return ""
+
+
+@pytest.mark.xdist_group("liar")  # there is one, and it has one mode at a time
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_it_says(
+    mode: str,
+    profile: Path,
+    set_mode: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("remote", "local"):
+        monkeypatch.setattr(f"clusterjob.transport.{name}.MOST_OUTPUT", 8 << 20)
+        monkeypatch.setattr(f"clusterjob.transport.{name}.MOST_ERRORS", 1 << 20)
+    monkeypatch.setattr("clusterjob.transport.remote.IDLE", 1.0)
+    monkeypatch.setattr("clusterjob.files.logs._PATIENCE", 1.0)
+    assert base.MOST_OUTPUT > 8 << 20
+    Path("precious").write_text(SECRET)
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    with Session("store") as session:
+        body = "mkdir -p out; echo 1 >out/a; echo 2 >out/b; echo done"
+        job = JobScript(body, "before")
+        job.read_settings(str(profile))
+        first = session.submit([job])[0]
+        assert first.wait(60)
+        assert first.status is Status.COMPLETED
+        set_mode(mode)
+        session.connections.close()
+        another = JobScript("echo another", "another")
+        another.read_settings(str(profile))
+        into = Path("into").absolute()
+        said = [
+            attempt(lambda: first.stdout()),
+            attempt(lambda: first.tail(5)),
+            attempt(lambda: first.explain()),
+            attempt(lambda: first.files("out/**")),
+            attempt(lambda: first.fetch(["out/"], into)),
+            attempt(lambda: session.submit([another])),
+        ]
+        for result in (
+            session.results("another") if "another" in _names(session) else []
+        ):
+            attempt(lambda result=result: result.refresh())  # type: ignore[misc]
+            attempt(result.cancel)
+        if mode in ("flood", "line", "stall", "drip", "silent", "refuse", "garbage"):
+            assert said[0]
+            assert said[3]
+            assert said[4]
+        for path, content in before.items():
+            assert path.read_bytes() == content, path
+        inside = [*into.rglob("*")] if into.exists() else []
+        assert all(path.resolve().is_relative_to(into) for path in inside)
+        set_mode("honest")
+        session.connections.close()
+        assert first.stdout() == "done\n"
+        assert first.status is Status.COMPLETED
+        for result in session.results():
+            result.wait(30)
+            assert result.status.finished, result.words
+
+
+def _names(session: Session) -> set[str]:
+    return {result.name for result in session.results()}

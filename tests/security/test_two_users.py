@@ -1,0 +1,214 @@
+"""Two people on one machine, in folders that both may write to. Neither is root; one means ill.
+
+The accounts are the lab's own: the machine's stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PYTHON = "/usr/bin/python3"  # one that all users may run
+
+
+class People:
+    """Runs commands as one or the other, in a folder of both."""
+
+    def __init__(self, etc: Path, folder: Path) -> None:
+        self.folder = folder
+        self._etc = etc
+
+    def run(
+        self,
+        user: str,
+        command: str,
+        cwd: str = ".",
+        code: int | None = 0,
+        timeout: float = 60,
+    ) -> str:
+        place = self.folder / cwd
+        packages = sysconfig.get_path("purelib")
+        inner = (
+            f"cd {shlex.quote(str(place))} && umask 022 && "
+            f"export HOME={self.folder}/home-{user} PYTHONPATH={ROOT}:{packages} "
+            f"CLUSTERJOB_SPOOL={self.folder}/home-{user}/spool PYTHONDONTWRITEBYTECODE=1 && "
+            f"{command}"
+        )
+        outer = (
+            f"mount --make-rprivate / && mount --bind {self._etc} /etc && "
+            f"exec setpriv --reuid={user} --regid=nogroup --clear-groups sh -c {shlex.quote(inner)}"
+        )
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", outer],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert code is None or done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def clusterjob(
+        self, user: str, words: str, cwd: str = ".", code: int | None = 0
+    ) -> str:
+        return self.run(user, f"{PYTHON} -m clusterjob {words}", cwd, code)
+
+
+@pytest.fixture
+def people(lab: Path) -> Iterator[People]:
+    if not os.access(PYTHON, os.X_OK) or sys.version_info[:2] < (3, 10):
+        pytest.skip("needs a Python that everybody may run")
+    folder = Path(tempfile.mkdtemp(prefix="clusterjob-people-", dir="/tmp"))
+    folder.chmod(0o1777)  # as scratch is
+    for user, number in (("alice", 30011), ("mallory", 30012)):
+        home = folder / f"home-{user}"
+        home.mkdir(mode=0o700)
+        os.chown(home, number, 65534)
+    found = People(lab / "ssh/etc", folder)
+    if found.run("alice", f"{PYTHON} -c 'import clusterjob.cli.group'", code=None):
+        shutil.rmtree(folder)
+        pytest.skip("other users may not read this checkout or its packages")
+    yield found
+    shutil.rmtree(folder)
+
+
+PLANT = """
+import os
+from clusterjob import JobScript, Session
+from clusterjob.store import Phase
+mark = "touch {folder}/pwned-$(id -un)"
+with Session({where!r}) as session:
+    job = JobScript(mark, "planted", prologue=mark, epilogue=mark)
+    record = job.prepare(session.engine, batch="planted")
+    record.owner, record.leased = "gone", 1.0
+    session.store.claim([record], lambda old, new: False)
+for top, names, files in os.walk(".clusterjob"):
+    os.chmod(top, 0o755)
+    for name in files:
+        os.chmod(os.path.join(top, name), 0o644)
+"""
+
+
+def plant(people: People, where: str | None = None, cwd: str = ".") -> None:
+    """A store of mallory's with an open submission, which whoever finishes it would run."""
+    (people.folder / "plant.py").write_text(
+        PLANT.format(folder=people.folder, where=where)
+    )
+    people.run("mallory", f"{PYTHON} {people.folder}/plant.py", cwd)
+
+
+def owned(people: People, user: str) -> list[str]:
+    return [path.name for path in people.folder.glob(f"pwned-{user}")]
+
+
+def test_a_planted_store_above_runs_nothing(people: People) -> None:
+    plant(people)
+    people.run("alice", "mkdir work; echo 'echo mine' >work/job.sh")
+    for words in (
+        "status",
+        "list",
+        "plan job.sh",
+        "list --json",
+        "doctor",
+        "status planted",
+    ):
+        said = people.clusterjob("alice", words, "work", code=None)
+        assert "belongs to mallory" in said, words
+    people.clusterjob("alice", "show planted", "work", code=4)
+    people.clusterjob("alice", "submit job.sh --wait", "work")
+    assert "job" in people.clusterjob("alice", "list", "work")
+    assert owned(people, "alice") == []
+    assert (people.folder / "work/.clusterjob/store.sqlite").exists()
+
+
+def test_a_planted_store_that_is_named_is_looked_at_only(people: People) -> None:
+    plant(people)
+    where = f"--store {people.folder}/.clusterjob"
+    people.run("alice", "mkdir work; echo 'echo mine' >work/job.sh")
+    assert "planted" in people.clusterjob("alice", f"{where} list", "work")
+    people.clusterjob("alice", f"{where} status", "work", code=None)
+    people.clusterjob(
+        "alice", f"{where} wait planted --timeout 2s", "work", code=None
+    )
+    for words in ("submit job.sh", "cancel planted", "resubmit planted"):
+        people.clusterjob("alice", f"{where} {words}", "work", code=1)
+    people.clusterjob("alice", f"{where} doctor --fix", "work", code=None)
+    assert owned(people, "alice") == []
+
+
+def test_the_owner_finishes_what_is_his_own(people: People) -> None:
+    plant(people)
+    people.clusterjob("mallory", "status")
+    people.clusterjob("mallory", "wait planted")
+    assert owned(people, "mallory") == ["pwned-mallory"]
+
+
+@pytest.mark.parametrize("mode", ["777", "755", "1777"])
+def test_planted_run_folders_are_refused(people: People, mode: str) -> None:
+    people.run("mallory", f"mkdir -m {mode} .clusterjob-runs")
+    people.run(
+        "alice", "mkdir home-alice/jobs; echo 'touch ran' >home-alice/jobs/job.sh"
+    )
+    words = f"--store {people.folder}/home-alice/s submit home-alice/jobs/job.sh -w ."
+    said = people.clusterjob("alice", words, code=1)
+    assert "belongs to somebody else" in said or "cannot be written" in said
+    assert not (people.folder / "ran").exists()
+    shutil.rmtree(people.folder / ".clusterjob-runs")
+    people.clusterjob("alice", f"{words} --wait")
+    assert (people.folder / "ran").exists()
+    # hers is not to be touched now
+    people.run("mallory", "mv .clusterjob-runs away", code=1)
+    assert "ermission denied" in people.run("mallory", "ls .clusterjob-runs", code=2)
+
+
+def test_links_and_pipes_in_the_way_of_outputs(people: People) -> None:
+    """Alice's job writes into a folder of both; mallory put things there first."""
+    people.run(
+        "alice", "echo precious >home-alice/profile; mkdir -m 1777 results work"
+    )
+    people.run(
+        "alice",
+        "echo 'mkdir -p out; echo 1 >out/a; echo 2 >out/b; echo 3 >c' >work/job.sh",
+    )
+    people.run(
+        "mallory",
+        "mkfifo results/pipe; ln -s ../home-alice/profile results/c; "
+        "ln -s ../home-alice results/out; "
+        "for n in a b c; do ln -s ../home-alice/profile results/.$n.part; "
+        "ln -s ../home-alice/profile results/$n.part; done",
+    )
+    people.clusterjob("alice", "submit job.sh -n fetched -o out/ -o c --wait", "work")
+    people.clusterjob("alice", "fetch fetched --into ../results", "work", code=None)
+    assert (people.folder / "home-alice/profile").read_text() == "precious\n"
+    assert not (people.folder / "home-alice/a").exists()
+
+
+def test_scripts_of_others_are_no_names_of_ours(people: People) -> None:
+    """The script gets a name in a folder of both, where a link of mallory's bears that name."""
+    people.run(
+        "alice",
+        "echo precious >home-alice/profile; echo 'touch ran' >home-alice/job.sh",
+    )
+    people.run(
+        "mallory",
+        "ln -s home-alice/profile run.sh; ln -s home-alice/profile run.sh.part",
+    )
+    people.run(
+        "alice",
+        f'{PYTHON} -c "from clusterjob import JobScript, SubmissionError, SettingsError\n'
+        "try: JobScript('touch ran', 'named', filename='run.sh', "
+        f"cache_folder='{people.folder}/home-alice/s').submit()\n"
+        'except (SubmissionError, SettingsError) as error: print(error)"',
+        code=None,
+    )
+    assert (people.folder / "home-alice/profile").read_text() == "precious\n"
