@@ -4,12 +4,14 @@
 # make test-user  what an ordinary user can run, as one (part of make test where that is root)
 # make lab     start the real schedulers and leave them running (make lab-down stops them)
 # make docs    build the documentation into docs/_build
+# make fuzz    an hour of random words; SECONDS_TO_FUZZ=60 for a minute
+# make audit   known flaws of the packages that are used
 # make bench   the benchmarks; the ones that need Slurm or sshd start the lab
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-user lint unit chaos lab lab-install second-install lab-down docs bench clean
+.PHONY: demo test test-user lint unit chaos lab lab-install second-install lab-down docs bench fuzz audit clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); }
@@ -67,6 +69,16 @@ lab-down:
 
 docs: $(VENV)/all
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
+# random words for the command line and for all that reads what others wrote
+fuzz: $(VENV)/all
+	CLUSTERJOB_FUZZ_SECONDS=$${SECONDS_TO_FUZZ:-3600} $(BIN)/python -m pytest -n 2 \
+		tests/security/test_cli.py::test_words_of_any_kind tests/security/test_parsers.py
+
+# known flaws of what this package builds upon (asks the package index's database)
+audit: $(VENV)/all
+	$(BIN)/pip install -q pip-audit
+	$(BIN)/pip-audit
 
 bench: $(VENV)/all
 	$(BIN)/python benchmarks/rendering.py
