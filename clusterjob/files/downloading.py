@@ -246,19 +246,20 @@ def _unpack(
     said: str,
 ) -> None:
     """Write one file of an archive to all its places; ``said`` is what tar complained about."""
-    data = _content(tar, member, items[0].file.size)
+    is_other = member is not None and member.size != items[0].file.size
+    data = None if is_other else _content(tar, member)
     for item in items:
         with _blamed(item):
+            if is_other:
+                raise _ChangedError(item)
             if member is None or data is None:
                 raise _unreadable(item, said)
             _keep(item, data, member.mode)
 
 
-def _content(
-    tar: tarfile.TarFile, member: tarfile.TarInfo | None, size: int
-) -> bytes | None:
-    """Return what a plain file in an archive holds; None for what is none, or of another size."""
-    if member is None or not member.isreg() or member.size != size:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes | None:
+    """Return what a plain file in an archive holds; None for what is none."""
+    if member is None or not member.isreg():
         return None
     try:
         content = tar.extractfile(member)

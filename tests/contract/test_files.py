@@ -136,15 +136,13 @@ def test_what_is_there_is_not_sent_again_and_what_is_shared_is_sent_once(
     sent: list[int] = []
     feed = RemoteTransport.feed
 
-    def counting(
-        self: Any, script: str, data: Any, timeout: float | None = None
-    ) -> Any:
+    def counting(self: Any, script: str, data: Any) -> Any:
         def counted() -> Any:
             for block in data:
                 sent.append(len(block))
                 yield block
 
-        return feed(self, script, counted(), timeout)
+        return feed(self, script, counted())
 
     monkeypatch.setattr(RemoteTransport, "feed", counting)
     Path("shared").write_bytes(os.urandom(1 << 20))

@@ -15,8 +15,11 @@ pytestmark = pytest.mark.usefixtures("spool")
 
 
 def test_our_own_folder_is_private() -> None:
-    os.umask(0o002)
-    submit(JobScript("true", "one")).wait(30)
+    before = os.umask(0o002)
+    try:
+        submit(JobScript("true", "one")).wait(30)
+    finally:
+        os.umask(before)
     for folder in (Path(".clusterjob-runs"), *Path(".clusterjob-runs").iterdir()):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
