@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clusterjob.errors import StoreError
 from clusterjob.plain_files import open_beside, read_text
-from clusterjob.store import Record
+from clusterjob.store import Record, foreign_owner
 
 
 def write_dump(path: str | os.PathLike[str], url: str, record: Record) -> None:
@@ -29,8 +29,10 @@ def write_dump(path: str | os.PathLike[str], url: str, record: Record) -> None:
 def read_dump(path: str | os.PathLike[str]) -> tuple[str, Record]:
     """Return the place of the store, and the record. Raises :class:`StoreError`."""
     try:
-        _check_no_pickle(path)
-        data = json.loads(read_text(path))
+        _check_own(path)
+        text = read_text(path, errors="surrogateescape")
+        _check_no_pickle(path, text)
+        data = json.loads(text)
         record = Record.from_json(
             json.dumps(data["record"]), json.dumps(data["spec"])
         )
@@ -44,11 +46,20 @@ def read_dump(path: str | os.PathLike[str]) -> tuple[str, Record]:
         ) from error
 
 
-def _check_no_pickle(path: str | os.PathLike[str]) -> None:
+def _check_own(path: str | os.PathLike[str]) -> None:
+    """Refuse the file of another user: a record names commands, which are run for its job."""
+    owner = foreign_owner([path])
+    if owner:
+        raise StoreError(
+            f"{path} belongs to {owner}: what it names would be run as you. Copy it, if you trust "
+            "who made it as much as the author of a script that you run"
+        )
+
+
+def _check_no_pickle(path: str | os.PathLike[str], text: str) -> None:
     """Refuse what the clusterjob of 2018 dumped: pickles are programs, and are not run."""
-    with open(path, "rb") as file:
-        if file.read(2)[:1] in (b"\x80", b"(", b"c"):
-            raise StoreError(
-                f"{path} is a pickle, as the clusterjob of 2018 wrote them, which is not read: "
-                "submit the job again, with the same cache_id where there was one"
-            )
+    if text[:1] in ("\udc80", "(", "c"):
+        raise StoreError(
+            f"{path} is a pickle, as the clusterjob of 2018 wrote them, which is not read: "
+            "submit the job again, with the same cache_id where there was one"
+        )

@@ -36,6 +36,7 @@ import shlex
 import signal
 import socket
 import sqlite3
+import stat
 import sys
 import time
 from typing import Any, Iterable
@@ -48,6 +49,7 @@ KEEP = 30 * 86400.0  # s after which ended jobs are forgotten
 # s after which a job that was taken for a start, and has no shepherd, is queued again
 _UNSTARTED = 30.0
 _LOOK = 1.0  # s after which a supervisor looks at the queue, also where nobody tells it to
+_UMASK = "SPOOL_UMASK"  # in the environment of a job that waits: of who submitted it
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE, name TEXT, script TEXT, workdir TEXT,
@@ -245,8 +247,7 @@ def read_job(script: str, workdir: str) -> tuple[dict[str, Any], list[int]]:
     """Return the row of a job, and the indices of its tasks. Raises SpoolError."""
     path = os.path.join(workdir, script)
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        content = read_script(path)
     except OSError as error:
         raise SpoolError("%s: %s" % (script, error.strerror))
     lines = content.decode("utf-8", "surrogateescape").split("\n")
@@ -314,17 +315,45 @@ def job_values(script: str, workdir: str, options: dict[str, str]) -> dict[str, 
         "after": json.dumps(after),
         "throttle": number_of(options, "throttle", 0),
         "submitted": time.time(),
-        "environment": json.dumps(dict(os.environ)),
+        "environment": json.dumps({**os.environ, _UMASK: "%o" % mask()}),
     }
 
 
-def check_script(path: str, digest: str) -> None:
-    """Raises SpoolError for a script that is not the one that was submitted."""
-    if not digest:  # an older version queued it
-        return
-    with open(path, "rb") as file:
-        if hashlib.sha256(file.read()).hexdigest() != digest:
-            raise SpoolError("%s was changed after the job was submitted" % path)
+def mask() -> int:
+    """Return the umask of this process."""
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
+
+
+def read_script(path: str) -> bytes:
+    """Return a script of this user's. Raises OSError, and SpoolError for anybody else's."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise SpoolError("%s is no plain file" % path)
+        if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
+            raise SpoolError(
+                "%s belongs to somebody else, or anybody may write to it" % path
+            )
+        return file.read()
+
+
+def as_submitted(path: str, digest: str) -> str:
+    """Return where the script is that was submitted; nobody can change it there any more.
+
+    Raises SpoolError for one that was changed.
+    """
+    content = read_script(path)
+    # an older version queued a job without a digest
+    if digest and hashlib.sha256(content).hexdigest() != digest:
+        raise SpoolError("%s was changed after the job was submitted" % path)
+    if not hasattr(os, "memfd_create"):
+        return path
+    memory = os.memfd_create("script", 0)  # it stays open in the job
+    with os.fdopen(os.dup(memory), "wb") as file:
+        file.write(content)
+    return "/proc/self/fd/%d" % memory
 
 
 def number_of(options: dict[str, str], name: str, default: int) -> int:
@@ -790,6 +819,25 @@ def alive(name: str) -> bool:
 # -- the shepherd of one job -----------------------------------------------------------------------
 
 
+def open_log(path: str) -> int:
+    """Open a log to write it anew; what somebody else put in its place is not touched."""
+    with contextlib.suppress(FileNotFoundError):
+        status = os.lstat(path)
+        is_device = stat.S_ISCHR(status.st_mode)
+        if status.st_uid != os.geteuid() and not is_device:
+            raise SpoolError("%s belongs to somebody else" % path)
+        if stat.S_ISLNK(status.st_mode):
+            path = os.path.realpath(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+    log = os.open(path, flags, 0o666)
+    status = os.fstat(log)
+    if status.st_uid != os.geteuid() and not stat.S_ISCHR(status.st_mode):
+        raise SpoolError("%s belongs to somebody else" % path)
+    if stat.S_ISREG(status.st_mode):
+        os.ftruncate(log, 0)
+    return log
+
+
 def adopt(wanted: bool) -> None:
     """Become the parent of what processes below this one leave behind, or not."""
     with contextlib.suppress(OSError, AttributeError):
@@ -881,19 +929,22 @@ class Shepherd:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)
             os.chdir(self.row["workdir"])
             suffix = str(self.index) if self.index >= 0 else ""
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            environment = json.loads(self.row["environment"])
+            os.umask(int(environment.pop(_UMASK, "077"), 8))
+            os.closerange(3, fail)
+            os.closerange(fail + 1, 1024)
+            script = as_submitted(self.row["script"], self.row["digest"])
             null = os.open(os.devnull, os.O_RDONLY)
-            out = os.open(self.row["stdout"].replace("%a", suffix), flags, 0o600)
+            out = open_log(self.row["stdout"].replace("%a", suffix))
             err = (
                 out
                 if self.row["stderr"] == self.row["stdout"]
-                else os.open(self.row["stderr"].replace("%a", suffix), flags, 0o600)
+                else open_log(self.row["stderr"].replace("%a", suffix))
             )
             for number, target in enumerate((null, out, err)):
                 os.dup2(target, number)
-            os.closerange(3, fail)
-            os.closerange(fail + 1, 1024)
-            environment = json.loads(self.row["environment"])
+            for target in {null, out, err}:
+                os.close(target)
             environment.update(
                 SPOOL_JOB_ID=str(self.job),
                 SPOOL_JOB_NAME=self.row["name"],
@@ -902,8 +953,7 @@ class Shepherd:
                 SPOOL_HOST=socket.gethostname(),
                 SPOOL_MARK=mark_of(self.job, self.index),
             )
-            check_script(self.row["script"], self.row["digest"])
-            os.execve("/bin/sh", ["/bin/sh", self.row["script"]], environment)
+            os.execve("/bin/sh", ["/bin/sh", script], environment)
         except BaseException as error:
             words = "the job could not be started: %s" % error
             with contextlib.suppress(OSError):

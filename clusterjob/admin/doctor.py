@@ -51,6 +51,9 @@ class _Doctor:
 
     def examine(self, profile: str | None) -> Iterator[Finding]:
         report = self.store.examine()
+        if self.engine.owner:  # its records name commands, which are not to be run
+            yield from self._examine_foreign(report)
+            return
         if report.corrupt:
             finding = self._rebuild(report)
             yield finding
@@ -67,6 +70,17 @@ class _Doctor:
         yield from self._examine_epilogues()
         if profile is not None:
             yield self._examine_profile(profile)
+
+    def _examine_foreign(self, report: Report) -> Iterator[Finding]:
+        detail = (
+            f"{self.store.url} belongs to {self.engine.owner}: it is looked at only"
+        )
+        ok = not (report.broken or report.damaged)
+        if report.broken:
+            detail += f"; {report.broken}"
+        elif report.damaged:
+            detail += f"; {len(report.damaged)} of its records are damaged"
+        yield Finding("store", ok, detail, advice="its owner can mend it")
 
     def _mend(self, finding: Finding, deed: Callable[[], object]) -> Finding:
         """Mend what was found, where that was asked for."""

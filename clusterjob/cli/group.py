@@ -97,6 +97,9 @@ for command in (
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line, and return its exit code; errors are one message."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before we began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     gc.freeze()  # what was imported stays
     gc.set_threshold(50_000)  # long lists are no garbage
     _print_warnings()

@@ -150,6 +150,11 @@ def copy_store(source: str, target: str) -> None:
     echo(
         f"{done.records} records in {origin.url}, {done.new} of them new to {destination.url}"
     )
+    if done.left_out:
+        echo(
+            f"{done.left_out} jobs have not ended, and belong to {origin.owner}: left out",
+            err=True,
+        )
     live = len(destination.select(statuses=[Status.PENDING, Status.RUNNING]))
     if live:
         echo(

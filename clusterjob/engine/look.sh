@@ -1,6 +1,8 @@
 # shellcheck shell=sh
 # Reads what jobs left on the scheduler's host: receipts and exit records; and removes it.
 
+cj_newline='
+'
 # cj_open_records NUMBER FOLDER WORKDIR: the part records-NUMBER begins. Its first line is a dot where
 # the folder could be entered. A folder that was deleted while its workdir is there holds nothing.
 cj_open_records() {
@@ -22,6 +24,17 @@ cj_read() {
     done
     # shellcheck disable=SC2086  # several words
     [ -z "$cj_bodies" ] || rm -f $cj_bodies
+    # a job can put there what never ends: a pipe, or far more than it has to say
+    cj_odd=$(find "$@" -prune \( ! -type f -o -size +200 \) 2>/dev/null)
+    if [ -n "$cj_odd" ]; then
+        for cj_file in "$@"; do
+            shift
+            case $cj_newline$cj_odd$cj_newline in
+                *"$cj_newline$cj_file$cj_newline"*) ;;
+                *) set -- "$@" "$cj_file" ;;
+            esac
+        done
+    fi
     grep '' /dev/null "$@" 2>/dev/null
 }
 
@@ -38,7 +51,11 @@ cj_read_owners() {
         cd "$1" 2>/dev/null || exit
         shift
         # shellcheck disable=SC2068  # patterns
-        grep '^job=' /dev/null $@ 2>/dev/null
+        for cj_file in $@; do
+            shift
+            [ ! -f "$cj_file" ] || set -- "$@" "$cj_file"
+        done
+        grep '^job=' /dev/null "$@" 2>/dev/null
     )
 }
 

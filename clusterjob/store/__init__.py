@@ -11,7 +11,7 @@ from clusterjob.store.base import (
     Store,
 )
 from clusterjob.store.open import locate_store, open_store
-from clusterjob.store.owner import foreign_error
+from clusterjob.store.owner import foreign_error, foreign_owner
 from clusterjob.store.record import (
     ONCE_DONE,
     ONCE_DUE,
@@ -58,6 +58,7 @@ __all__ = [
     "Store",
     "Task",
     "foreign_error",
+    "foreign_owner",
     "last_change",
     "locate_store",
     "open_store",

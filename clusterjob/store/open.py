@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 from pathlib import Path
 
-from clusterjob.errors import StoreError
+from clusterjob.errors import StoreError, printable
 from clusterjob.plain_files import expand
 from clusterjob.store.base import Store
 from clusterjob.store.owner import check_not_public, foreign_owner
@@ -34,6 +35,10 @@ def locate_store(where: str | os.PathLike[str] | None = None) -> str:
     kind, separator, rest = text.partition("://")
     if not text:
         return f"sqlite://{_nearest()}/{_FILE}"
+    if not separator and re.match(r"(sqlite|file|postgres(ql)?):", text):
+        raise StoreError(
+            f"{text!r} is no store: expected {text.partition(':')[0]}://..., or a folder"
+        )
     if not separator:
         return f"sqlite://{(expand(text) / _FILE).absolute()}"
     if kind not in ("sqlite", "file"):
@@ -105,7 +110,5 @@ def _warn_of_foreign(folder: str, owner: str) -> None:
     """Say it once."""
     _log.warning(
         "the store %s belongs to %s and is passed over; to look into it, name it: --store %s",
-        folder,
-        owner,
-        folder,
+        *map(printable, (folder, owner, folder)),
     )

@@ -499,7 +499,11 @@ def _are_own(states: Sequence[Any], rows: Sequence[Sequence[Any]]) -> bool:
     """Whether each of the states is that of its row."""
     pairs = zip(states, rows, strict=True)
     return all(
-        state["token"] == row[0] and state["key"] == row[3] for state, row in pairs
+        state["token"] == token
+        and state["key"] == key
+        and state["name"] == name
+        and state.get("job_id") == job_id
+        for state, (token, _, _, key, name, job_id, *_) in pairs
     )
 
 
@@ -508,8 +512,9 @@ def read_row(row: Sequence[Any]) -> Record | Damaged:
     token, data, spec, key, name, job_id = row
     try:
         record = Record.from_json(data, spec)
-        if (record.token, record.key) != (token, key):
-            raise ValueError("it is the record of another job")
+        said = (record.token, record.key, record.name, record.job_id)
+        if said != (token, key, name, job_id):
+            raise ValueError("it is the record of another job than its row says")
     except ValueError as error:
         known = {"token": token, "key": key, "name": name, "job_id": job_id}
         texts = {name: str(value) for name, value in known.items()}

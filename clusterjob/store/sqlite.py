@@ -54,8 +54,7 @@ _SHARED = (
 )
 
 
-# s; a store that was begun to be made has bytes by then
-_FILLED = 60
+_MOST_COPIED = 4 << 30  # bytes
 # what SQLite says of a file that is broken, or none of its own
 _CORRUPT = (
     "malformed",
@@ -144,6 +143,11 @@ class SqliteStore(SqlStore):
         with self._lock:
             self.close()
             records = list(_salvage(self.path))
+            if not records:
+                raise StoreError(
+                    f"nothing can be read of the store {self.path}, so it stays as it is: restore "
+                    "it from a backup; or see to it that no job of it runs any more, and delete it"
+                )
             there = _count_rows(self.path)
             new = self._make_anew(records)
             old = self.path.with_name(
@@ -183,7 +187,8 @@ class SqliteStore(SqlStore):
     @property
     def owner(self) -> str:
         check_not_public((self.path, self.path.parent))
-        return foreign_owner([self.path])
+        suffixes = ("", "-wal", "-shm", "-journal")
+        return foreign_owner([f"{self.path}{suffix}" for suffix in suffixes])
 
     def exists(self) -> bool:
         return self.path.is_file()
@@ -237,15 +242,21 @@ class SqliteStore(SqlStore):
         return connection
 
     def _make(self) -> None:
-        """Make folder and file, where they are not there. Nothing else is changed."""
+        """Make folder and file, where they are not there. Nothing else is changed.
+
+        The file is a whole store when it gets its name: one of no bytes was emptied since.
+        """
         folder = self.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._check_not_emptied()
             if not self.path.exists():
-                os.close(
-                    os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-                )
+                new = self._make_anew([])
+                with contextlib.suppress(
+                    FileExistsError
+                ):  # another process was first
+                    _give_name(new, self.path)
+                new.unlink(missing_ok=True)
         except FileExistsError:
             if not self.path.exists():
                 raise StoreError(
@@ -253,22 +264,17 @@ class SqliteStore(SqlStore):
                 ) from None
         except OSError as error:
             raise StoreError(
-                f"the store {self.path} cannot be made: {error.strerror}. Name another folder "
-                "with JobScript.cache_folder or $CLUSTERJOB_STORE"
+                f"the store {self.path} cannot be made or read: {error.strerror}. Name another "
+                "folder with JobScript.cache_folder or $CLUSTERJOB_STORE"
             ) from error
 
     def _check_not_emptied(self) -> None:
-        """Raises :class:`StoreError` for a file of no bytes that nobody is about to fill.
-
-        To SQLite it is a good database, with no records.
-        """
-        with contextlib.suppress(FileNotFoundError):
-            status = self.path.stat()
-            if status.st_size == 0 and time.time() - status.st_mtime > _FILLED:
-                raise StoreError(
-                    f"the store {self.path} is a file of no bytes: what was in it is lost. Restore "
-                    "it from a backup; or see to it that no job of it runs any more, and delete it"
-                )
+        """Raises :class:`StoreError` for a file of no bytes: to SQLite it is a good database."""
+        if self.path.exists() and self.path.stat().st_size == 0:
+            raise StoreError(
+                f"the store {self.path} is a file of no bytes: what was in it is lost. Restore it "
+                "from a backup; or see to it that no job of it runs any more, and delete it"
+            )
 
     def _check_there(self) -> None:
         """Raises :class:`StoreError` where the file was deleted or replaced since it was opened."""
@@ -284,7 +290,7 @@ class SqliteStore(SqlStore):
         target = Path(self._copy.name, self.path.name)
         for suffix in ("", "-wal"):
             with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(f"{self.path}{suffix}", f"{target}{suffix}")
+                self._copy_part(Path(f"{self.path}{suffix}"), f"{target}{suffix}")
         connection = sqlite3.connect(
             target, isolation_level=None, check_same_thread=False
         )
@@ -293,6 +299,21 @@ class SqliteStore(SqlStore):
         self._connection, self._pid = connection, os.getpid()
         self._data_version = None
         return connection
+
+    def _copy_part(self, source: Path, target: str) -> None:
+        if source.stat().st_size > _MOST_COPIED:
+            raise StoreError(
+                f"{source} has more than {_MOST_COPIED >> 30} GB, and is of another user's: it is "
+                "not copied to be looked at"
+            )
+        try:
+            shutil.copyfile(source, target)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"{source} cannot be copied, to be looked at: {error.strerror}"
+            ) from error
 
     def close(self) -> None:
         super().close()
@@ -378,6 +399,18 @@ class SqliteStore(SqlStore):
         return found
 
 
+def _give_name(new: Path, path: Path) -> None:
+    """Give a file its name, where nothing has it. Raises FileExistsError."""
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(path) from None
+        new.rename(path)
+
+
 def _text(data: bytes) -> str:
     """Return text; bytes that are no UTF-8 harm their own record alone, where it is read."""
     return data.decode("utf-8", "surrogateescape")
@@ -450,19 +483,40 @@ def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
 
 
 def _salvage(path: Path) -> Iterator[Record]:
-    """Yield what can be read of a broken file, from both ends of what cannot."""
+    """Yield what can be read of a broken file, from both ends of what cannot.
+
+    A copy is read, whose beginning and length were put right: SQLite reads nothing of a file
+    without its first words, or that is shorter than it says.
+    """
     seen = set()
-    for order, beyond in (("ASC", ">"), ("DESC", "<")):
-        try:
-            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        except sqlite3.Error:
+    with tempfile.TemporaryDirectory(prefix="clusterjob-") as folder:
+        copy = Path(folder, path.name)
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(OSError):
+                shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+        _put_right(copy)
+        for order, beyond in (("ASC", ">"), ("DESC", "<")):
+            connection = sqlite3.connect(copy)
+            connection.text_factory = _text
+            with contextlib.suppress(sqlite3.Error), contextlib.closing(connection):
+                for record in _readable(connection, order, beyond):
+                    if record.token not in seen:
+                        seen.add(record.token)
+                        yield record
+
+
+def _put_right(path: Path) -> None:
+    """Give a file the first words and the length of a database (sqlite.org/fileformat.html)."""
+    with contextlib.suppress(OSError), path.open("r+b") as file:
+        head = file.read(100)
+        if len(head) < 100:
             return
-        connection.text_factory = _text
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(connection):
-            for record in _readable(connection, order, beyond):
-                if record.token not in seen:
-                    seen.add(record.token)
-                    yield record
+        file.seek(0)
+        file.write(b"SQLite format 3\0")
+        size = int.from_bytes(head[16:18], "big")
+        pages = int.from_bytes(head[28:32], "big")
+        there = file.seek(0, os.SEEK_END)
+        file.truncate(max(there, (65536 if size == 1 else size) * pages))
 
 
 def _count_rows(path: Path) -> int | None:
