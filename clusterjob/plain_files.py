@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,6 +54,34 @@ def read_text(
     if len(data) > most:
         raise ValueError(f"it has more than {most >> 20} MB")
     return data.decode(encoding, errors)
+
+
+@contextlib.contextmanager
+def held_folder(
+    base: str | os.PathLike[str], below: str | os.PathLike[str]
+) -> Iterator[Path]:
+    """Make a folder below another, hold it open, and give a path to it.
+
+    Whoever renames it meanwhile, or puts a link in its place, changes nothing: the path leads to
+    what was opened. No link below ``base`` is followed. Raises OSError.
+    """
+    Path(base).mkdir(parents=True, exist_ok=True)
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    held = os.open(base, flags)
+    try:
+        for name in Path(below).parts:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=held)
+            outer = held
+            try:
+                held = os.open(name, flags | os.O_NOFOLLOW, dir_fd=outer)
+            finally:
+                if held != outer:
+                    os.close(outer)
+        by_descriptor = Path(f"/proc/self/fd/{held}")
+        yield by_descriptor if by_descriptor.exists() else Path(base, below)
+    finally:
+        os.close(held)
 
 
 def open_beside(path: str | os.PathLike[str], mode: int = 0o600) -> tuple[int, Path]:

@@ -30,7 +30,7 @@ from clusterjob.files.listing import Order, RemoteFile, list_files
 from clusterjob.files.outgoing import encode
 from clusterjob.files.patterns import check_inside, local_name
 from clusterjob.files.progress import Progress
-from clusterjob.plain_files import open_beside, open_own
+from clusterjob.plain_files import held_folder, open_beside, open_own
 from clusterjob.shell import quote, quote_all
 from clusterjob.transport import Transport
 
@@ -55,13 +55,20 @@ class _Item:
         return posixpath.join(self.order.workdir, self.file.path)
 
     @property
-    def part(self) -> Path:
+    def part_name(self) -> str:
         """The file's name while it arrives.
 
         It is the same for the same content, so that a later try goes on with it.
         """
         word = self.file.digest or hashlib.sha256(encode(self.source)).hexdigest()
-        return self.target.with_name(f".clusterjob-part-{word[:16]}")
+        return f".clusterjob-part-{word[:16]}"
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        """Hold the folder that the file goes into: nobody can put another in its place."""
+        into = self.order.into
+        with held_folder(into, self.target.parent.relative_to(into)) as folder:
+            yield folder
 
 
 def download(transport: Transport, orders: Sequence[Order]) -> None:
@@ -272,14 +279,13 @@ def _keep(item: _Item, data: bytes, mode: int) -> None:
     """Write a small file whole or not at all."""
     if item.file.digest and hashlib.sha256(data).hexdigest() != item.file.digest:
         raise _ChangedError(item)
-    with _writing(item):
-        item.target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, part = open_beside(item.part)
+    with _writing(item), item.folder() as folder:
+        descriptor, part = open_beside(folder / item.part_name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            part.chmod(mode & 0o777 | 0o600)
-            part.replace(item.target)
+                os.fchmod(descriptor, mode & 0o777 | 0o600)
+            part.replace(folder / item.target.name)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -287,10 +293,10 @@ def _keep(item: _Item, data: bytes, mode: int) -> None:
 
 def _bring_large(transport: Transport, item: _Item, progress: Progress) -> None:
     """Bring a file by itself, or what is missing of it."""
-    part = item.part
-    with _writing(item):
-        part.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(item), item.folder() as folder:
+        part = folder / item.part_name
         with open_own(part) as file:
+            os.fchmod(file.fileno(), 0o600)
             if file.tell() > item.file.size:
                 file.truncate(0)
             offset = file.tell()
@@ -311,8 +317,7 @@ def _bring_large(transport: Transport, item: _Item, progress: Progress) -> None:
             if done.exit_code != 0:
                 raise _unreadable(item, done.stderr)
             raise _ChangedError(item)
-        part.chmod(0o600)
-        part.replace(item.target)
+        part.replace(folder / item.target.name)
 
 
 @contextlib.contextmanager

@@ -172,3 +172,15 @@ def test_an_interrupt_is_no_traceback(after: float) -> None:
     _, said = process.communicate(timeout=60)
     assert "Traceback" not in said
     assert process.returncode in (0, 130, -signal.SIGINT), said
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_tracebacks(closed: str) -> None:
+    Path("good.sh").write_text("true\n")
+    line = f"{sys.executable} -m clusterjob submit good.sh {closed}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert "good" in run("list", code=0)

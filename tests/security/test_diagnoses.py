@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from clusterjob import JobScript, Reason, Status, SubmissionError, submit
+import clusterjob
+from clusterjob import JobScript, Reason, Session, Status, SubmissionError, submit
 
 pytestmark = pytest.mark.usefixtures("spool")
 
@@ -111,3 +114,45 @@ def test_a_queue_that_cannot_be_used_is_an_error(
     result = submit(JobScript("true", "one"))[0]
     assert result.wait(30)
     assert result.status is Status.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "trick", ["mkfifo $e", "ln -s /dev/zero $e", "truncate -s 3G $e"]
+)
+def test_what_a_job_makes_of_its_exit_record_harms_only_itself(trick: str) -> None:
+    body = f"e=${{0%.body}}.exit; rm $e; {trick}; kill -9 $PPID"
+    odd, fine = submit([JobScript(body, "odd"), JobScript("echo fine", "fine")])
+    assert fine.wait(20)
+    assert fine.status is Status.COMPLETED
+    assert odd.wait(30)
+    assert odd.status is Status.FAILED
+
+
+def test_jobs_of_others_in_the_queue_keep_no_submission_open() -> None:
+    Path("hand.sh").write_text("#!/bin/sh\ntrue\n")
+    spool = Path(clusterjob.__file__).with_name("spool.py")
+    subprocess.run([sys.executable, str(spool), "submit", "hand.sh"], check=True)
+    first = submit(JobScript("true", "one"))[0]
+    assert first.wait(30)
+    store = first.store
+    fresh = first.record.renewed("other", first.record.spec)
+    fresh.owner, fresh.leased = "gone", 1.0
+    store.claim([fresh], lambda old, new: True)
+    Session(store).recover()
+    [found] = store.by_tokens([fresh.token]).values()
+    assert found.job_id, found.task.words
+
+
+def test_jobs_have_the_umask_of_who_submitted_them() -> None:
+    results = []
+    for mask in (0o022, 0o077, 0o002):
+        before = os.umask(mask)
+        try:
+            results += submit(
+                JobScript("umask; touch made", f"mask{mask}", stdout=f"{mask}.out")
+            )
+        finally:
+            os.umask(before)
+    for result, mask in zip(results, ("0022", "0077", "0002"), strict=True):
+        assert result.wait(30)
+        assert result.stdout() == f"{mask}\n"

@@ -212,3 +212,114 @@ def test_scripts_of_others_are_no_names_of_ours(people: People) -> None:
         code=None,
     )
     assert (people.folder / "home-alice/profile").read_text() == "precious\n"
+
+
+LIVE = """
+import os, shutil
+from clusterjob import JobScript, Session
+from clusterjob.store import Phase
+evil = {folder!r} + "/evil"
+shutil.copytree({root!r} + "/backends/local", evil)
+mark = "touch {folder}/pwned-$(id -un); true"
+path = evil + "/backend.ini"
+lines = open(path).read().splitlines()
+names = ("version", "active", "finished", "find", "cancel", "submit", "submit_batch")
+lines = [
+    line.partition("=")[0] + "= " + mark if line.split(" ")[0] in names else line for line in lines
+]
+open(path, "w").write(chr(10).join(lines))
+with Session(".clusterjob") as session:
+    job = JobScript("true", "live", backend=evil, epilogue=mark, outputs=["x"])
+    record = job.prepare(session.engine, batch="planted")
+    record.phase, record.job_id = Phase.SUBMITTED, "1"
+    session.store.claim([record], lambda old, new: False)
+    from clusterjob import AsyncResult
+    AsyncResult(record, session.engine).dump("dumped.json")
+for top, names, files in os.walk("."):
+    if ".clusterjob" in top or "evil" in top:
+        os.chmod(top, 0o755)
+        for name in files:
+            os.chmod(os.path.join(top, name), 0o644)
+os.chmod("dumped.json", 0o644)
+"""
+
+
+def plant_live(people: People) -> None:
+    """A store of mallory's with a job that seems to run, on a backend of hers."""
+    text = LIVE.format(folder=str(people.folder), root=str(ROOT))
+    (people.folder / "live.py").write_text(text)
+    people.run("mallory", f"{PYTHON} {people.folder}/live.py")
+    for path in people.folder.glob("pwned-*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "words", ["doctor", "doctor --fix", "status", "show live", "wait live"]
+)
+def test_no_cluster_of_a_strangers_store_is_asked(people: People, words: str) -> None:
+    plant_live(people)
+    people.run("alice", "mkdir work")
+    where = f"--store {people.folder}/.clusterjob"
+    people.clusterjob("alice", f"{where} {words}", "work", code=None)
+    assert owned(people, "alice") == []
+
+
+def test_copies_of_a_strangers_store_bring_nothing_to_run(people: People) -> None:
+    plant_live(people)
+    plant(people, where="second")
+    people.run("mallory", "chmod -R a+rX second")
+    people.run("alice", "mkdir work")
+    for source in (".clusterjob", "second"):
+        said = people.clusterjob("alice", f"store copy ../{source} mine", "work")
+        assert "belong to mallory: left out" in said
+        people.clusterjob("alice", "--store mine status", "work", code=None)
+    assert owned(people, "alice") == []
+
+
+def test_a_strangers_dump_is_refused(people: People) -> None:
+    plant_live(people)
+    people.run("alice", "mkdir work")
+    (people.folder / "load.py").write_text(
+        "from clusterjob import AsyncResult\n"
+        "try: print(AsyncResult.load('../dumped.json').status)\n"
+        "except Exception as error: print(error)\n"
+    )
+    said = people.run("alice", f"{PYTHON} ../load.py", "work")
+    assert "belongs to mallory" in said
+    assert owned(people, "alice") == []
+
+
+def test_logs_are_not_written_through_what_others_put_there(people: People) -> None:
+    people.run(
+        "alice",
+        "echo precious >home-alice/precious; echo 'echo secret' >home-alice/j.sh",
+    )
+    people.run(
+        "mallory",
+        "mkdir -m 777 shared; ln -s ../home-alice/precious shared/link; mkfifo -m 666 shared/pipe; "
+        "touch shared/file; chmod 666 shared/file",
+    )
+    for name in ("link", "pipe", "file"):
+        words = (
+            f"--store home-alice/s submit home-alice/j.sh -n {name} -w shared --wait"
+        )
+        said = people.clusterjob("alice", f"{words} -r stdout={name}", code=1)
+        assert "belongs to somebody else" in said
+    assert (people.folder / "home-alice/precious").read_text() == "precious\n"
+    assert (people.folder / "shared/file").read_text() == ""
+
+
+def test_a_strangers_part_of_a_store_makes_it_a_strangers(people: People) -> None:
+    people.run("alice", "mkdir -m 775 shared; echo true >shared/j.sh")
+    os.chmod(people.folder / "shared", 0o777)
+    os.chmod(people.folder / "shared", 0o775)
+    people.clusterjob(
+        "alice", "--store sqlite:///jobs.sqlite submit j.sh --wait", "shared"
+    )
+    for suffix in ("-wal", "-shm"):
+        path = people.folder / f"shared/jobs.sqlite{suffix}"
+        path.unlink(missing_ok=True)
+        path.touch()
+        os.chown(path, 30012, 65534)
+    words = "--store sqlite:///jobs.sqlite submit j.sh"
+    assert "belongs to mallory" in people.clusterjob("alice", words, "shared", code=1)

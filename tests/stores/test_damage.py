@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,7 +237,6 @@ def test_an_emptied_file_is_no_empty_store(tmp_path: Path) -> None:
     path.write_bytes(b"")
     for leftover in tmp_path.glob("s.sqlite-*"):
         leftover.unlink()
-    os.utime(path, (time.time() - 3600,) * 2)
     with pytest.raises(StoreError, match="a file of no bytes"):
         open_store(f"sqlite:///{path}").claim(three(), never)
     report = open_store(f"sqlite:///{path}").examine()
@@ -300,3 +299,47 @@ def test_lists_of_very_many_take_little_memory(many: Path, words: list[str]) -> 
         assert len(rows if words[0] == "list" else rows["removed"]) == MANY
     elif words[0] in ("list", "prune"):
         assert done.stdout.count("\n") == MANY + 1
+
+
+@pytest.mark.parametrize("how", ["cut", "beginning"])
+def test_a_broken_file_is_read_as_far_as_it_can_be(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "s.sqlite"
+    store = open_store(f"sqlite:///{path}")
+    store.claim(
+        [record(f"k{n}", f"t{n}", created=float(n)) for n in range(200)], never
+    )
+    store.close()
+    sqlite3.connect(path).execute("PRAGMA journal_mode = delete").close()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        if how == "cut":
+            file.truncate(size - 4096)
+        else:
+            file.write(b"SQL?te")
+    broken = open_store(f"sqlite:///{path}")
+    assert broken.examine().corrupt
+    said = broken.rebuild()
+    found = open_store(f"sqlite:///{path}").select()
+    assert f"{len(found)} records were saved" in said
+    assert len(found) == 200 if how == "beginning" else 100 < len(found) <= 200
+
+
+def test_a_file_of_which_nothing_can_be_read_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    path.write_bytes(b"x" * 10_000)
+    store = open_store(f"sqlite:///{path}")
+    with pytest.raises(StoreError, match="nothing can be read"):
+        store.rebuild()
+    assert path.read_bytes() == b"x" * 10_000
+
+
+@pytest.mark.parametrize("column", ["name", "job_id", "key"])
+def test_a_row_that_says_otherwise_is_damaged(tmp_path: Path, column: str) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/s.sqlite")
+    store.claim(three(), never)
+    assert isinstance(store, SqliteStore)
+    with store._transaction() as connection:
+        connection.execute(f"UPDATE records SET {column} = 'x' WHERE token = 't2'")
+    assert [item.token for item in store.select()] == ["t1", "t3"]
+    assert [item.state["token"] for item in store.listed()] == ["t1", "t3"]
+    assert [item.token for item in store.examine().damaged] == ["t2"]
