@@ -116,6 +116,15 @@ class _Doctor:
             yield Finding("store", True, f"{self.store.url}: {_facts(report)}")
         for damaged in report.damaged:
             yield self._examine_damaged(damaged)
+        if report.unheld:
+            finding = Finding(
+                "record",
+                False,
+                f"of {len(report.unheld)} jobs no submission counts, so they are not listed, and "
+                "would be submitted again",
+                "let the newest of each count",
+            )
+            yield self._mend(finding, lambda: self.store.hold_again(report.unheld))
 
     def _examine_damaged(self, damaged: Damaged) -> Finding:
         finding = Finding(

@@ -195,6 +195,13 @@ def _is_own(record: Record, answer: Answer) -> bool:
     return True
 
 
+def is_anothers(record: Record, listing: Listing) -> bool:
+    """Whether the list has jobs of this record's id, and all of them are somebody else's."""
+    keys = [_listing_key(record, index) for index in record.all_tasks()]
+    answers = [answer for key in keys for answer in listing.answers.get(key, ())]
+    return bool(answers) and not any(_is_own(record, answer) for answer in answers)
+
+
 def history_of(report: EndReport, record: Record, index: int | None) -> Answer | None:
     """Return what accounting says about a task of this submission."""
     return own_answer(

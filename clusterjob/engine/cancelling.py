@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+from clusterjob.engine.assess import is_anothers
 from clusterjob.engine.jobs import by_member
 from clusterjob.engine.poller import Poller
 from clusterjob.errors import CommandError
@@ -21,7 +22,9 @@ def cancel(poller: Poller, records: Sequence[Record]) -> None:
         now = poller.clock()
         live = [record for record in records if not record.finished]
         poller.store.update(live, functools.partial(_request, now))
-        ids = by_member(record for record in live if not record.finished)
+        submitted = [record for record in live if not record.finished]
+        strangers = _strangers(poller, submitted)
+        ids = by_member(record for record in submitted if record not in strangers)
         if ids:
             try:
                 poller.scheduler.cancel(ids)
@@ -29,6 +32,23 @@ def cancel(poller: Poller, records: Sequence[Record]) -> None:
                 poller.store.update(live, functools.partial(_withdraw, now))
                 raise
         poller.pace.reset_backoff()
+        if strangers:
+            poller.store.update(strangers, functools.partial(_withdraw, now))
+            names = ", ".join(f"{item.name!r} ({item.job_id})" for item in strangers)
+            raise CommandError(
+                f"not cancelled: {names}. The scheduler has another job of that id",
+                hint="'clusterjob doctor' says what it knows; the id may be of another machine, or "
+                "the record was changed.",
+            )
+
+
+def _strangers(poller: Poller, records: Sequence[Record]) -> list[Record]:
+    """Return the records whose ids are those of other jobs now: ids come again, and get lost."""
+    members = dict.fromkeys(record.member for record in records if record.job_id)
+    if not members:
+        return []
+    listing = poller.scheduler.active(members)
+    return [record for record in records if is_anothers(record, listing)]
 
 
 def _request(now: float, record: Record) -> bool:

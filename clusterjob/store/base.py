@@ -87,6 +87,8 @@ class Report:
 
     facts: dict[str, str] = field(default_factory=dict)
     damaged: list[Damaged] = field(default_factory=list)
+    # keys of which no submission counts: the column that says so was changed
+    unheld: list[str] = field(default_factory=list)
     broken: str = ""
     corrupt: bool = False  # it can only be made anew; else it cannot be read now
 
@@ -241,6 +243,10 @@ class Store(ABC):
         """Take a damaged record out of the store, keep it as a file or in a table of its own, and
         return where.
         """
+
+    @abstractmethod
+    def hold_again(self, keys: Sequence[str]) -> None:
+        """Make the newest submission of each key the one that counts."""
 
     @abstractmethod
     def rebuild(self) -> str:

@@ -321,11 +321,19 @@ class SqlStore(Store):
                             if isinstance(reading, Damaged)
                         ]
                 report.facts["records"] = str(count)
+                unheld = connection.execute(
+                    "SELECT key FROM records GROUP BY key HAVING COUNT(current) = 0"
+                )
+                report.unheld = [row[0] for row in unheld if is_storable(row[0])]
                 report.broken = self._broken(connection)
                 report.corrupt = bool(report.broken)
         except StoreError as error:
             report.broken, report.corrupt = str(error), error.is_corrupt
         return report
+
+    def hold_again(self, keys: Sequence[str]) -> None:
+        with self._transaction() as connection:
+            make_newest_current(connection, keys)
 
     def import_records(self, records: Sequence[Record]) -> int:
         tokens = [record.token for record in records]

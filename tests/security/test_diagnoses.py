@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 import clusterjob
-from clusterjob import JobScript, Reason, Session, Status, SubmissionError, submit
+from clusterjob import (
+    CommandError,
+    JobScript,
+    Reason,
+    Session,
+    Status,
+    SubmissionError,
+    submit,
+)
+from clusterjob.store import Phase
 
 pytestmark = pytest.mark.usefixtures("spool")
 
@@ -156,3 +165,20 @@ def test_jobs_have_the_umask_of_who_submitted_them() -> None:
     for result, mask in zip(results, ("0022", "0077", "0002"), strict=True):
         assert result.wait(30)
         assert result.stdout() == f"{mask}\n"
+
+
+def test_a_job_whose_id_is_anothers_is_not_cancelled_by_it() -> None:
+    """A record of another machine, or one that was changed: the id is that of another job now."""
+    body = "until [ -e go ]; do sleep 0.1; done"
+    other = submit(JobScript(body, "other"))[0]
+    stranger = other.record.renewed("elsewhere", other.record.spec)
+    stranger.key, stranger.name = "f" * 64, "stranger"
+    stranger.phase, stranger.job_id = Phase.SUBMITTED, other.job_id
+    other.store.claim([stranger], lambda old, new: True)
+    with Session(other.store) as session:
+        [found] = session.results("stranger")
+        with pytest.raises(CommandError, match="not cancelled: 'stranger'"):
+            found.cancel()
+    Path("go").touch()
+    assert other.wait(30)
+    assert other.status is Status.COMPLETED

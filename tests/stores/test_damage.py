@@ -343,3 +343,16 @@ def test_a_row_that_says_otherwise_is_damaged(tmp_path: Path, column: str) -> No
     assert [item.token for item in store.select()] == ["t1", "t3"]
     assert [item.state["token"] for item in store.listed()] == ["t1", "t3"]
     assert [item.token for item in store.examine().damaged] == ["t2"]
+
+
+def test_jobs_of_which_no_submission_counts_are_found(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/s.sqlite")
+    store.claim(three(), never)
+    assert isinstance(store, SqliteStore)
+    assert store.examine().unheld == []
+    with store._transaction() as connection:
+        connection.execute("UPDATE records SET current = NULL WHERE token = 't2'")
+    assert store.examine().unheld == ["k2"]
+    store.hold_again(["k2"])
+    assert [item.token for item in store.select()] == ["t1", "t2", "t3"]
+    assert store.examine().unheld == []
