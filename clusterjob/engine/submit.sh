@@ -161,6 +161,7 @@ cj_submit_batch() {
 }
 
 cj_take() {
+    : >>"$cj_tmp/batch" # there is none where nothing could be submitted
     printf '%s\n' "$@" >"$cj_tmp/tokens"
     cj_pick 1 >&4 || cj_pick 1 >&3
     cj_pick 0 >&3

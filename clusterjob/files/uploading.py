@@ -19,7 +19,10 @@ from clusterjob.files.outgoing import Upload, encode
 from clusterjob.plain_files import open_beside
 from clusterjob.transport import RecordingTransport, RemoteTransport, Transport
 
-_HINT = "Choose a workdir (or rootdir) that you may write to, or make room there."
+_HINT = (
+    "Choose a workdir (or rootdir) that you may write to, or make room there. Where several people "
+    "work in one folder, its .clusterjob-runs is the first one's: each uses a folder below it."
+)
 
 
 def upload(transport: Transport, files: Sequence[Upload]) -> None:

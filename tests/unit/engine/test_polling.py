@@ -782,7 +782,7 @@ def test_outputs_that_could_not_be_written_come_with_the_next_submission() -> No
 def test_a_submission_whose_listener_is_gone_tidies_up(tmp_path: Path) -> None:
     backend = load_backend("slurm")
     runs = tmp_path / "runs"
-    runs.mkdir()
+    runs.mkdir(mode=0o700)  # also where the umask lets a group write
     script = submission_script(
         backend,
         "sleep 0.2; echo 7",
