@@ -43,11 +43,16 @@ def cancel(poller: Poller, records: Sequence[Record]) -> None:
 
 
 def _strangers(poller: Poller, records: Sequence[Record]) -> list[Record]:
-    """Return the records whose ids are those of other jobs now: ids come again, and get lost."""
+    """Return the records whose ids are those of other jobs now: ids come again, and get lost.
+
+    The last list that was read tells; where there was none, one is asked for.
+    """
     members = dict.fromkeys(record.member for record in records if record.job_id)
     if not members:
         return []
-    listing = poller.scheduler.active(members)
+    listing = poller.last_listing
+    if listing is None:
+        listing = poller.scheduler.active(members)
     return [record for record in records if is_anothers(record, listing)]
 
 

@@ -39,6 +39,7 @@ class Poller:
         self.polls = 0
         self.finishes = True  # the open submissions of processes that are gone
         self.stale_since: float | None = None
+        self.last_listing: Listing | None = None
         self._last_answer = 0.0
         self._error = ""
 
@@ -109,6 +110,7 @@ class Poller:
             return
         listing = self.scheduler.active(record.member for record in submitted)
         self._note_answer(listing)
+        self.last_listing = listing
         if not listing.asked:
             return
         found = self.assessor.assess(submitted, listing)
