@@ -71,31 +71,26 @@ def read_exit_record(text: str) -> ExitRecord | None:
 
 def _note(record: ExitRecord, key: str, value: str) -> None:
     """Take one line of a run over; a line that is cut off says nothing."""
+    read: object
     if key == "warned":
         name, _, when = value.partition(" ")
         record.warned.append((name, epoch_of(when) or 0.0))
         return
-    if key in ("start", "end"):
-        seconds = epoch_of(value)
-        if key == "start":
-            record.started = seconds
-        else:
-            record.ended = seconds
-        is_read = seconds is not None
-    elif key in ("exit", "limit"):
+    if key == "start":
+        read = record.started = epoch_of(value)
+    elif key == "end":
+        read = record.ended = epoch_of(value)
+    elif key == "limit":
         number = number_of(value)
-        is_read = number is not None and number >= 0
-        if key == "limit":
-            record.limit = number if is_read else None
-        else:
-            is_read = number in range(256)
-            record.exit_code = number if is_read else None
+        read = record.limit = number if number is not None and number >= 0 else None
+    elif key == "exit":
+        number = number_of(value)
+        read = record.exit_code = number if number in range(256) else None
     elif key == "reason":
-        record.reason = _REASONS.get(value)
-        is_read = record.reason is not None
+        read = record.reason = _REASONS.get(value)
     else:
         return
-    if not is_read and value:
+    if read is None and value:
         record.unread.append(show(f"{key}={value}"))
 
 

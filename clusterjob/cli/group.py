@@ -24,8 +24,8 @@ from clusterjob.script import JobScript
 from clusterjob.store import open_store
 
 # what is of no use without a store
-_READERS = {
-    *(
+_READERS = frozenset(
+    [
         "list",
         "status",
         "show",
@@ -35,9 +35,10 @@ _READERS = {
         "resubmit",
         "files",
         "fetch",
-    ),
-    *("doctor", "prune"),
-}
+        "doctor",
+        "prune",
+    ]
+)
 
 
 @click.group(

@@ -182,37 +182,28 @@ def _full_job_id(state: Mapping[str, Any]) -> str | None:
 
 def print_table(results: Iterable[AsyncResult]) -> None:
     """Print one line a job."""
-    print_columns(_HEADINGS, map(_cells_of, results))
+    cells = (
+        _cells(Listed.of(result.record, True), bool(result.stale_since))
+        for result in results
+    )
+    print_columns(_HEADINGS, cells)
 
 
 def print_listed(listed: Iterable[Listed]) -> bool:
     """Print one line a job, as they come; return whether there were any."""
-    return print_columns(_HEADINGS, map(_cells_of_listed, listed))
+    return print_columns(_HEADINGS, map(_cells, listed))
 
 
 _NAMES = {int(status): status.name for status in Status}
 _HEADINGS = ("JOB ID", "NAME", "STATUS", "REASON", "BACKEND", "SUBMITTED", "KEY")
 
 
-def _cells_of(result: AsyncResult) -> tuple[str, ...]:
-    record, task = result.record, result.record.task
-    return (
-        result.job_id or "-",
-        record.name,
-        task.status.name + (" (stale)" if result.stale_since else ""),
-        _reason(task.reason.value if task.reason else "", task.exit_code),
-        _place(record.backend, record.host),
-        format_minute(int(record.created) // 60),
-        record.key[:10],
-    )
-
-
-def _cells_of_listed(listed: Listed) -> tuple[str, ...]:
+def _cells(listed: Listed, is_stale: bool = False) -> tuple[str, ...]:
     state, task = listed.state, listed.state["task"]
     return (
         _full_job_id(state) or "-",
         state["name"],
-        _NAMES[task["status"]],
+        _NAMES[task["status"]] + (" (stale)" if is_stale else ""),
         _reason(task.get("reason", ""), task.get("exit_code")),
         _place(state["backend"], state.get("host", "")),
         format_minute(int(state.get("created", 0)) // 60),

@@ -51,11 +51,16 @@ def is_missing(path: str | os.PathLike[str]) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        raise StoreError(
-            f"the store {os.fspath(path)} cannot be made or read: {error.strerror}. Name another "
-            "folder with JobScript.cache_folder or $CLUSTERJOB_STORE"
-        ) from error
+        raise unusable_error(path, error) from error
     return False
+
+
+def unusable_error(path: str | os.PathLike[str], error: OSError) -> StoreError:
+    """Return the error for a store that the system keeps from being there."""
+    return StoreError(
+        f"the store {os.fspath(path)} cannot be made or read: {error.strerror}. Name another "
+        "folder with JobScript.cache_folder or $CLUSTERJOB_STORE"
+    )
 
 
 def user_name(uid: int) -> str:

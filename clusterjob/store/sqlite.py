@@ -21,6 +21,7 @@ from clusterjob.store.owner import (
     foreign_error,
     foreign_owner,
     is_missing,
+    unusable_error,
 )
 from clusterjob.store.record import Record
 from clusterjob.store.sql import (
@@ -263,10 +264,7 @@ class SqliteStore(SqlStore):
                     f"{folder} is no folder, so no store can be in it"
                 ) from None
         except OSError as error:
-            raise StoreError(
-                f"the store {self.path} cannot be made or read: {error.strerror}. Name another "
-                "folder with JobScript.cache_folder or $CLUSTERJOB_STORE"
-            ) from error
+            raise unusable_error(self.path, error) from error
 
     def _check_not_emptied(self) -> None:
         """Raises :class:`StoreError` for a file of no bytes: to SQLite it is a good database."""

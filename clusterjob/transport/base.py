@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from clusterjob.errors import TransportError
+
 Sink = Callable[[bytes], object]
 # bytes that are kept of one answer: the list of a million jobs is shorter
 MOST_OUTPUT, MOST_ERRORS = 256 << 20, 16 << 20
@@ -23,6 +25,15 @@ class Completed:
     exit_code: int
     stdout: str
     stderr: str
+
+
+def check_bounds(who: str, said: bytearray, most: int) -> None:
+    """Raise :class:`TransportError` for an answer of more than ``most`` bytes."""
+    if len(said) > most:
+        start = bytes(said[:200]).decode("utf-8", "replace")
+        raise TransportError(
+            f"{who} prints more than {most >> 20} MB for an answer, which begins: {start!r}"
+        )
 
 
 class Patience:

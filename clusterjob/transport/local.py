@@ -19,6 +19,7 @@ from clusterjob.transport.base import (
     Hooks,
     Patience,
     Sink,
+    check_bounds,
 )
 
 _BLOCK = 1 << 18
@@ -67,11 +68,7 @@ class Said:
 
     def add(self, data: bytes) -> None:
         self._data += data
-        if len(self._data) > self._most:
-            raise TransportError(
-                f"a command prints more than {self._most >> 20} MB for an answer, which begins: "
-                f"{bytes(self._data[:200]).decode('utf-8', 'replace')!r}"
-            )
+        check_bounds("a command", self._data, self._most)
 
     def text(self) -> str:
         return self._data.decode("utf-8", "replace")

@@ -31,6 +31,7 @@ from clusterjob.transport.base import (
     Hooks,
     Patience,
     Sink,
+    check_bounds,
 )
 from clusterjob.transport.host_state import HostState
 
@@ -340,11 +341,11 @@ class _Reply:
             return
         self.stdout += data
         if self.began:
-            self._check(self.stdout, MOST_OUTPUT)
+            check_bounds(self.host, self.stdout, MOST_OUTPUT)
             return
         at = self.stdout.find(self.mark)
         if at < 0:
-            self._check(self.stdout, _MOST_BEFORE)
+            check_bounds(self.host, self.stdout, _MOST_BEFORE)
             return
         self.began = True
         del self.stdout[: at + len(self.mark)]
@@ -355,15 +356,7 @@ class _Reply:
     def err(self, data: bytes) -> None:
         """Take in standard error, where the exit code comes last."""
         self.stderr += data
-        self._check(self.stderr, MOST_ERRORS)
-
-    def _check(self, stream: bytearray, most: int) -> None:
-        if len(stream) > most:
-            start = bytes(stream[:200]).decode("utf-8", "replace")
-            raise TransportError(
-                f"{self.host} prints more than {most >> 20} MB for an answer, "
-                f"which begins: {start!r}"
-            )
+        check_bounds(self.host, self.stderr, MOST_ERRORS)
 
     @property
     def ended(self) -> bool:
