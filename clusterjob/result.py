@@ -194,10 +194,7 @@ class AsyncResult:
 
         Of a multi-cluster scheduler with the cluster's name: ``12;gpu``.
         """
-        record = self.record
-        if record.job_id is None or not record.member:
-            return record.job_id
-        return f"{record.job_id};{record.member}"
+        return self.record.full_job_id
 
     @property
     def name(self) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from clusterjob.engine import Engine
 from clusterjob.errors import ClusterJobError, SettingsError
 from clusterjob.session import Session
 from clusterjob.status import Status
-from clusterjob.store import ONCE_DUE, ONCE_STARTED, Once, Record, last_change
+from clusterjob.store import Listed, Record, full_job_id
+
+# the end of the name of an exit record: of a job, or of an element of an array
+_EXIT_RECORD = re.compile(r"(\.\d+)?\.exit$")
 
 
 class Removed(NamedTuple):
@@ -25,15 +29,15 @@ class Removed(NamedTuple):
     created: float
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Removed:
-        """Make one of the state of a record, as plain values."""
+    def of(cls, listed: Listed) -> Removed:
+        """Make one of what lists need of a record."""
         return cls(
-            state["token"],
-            state["key"],
-            state["name"],
-            state.get("job_id"),
-            Status(state["task"]["status"]),
-            state.get("created", 0.0),
+            listed.token,
+            listed.key,
+            listed.name,
+            full_job_id(listed.job_id, listed.member),
+            Status(listed.status),
+            listed.created,
         )
 
 
@@ -65,44 +69,36 @@ def prune(
     live = session.store.select(
         statuses=[Status.PENDING, Status.RUNNING], earlier=True
     )
-    needed = _needed_exit_records(live)
+    needed = _needed_jobs(live)
     before = time.time() - older_than
     ended = [status for status in Status if status.finished]
     keys, found = set(), []
     for listed in session.store.listed(ended, earlier=True):
-        found.append(Removed.of(listed.state))
-        is_meant = listed.is_current and found[-1].status in wanted
+        found.append(Removed.of(listed))
         if (
-            is_meant
-            and _ended(listed.state) < before
-            and _may_go(listed.state, needed)
+            listed.is_current
+            and listed.status in wanted
+            and listed.since < before
+            and not listed.is_due
+            and f"{listed.folder}/{listed.token}" not in needed
         ):
-            keys.add(found[-1].key)
+            keys.add(listed.key)
     # with the earlier submissions of the same jobs
     gone = [item for item in found if item.key in keys]
     return Pruned(removed=gone) if dry_run else _remove(session.engine, gone)
 
 
-def _needed_exit_records(records: Iterable[Record]) -> set[str]:
-    """Return the paths that jobs which have not ended look at before they begin."""
+def _needed_jobs(records: Iterable[Record]) -> set[str]:
+    """Return the jobs, each as ``folder/token``, whose exit records those that have not ended look
+    at before they begin.
+    """
     return {
-        path
+        _EXIT_RECORD.sub("", path)
         for record in records
         if not record.finished
         for parent in record.spec.waits_for
         for path in parent.records
     }
-
-
-def _may_go(state: Mapping[str, Any], needed: set[str]) -> bool:
-    if Once.from_json(state.get("epilogue", "")) in (ONCE_DUE, ONCE_STARTED):
-        return False
-    if Once.from_json(state.get("outputs", "")) is ONCE_DUE:
-        return False
-    start = f"{state['runs']}/{state['token']}"
-    if "tasks" not in state:
-        return f"{start}.exit" not in needed
-    return needed.isdisjoint(f"{start}.{index}.exit" for index in state["tasks"])
 
 
 def _remove(engine: Engine, gone: Sequence[Removed]) -> Pruned:
@@ -124,9 +120,3 @@ def _remove(engine: Engine, gone: Sequence[Removed]) -> Pruned:
         removed = {record.token for record in engine.store.discard(members)}
         pruned.removed += [item for item in gone if item.token in removed]
     return pruned
-
-
-def _ended(state: Mapping[str, Any]) -> float:
-    """Return when a job ended (s since the epoch), as far as is known."""
-    task = state["task"]
-    return task.get("ended") or last_change(task) or state.get("created", 0.0)

@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 
@@ -21,7 +21,7 @@ from clusterjob.results import Results
 from clusterjob.script import default_session
 from clusterjob.session import Session
 from clusterjob.status import Status
-from clusterjob.store import Listed
+from clusterjob.store import Listed, full_job_id
 
 T = TypeVar("T")
 
@@ -147,43 +147,36 @@ def describe(result: AsyncResult) -> dict[str, object]:
 
 def describe_listed(session: Session, listed: Listed) -> dict[str, object]:
     """Return what :func:`describe` does, out of less."""
-    state, task = listed.state, listed.state["task"]
     if listed.names_logs:
-        for record in session.store.by_tokens([state["token"]]).values():
+        for record in session.store.by_tokens([listed.token]).values():
             return describe(AsyncResult(record, session.engine))
-    own = f"{state['runs']}/{state['token']}"
+    own = f"{listed.folder}/{listed.token}"
     return {
-        "name": state["name"],
-        "job_id": _full_job_id(state),
-        "key": state["key"],
-        "status": _NAMES[task["status"]],
-        "reason": task.get("reason"),
-        "exit_code": task.get("exit_code"),
-        "signal": task.get("signal"),
-        "words": task.get("words", ""),
-        "backend": state["backend"],
-        "host": state.get("host", ""),
-        "workdir": state["workdir"],
-        "submitted": state.get("created", 0.0),
-        "started": task.get("started"),
-        "ended": task.get("ended"),
+        "name": listed.name,
+        "job_id": full_job_id(listed.job_id, listed.member),
+        "key": listed.key,
+        "status": _NAMES[listed.status],
+        "reason": listed.reason,
+        "exit_code": listed.exit_code,
+        "signal": listed.signal,
+        "words": listed.words,
+        "backend": listed.backend,
+        "host": listed.host,
+        "workdir": listed.workdir,
+        "submitted": listed.created,
+        "started": listed.started,
+        "ended": listed.ended,
         "stdout": own + LOG_SUFFIX["stdout"],
         "stderr": own + LOG_SUFFIX["stderr"],
-        "usage": task.get("usage", {}),
+        "usage": listed.usage,
         "stale_since": None,
     }
-
-
-def _full_job_id(state: Mapping[str, Any]) -> str | None:
-    """Return the job id as :attr:`AsyncResult.job_id` has it."""
-    job_id, member = state.get("job_id"), state.get("cluster")
-    return f"{job_id};{member}" if job_id and member else job_id
 
 
 def print_table(results: Iterable[AsyncResult]) -> None:
     """Print one line a job."""
     cells = (
-        _cells(Listed.of(result.record, True), bool(result.stale_since))
+        _cells(Listed.of(result.record), bool(result.stale_since))
         for result in results
     )
     print_columns(_HEADINGS, cells)
@@ -199,15 +192,14 @@ _HEADINGS = ("JOB ID", "NAME", "STATUS", "REASON", "BACKEND", "SUBMITTED", "KEY"
 
 
 def _cells(listed: Listed, is_stale: bool = False) -> tuple[str, ...]:
-    state, task = listed.state, listed.state["task"]
     return (
-        _full_job_id(state) or "-",
-        state["name"],
-        _NAMES[task["status"]] + (" (stale)" if is_stale else ""),
-        _reason(task.get("reason", ""), task.get("exit_code")),
-        _place(state["backend"], state.get("host", "")),
-        format_minute(int(state.get("created", 0)) // 60),
-        state["key"][:10],
+        full_job_id(listed.job_id, listed.member) or "-",
+        listed.name,
+        _NAMES[listed.status] + (" (stale)" if is_stale else ""),
+        _reason(listed.reason or "", listed.exit_code),
+        _place(listed.backend, listed.host),
+        format_minute(int(listed.created) // 60),
+        listed.key[:10],
     )
 
 
@@ -268,11 +260,16 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=1))
 
 
-def print_json_rows(rows: Iterable[object]) -> None:
-    """Print a list of plain values, a line each, as they come."""
+_encode = json.JSONEncoder(check_circular=False).encode
+
+
+def print_json_rows(rows: Iterable[Mapping[str, object]]) -> None:
+    """Print a list of objects, a line each, as they come."""
     before = "["
     for page in pages_of(rows):
-        click.echo(before + ",\n ".join(map(json.dumps, page)), nl=False)
+        # in a string a quote has a backslash before it, so this stands between objects alone
+        lines = _encode(page)[1:-1].replace('}, {"', '},\n {"')
+        click.echo(before + lines, nl=False)
         before = ",\n "
     click.echo("]" if before != "[" else "[]")
 

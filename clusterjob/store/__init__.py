@@ -5,11 +5,11 @@ from clusterjob.store.base import (
     Again,
     Change,
     Damaged,
-    Listed,
     Note,
     Report,
     Store,
 )
+from clusterjob.store.listed import Listed
 from clusterjob.store.open import locate_store, open_store
 from clusterjob.store.owner import foreign_error, foreign_owner
 from clusterjob.store.record import (
@@ -23,8 +23,8 @@ from clusterjob.store.record import (
     Phase,
     Record,
     Task,
+    full_job_id,
 )
-from clusterjob.store.shape import last_change
 from clusterjob.store.spec import (
     ClusterReference,
     InputFile,
@@ -59,7 +59,7 @@ __all__ = [
     "Task",
     "foreign_error",
     "foreign_owner",
-    "last_change",
+    "full_job_id",
     "locate_store",
     "open_store",
 ]

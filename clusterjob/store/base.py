@@ -8,15 +8,15 @@ processes, on one machine or on several.
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 from clusterjob.errors import StoreError, printable
 from clusterjob.status import Status
+from clusterjob.store.listed import Listed
 from clusterjob.store.record import Record
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ Begun = Literal["prologue", "epilogue"]
 Change = Callable[[Record], object]
 # whether the record that holds a key makes room for another one
 Again = Callable[[Record, Record], bool]
-VERSION = 3  # of what is stored, whatever the kind of store
+VERSION = 4  # of what is stored, whatever the kind of store
+VERSION_OF_KEYS = 3  # since then keys are those of the rules of today
 # the note of a store that has records with keys of the first rules: see clusterjob.keys
 OLD_KEYS = "keys:1"
 SHORTEST_KEY = (
@@ -46,28 +47,6 @@ class Damaged:
     name: str = ""
     job_id: str | None = None
     raw: str = ""
-
-
-class Listed(NamedTuple):
-    """A record as lists need it: its state, as :meth:`Record.to_json` writes it, and checked.
-
-    ``is_current``: no later submission of the same job replaced it; ``names_logs``: the user may
-    have named its logs.
-    """
-
-    state: Mapping[str, Any]
-    is_current: bool
-    names_logs: bool
-
-    @classmethod
-    def of(cls, record: Record, is_current: bool) -> Listed:
-        state = json.loads(record.to_json())
-        return cls(state, is_current, may_name_logs(record.spec_json))
-
-
-def may_name_logs(spec_json: str) -> bool:
-    """Whether a spec may have resources that name the logs."""
-    return '"stdout"' in spec_json or '"stderr"' in spec_json
 
 
 @dataclass(frozen=True)

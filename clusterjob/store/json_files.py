@@ -23,12 +23,12 @@ from clusterjob.store.base import (
     OLD_KEYS,
     SHORTEST_KEY,
     VERSION,
+    VERSION_OF_KEYS,
     Again,
     Begun,
     Change,
     Damaged,
     Edits,
-    Listed,
     Note,
     Report,
     Store,
@@ -37,6 +37,7 @@ from clusterjob.store.base import (
     newer_version_error,
     take_over_one,
 )
+from clusterjob.store.listed import Listed
 from clusterjob.store.owner import (
     check_not_public,
     foreign_error,
@@ -358,7 +359,7 @@ class FileStore(Store):
             if stamp.exists():
                 version = int(read_values(_read_text(stamp))["clusterjob"])
             if version < VERSION and not self.owner:
-                if version:
+                if 0 < version < VERSION_OF_KEYS:
                     self._note_old_keys()
                 self._write(stamp, json.dumps({"clusterjob": VERSION}))
         except OSError as error:

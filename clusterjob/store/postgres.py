@@ -14,13 +14,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from clusterjob.errors import StoreError
 from clusterjob.store.base import VERSION, Damaged, newer_version_error
-from clusterjob.store.sql import (
+from clusterjob.store.rows import (
     SCHEMA,
     Connection,
-    SqlStore,
     make_newest_current,
     migrate,
 )
+from clusterjob.store.sql import SqlStore
 
 if TYPE_CHECKING:
     import psycopg
@@ -179,9 +179,6 @@ class PostgresStore(SqlStore):
             "postgresql": str(server),
             "clock": f"{float(theirs) - began:+.1f} s against this machine",
         }
-
-    def _broken(self, connection: Connection) -> str:
-        return ""
 
 
 class _Questions:

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from clusterjob.status import Reason, Status
-from clusterjob.store.shape import check_record, read_values
+from clusterjob.store.shape import check_records, read_values
 from clusterjob.store.spec import JobSpec, OutputPattern
 
 
@@ -148,6 +148,11 @@ class _Referable:
     __slots__ = ("__weakref__",)
 
 
+def full_job_id(job_id: str | None, member: str | None) -> str | None:
+    """Return a scheduler's id, with the cluster that has the job where there are several."""
+    return f"{job_id};{member}" if job_id is not None and member else job_id
+
+
 @dataclass(eq=False, slots=True)
 class Record(_Referable):
     """One submission of one job script."""
@@ -236,6 +241,11 @@ class Record(_Referable):
             parent.token and parents.get(parent.key, parent.token) != parent.token
             for parent in self.spec.after
         )
+
+    @property
+    def full_job_id(self) -> str | None:
+        """The scheduler's id, as :attr:`AsyncResult.job_id` has it."""
+        return full_job_id(self.job_id, self.member)
 
     @property
     def settled(self) -> bool:
@@ -332,7 +342,7 @@ class Record(_Referable):
     def from_json(cls, text: str, spec_json: str) -> Record:
         """Read a record. Raises ValueError for texts that are none."""
         data = read_values(text)
-        check_record(data)
+        check_records([data])
         task = Task.from_json(data.pop("task"))
         tasks = data.pop("tasks", None)
         for name, word in _RENAMED.items():

@@ -7,160 +7,182 @@ What was checked can be made an object of without an error.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 from clusterjob.errors import show
 from clusterjob.status import Reason, Status
 
-_Check = Callable[[Any], object]
-# what a value may be: its types, and what else is checked
-_Kind = tuple[frozenset[type], "_Check | None"]
-_Form = tuple[tuple[str, ...], tuple[type, ...]]
-_MOST_FORMS = 1000  # that are remembered
 # s since the epoch, of a year with four digits; also other amounts
 _MOST = 2.5e11
 _WHOLE = (1 << 63) - 1
 
 
+class _Kind(NamedTuple):
+    """What values may be: their types, and what else is checked of all of them together."""
+
+    types: frozenset[type]
+    check: Callable[[Sequence[Any]], bool] | None = None
+
+    def check_all(self, name: str, values: Sequence[Any]) -> None:
+        """Raise ValueError where one of the values that have a name is not of this kind."""
+        for given in set(map(type, values)).difference(self.types):
+            raise ValueError(
+                f"{name} is of type {given.__name__}, which is not expected"
+            )
+        if self.check is None or self.check(values):
+            return
+        wrong = next((one for one in values if not self.check([one])), values[0])
+        raise ValueError(f"{name} is not what is expected there: {show(repr(wrong))}")
+
+
 class _Shape:
     """What an object's names may be, and their values; ``needed`` are names that must be there.
 
-    Objects of a store are alike: what names and types are together is looked up, once it was seen.
+    Objects are checked together, a name after the other, which is fast where they are alike.
     """
 
     def __init__(
         self, kinds: Mapping[str, _Kind], needed: tuple[str, ...] = ()
     ) -> None:
-        self._kinds = kinds
+        self.kinds = kinds
         self._needed = needed
-        self.checks_of: dict[_Form, list[tuple[str, _Check]]] = {}
 
-    def learn(self, form: _Form) -> list[tuple[str, _Check]]:
-        """Return what else is to be checked in an object of this form. Raises ValueError."""
-        checks = []
-        for name, given in zip(*form, strict=True):
-            if name not in self._kinds:
-                raise ValueError(f"{show(name)} is an unknown name")
-            types, check = self._kinds[name]
-            if given not in types:
+    def check(self, objects: Collection[Any]) -> None:
+        """Raise ValueError where one of the objects is not of this shape."""
+        for value in objects:
+            if type(value) is not dict:
                 raise ValueError(
-                    f"{name} is of type {given.__name__}, which is not expected"
+                    f"expected an object with names, got {show(repr(value))}"
                 )
-            if check is not None:
-                checks.append((name, check))
+        alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for value in objects:
+            alike.setdefault(tuple(value), []).append(value)
+        for names, group in alike.items():
+            self._check_names(names)
+            columns = zip(*map(dict.values, group), strict=True)
+            for name, values in zip(names, columns, strict=True):
+                self.kinds[name].check_all(name, values)
+
+    def _check_names(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if name not in self.kinds:
+                raise ValueError(f"{show(name)} is an unknown name")
         for name in self._needed:
-            if name not in form[0]:
+            if name not in names:
                 raise ValueError(f"{name} is missing")
-        if len(self.checks_of) < _MOST_FORMS:
-            self.checks_of[form] = checks
-        return checks
 
 
-def _kind(*types: type, check: _Check | None = None) -> _Kind:
-    return frozenset(types), check
+def _kind(
+    *types: type, check: Callable[[Sequence[Any]], bool] | None = None
+) -> _Kind:
+    return _Kind(frozenset(types), check)
 
 
-def _is_small(value: Any) -> bool:
-    """Whether a number is one that times and amounts can have; NaN is none."""
-    return bool(-_MOST < value < _MOST)
+def _flat(values: Iterable[Iterable[Any]]) -> list[Any]:
+    return list(chain.from_iterable(values))
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (float, int) and _is_small(value)
+def _flat_values(objects: Iterable[Mapping[str, Any]]) -> list[Any]:
+    return _flat(value.values() for value in objects)
 
 
-def _are_numbers(value: Any) -> bool:
-    return all(map(_is_number, value))
+def _have_types(values: Iterable[Any], *types: type) -> bool:
+    return set(map(type, values)) <= set(types)
 
 
-def _are_numbers_by_name(value: Any) -> bool:
-    return all(map(_is_number, value.values()))
+def _are_small(numbers: Sequence[Any]) -> bool:
+    """Whether numbers are some that times and amounts can have; NaN is none."""
+    if not numbers:
+        return True
+    if not (min(numbers) > -_MOST and max(numbers) < _MOST):
+        return False
+    total = sum(numbers)
+    return bool(
+        total == total
+    )  # with a NaN among them it is one, which equals nothing
 
 
-def _is_history(value: Any) -> bool:
-    for event in value:
-        if type(event) is not list or len(event) != 3:
-            return False
-        time, state, words = event
-        if type(state) is not str or type(words) is not str or not _is_number(time):
-            return False
-    return True
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return _have_types(values, int, float) and _are_small(values)
 
 
-def _is_text(value: Any) -> bool:
-    return type(value) is str
+def _are_within(least: int, most: int) -> Callable[[Sequence[Any]], bool]:
+    return lambda values: least <= min(values) and max(values) <= most
 
 
-def _are_texts(value: Any) -> bool:
-    return all(map(_is_text, value))
+def _are_among(known: Iterable[object]) -> Callable[[Sequence[Any]], bool]:
+    return frozenset(known).issuperset
 
 
-def _are_texts_by_name(value: Any) -> bool:
-    return type(value) is dict and _are_texts(value.values())
-
-
-def _are_texts_by_section(value: Any) -> bool:
-    return all(map(_are_texts_by_name, value.values()))
-
-
-def _are_rows(count: int) -> _Check:
-    def check(value: Any) -> bool:
-        return all(
-            type(item) is list and len(item) == count and _are_texts(item)
-            for item in value
+def _are_rows_of_texts(count: int) -> Callable[[Sequence[Any]], bool]:
+    def check(values: Sequence[Any]) -> bool:
+        rows = _flat(values)
+        return (
+            _have_types(rows, list)
+            and set(map(len, rows)) <= {count}
+            and _have_types(_flat(rows), str)
         )
 
     return check
 
 
-def _is_task(value: Any) -> bool:
-    _check(value, _TASK)
-    return True
+def _are_histories(values: Sequence[Any]) -> bool:
+    events = _flat(values)
+    if not events:
+        return True
+    if not _have_types(events, list) or set(map(len, events)) != {3}:
+        return False
+    times, states, words = zip(*events, strict=True)
+    return _are_numbers(times) and _have_types(chain(states, words), str)
 
 
-def _are_tasks(value: Any) -> bool:
-    return all(_is_index(index) and _is_task(task) for index, task in value.items())
+def _are_texts_by_name(values: Sequence[Any]) -> bool:
+    return _have_types(values, dict) and _have_types(_flat_values(values), str)
+
+
+def _are_tasks_by_index(values: Sequence[Any]) -> bool:
+    _TASK.check(_flat_values(values))
+    return all(map(_is_index, _flat(values)))
 
 
 def _is_index(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 16
 
 
-def _is_cluster(value: Any) -> bool:
-    _check(value, _CLUSTER)
-    return True
+def _have_shape(shape: _Shape) -> Callable[[Sequence[Any]], bool]:
+    def check(values: Sequence[Any]) -> bool:
+        shape.check(values)
+        return True
 
-
-def _are_parents(value: Any) -> bool:
-    for parent in value:
-        _check(parent, _PARENT)
-    return True
+    return check
 
 
 _TEXT = _kind(str)
 _FLAG = _kind(bool)
 _OBJECT = _kind(dict)
-_NUMBER = _kind(int, float, check=_is_small)
-_INTEGER = _kind(int, check=lambda value: -_WHOLE <= value <= _WHOLE)
-_COUNT = _kind(int, check=lambda value: 0 <= value <= _WHOLE)
-_TEXTS = _kind(list, check=_are_texts)
-_PAIRS = _kind(list, check=_are_rows(2))
+_NUMBER = _kind(int, float, check=_are_small)
+_INTEGER = _kind(int, check=_are_within(-_WHOLE, _WHOLE))
+_COUNT = _kind(int, check=_are_within(0, _WHOLE))
+_AMOUNTS = _kind(dict, check=lambda values: _are_numbers(_flat_values(values)))
+_TEXTS = _kind(list, check=lambda values: _have_types(_flat(values), str))
+_PAIRS = _kind(list, check=_are_rows_of_texts(2))
 _TEXTS_BY_NAME = _kind(dict, check=_are_texts_by_name)
 _TASK = _Shape(
     {
-        "status": _kind(int, check={int(status) for status in Status}.__contains__),
-        "reason": _kind(str, check={reason.value for reason in Reason}.__contains__),
+        "status": _kind(int, check=_are_among(map(int, Status))),
+        "reason": _kind(str, check=_are_among(reason.value for reason in Reason)),
         "exit_code": _INTEGER,
         "signal": _INTEGER,
         "words": _TEXT,
         "started": _NUMBER,
         "ended": _NUMBER,
         "host": _TEXT,
-        "usage": _kind(dict, check=_are_numbers_by_name),
+        "usage": _AMOUNTS,
         "runs": _COUNT,
         "missing_since": _NUMBER,
-        "history": _kind(list, check=_is_history),
+        "history": _kind(list, check=_are_histories),
     },
     ("status",),
 )
@@ -177,15 +199,18 @@ _RECORD = _Shape(
             ("created", "retry_at", "cancel_requested", "leased"), _NUMBER
         ),
         "phase": _kind(
-            str, check={"submitting", "deferred", "submitted"}.__contains__
+            str, check=_are_among(("submitting", "deferred", "submitted"))
         ),
         "submitted": _kind(
-            list, check=lambda value: len(value) == 2 and _are_numbers(value)
+            list,
+            check=lambda values: (
+                set(map(len, values)) == {2} and _are_numbers(_flat(values))
+            ),
         ),
         "wanted": _PAIRS,
         "programs": _PAIRS,
-        "task": _kind(dict, check=_is_task),
-        "tasks": _kind(dict, check=_are_tasks),
+        "task": _kind(dict, check=_have_shape(_TASK)),
+        "tasks": _kind(dict, check=_are_tasks_by_index),
         "version": _COUNT,
     },
     ("key", "token", "name", "backend", "workdir", "runs", "phase", "task"),
@@ -194,7 +219,9 @@ _CLUSTER = _Shape(
     {
         **dict.fromkeys(("name", "host", "transport", "ssh_config", "source"), _TEXT),
         "beside": _TEXTS,
-        "overrides": _kind(dict, check=_are_texts_by_section),
+        "overrides": _kind(
+            dict, check=lambda values: _are_texts_by_name(_flat_values(values))
+        ),
     }
 )
 _PARENT = _Shape(
@@ -215,29 +242,43 @@ _SPEC = _Shape(
         "params": _OBJECT,
         "aux": _TEXTS_BY_NAME,
         "attributes": _TEXTS_BY_NAME,
-        "backend": _kind(dict, check=_is_cluster),
-        "inputs": _kind(list, check=_are_rows(3)),
+        "backend": _kind(dict, check=_have_shape(_CLUSTER)),
+        "inputs": _kind(list, check=_are_rows_of_texts(3)),
         "outputs": _PAIRS,
-        "after": _kind(list, check=_are_parents),
+        "after": _kind(
+            list, check=lambda values: _have_shape(_PARENT)(_flat(values))
+        ),
         "rules": _COUNT,
     }
 )
+
+_TEXT_OR_NONE = _kind(str, type(None))
+_INTEGER_OR_NONE = _kind(int, type(None))
+_TIME_OR_NONE = _kind(
+    *(int, float, type(None)),
+    check=lambda values: _are_small([value for value in values if value is not None]),
+)
+# of Listed, without what it is searched by, and the last
+_LISTED = {
+    "member": _TEXT_OR_NONE,
+    "status": _TASK.kinds["status"],
+    "reason": _TEXT_OR_NONE,
+    **dict.fromkeys(("exit_code", "signal"), _INTEGER_OR_NONE),
+    **dict.fromkeys(("words", "backend", "host", "workdir", "folder"), _TEXT),
+    "created": _NUMBER,
+    **dict.fromkeys(("started", "ended"), _TIME_OR_NONE),
+    "usage": _AMOUNTS,
+    "since": _NUMBER,
+    **dict.fromkeys(("is_due", "names_logs"), _FLAG),
+}
 
 
 def is_note(value: Any) -> bool:
     """Whether these are the time and the number of a note."""
     if type(value) is not list or len(value) != 2:
         return False
-    return _is_number(value[0]) and (value[1] is None or _is_number(value[1]))
-
-
-def last_change(task: Mapping[str, Any]) -> float | None:
-    """Return the time (s since the epoch) of the last event of a task that has events."""
-    history = task.get("history")
-    if not history or not _is_history(history):
-        return None
-    time: float = history[-1][0]
-    return time
+    at, number = value
+    return _are_numbers([at] if number is None else [at, number])
 
 
 def read_values(text: object) -> Any:
@@ -251,41 +292,36 @@ def read_values(text: object) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def read_portion(
-    texts: Sequence[object], check: Callable[[Any], None]
-) -> list[Any] | None:
+def read_portion(texts: Sequence[object]) -> list[Any] | None:
     """Read many texts together; None where any of them is not what it should be."""
     try:
-        values = read_values(f"[{','.join(texts)}]")  # type: ignore[arg-type]
-        if len(values) != len(texts):
-            return None
-        for value in values:
-            check(value)
+        values: list[Any] = read_values(f"[{','.join(texts)}]")  # type: ignore[arg-type]
     except (ValueError, TypeError):
         return None
-    found: list[Any] = values
-    return found
+    return values if len(values) == len(texts) else None
 
 
-def check_record(data: Any) -> None:
-    """Raise ValueError where this is not the state of a record, as plain values."""
-    _check(data, _RECORD)
+def check_records(states: Collection[Any]) -> None:
+    """Raise ValueError where one of these is not the state of a record, as plain values."""
+    _RECORD.check(states)
 
 
-def check_spec(data: Any) -> None:
-    """Raise ValueError where this is not the spec of a record, as plain values."""
-    _check(data, _SPEC)
+def check_specs(specs: Collection[Any]) -> None:
+    """Raise ValueError where one of these is not the spec of a record, as plain values."""
+    _SPEC.check(specs)
 
 
-def _check(data: Any, shape: _Shape) -> None:
-    if type(data) is not dict:
-        raise ValueError(f"expected an object with names, got {show(repr(data))}")
-    form = (tuple(data), tuple(map(type, data.values())))
-    checks = shape.checks_of.get(form)
-    if checks is None:
-        checks = shape.learn(form)
-    for name, check in checks:
-        if not check(data[name]):
-            raise ValueError(
-                f"{name} is not what is expected there: {show(repr(data[name]))}"
-            )
+def check_listed(rows: Sequence[Any]) -> bool:
+    """Whether each of these is what :class:`Listed` is made of, as plain values."""
+    if not rows:
+        return True
+    if not _have_types(rows, list) or set(map(len, rows)) != {len(_LISTED)}:
+        return False
+    try:
+        for (name, kind), values in zip(
+            _LISTED.items(), zip(*rows, strict=True), strict=True
+        ):
+            kind.check_all(name, values)
+    except ValueError:
+        return False
+    return True

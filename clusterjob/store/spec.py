@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from clusterjob.store.shape import check_spec, read_values
+from clusterjob.store.shape import check_specs, read_values
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -158,7 +158,7 @@ class JobSpec:
     def from_json(cls, text: str) -> JobSpec:
         """Read a spec. Raises ValueError for text that is none."""
         data = read_values(text)
-        check_spec(data)
+        check_specs([data])
         backend = data.pop("backend", None)
         if backend is not None:
             data["cluster"] = ClusterReference.from_json(backend)

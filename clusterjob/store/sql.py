@@ -1,106 +1,59 @@
-"""Records in tables: what the stores in SQLite and PostgreSQL share.
-
-The columns beside ``data`` are copies for searching; the record itself is the JSON text. Statements
-are written with ``?`` for values.
-"""
+"""What the stores in SQLite and PostgreSQL share."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from clusterjob.errors import StoreError
 from clusterjob.status import Status
 from clusterjob.store.base import (
-    OLD_KEYS,
     SHORTEST_KEY,
-    VERSION,
     Again,
     Begun,
     Change,
     Damaged,
     Edits,
-    Listed,
     Note,
     Report,
     Store,
     decide_claims,
     has_old_keys,
-    may_name_logs,
     take_over_one,
 )
+from clusterjob.store.listed import Listed, read_listed
 from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
-from clusterjob.store.shape import (
-    check_record,
-    check_spec,
-    is_note,
-    read_portion,
+from clusterjob.store.rows import (
+    KEY,
+    PORTION,
+    READ,
+    READ_LISTED,
+    TOKEN,
+    Connection,
+    are_sound,
+    delete,
+    insert,
+    is_storable,
+    make_newest_current,
+    note_old_keys,
+    portions,
+    read_row,
+    write,
 )
+from clusterjob.store.shape import is_note
 
-SCHEMA = """
-CREATE TABLE records (
-    token TEXT PRIMARY KEY,
-    key TEXT NOT NULL,
-    current INTEGER,            -- 1 for the latest submission of a key, NULL for the ones before it
-    name TEXT NOT NULL,
-    job_id TEXT,
-    status INTEGER NOT NULL,
-    created DOUBLE PRECISION NOT NULL,
-    data TEXT NOT NULL,
-    spec TEXT NOT NULL,
-    place TEXT NOT NULL DEFAULT '',
-    unsent INTEGER NOT NULL DEFAULT 0,
-    version INTEGER NOT NULL DEFAULT 0
-);
-CREATE UNIQUE INDEX one_a_key ON records (key, current);
-CREATE INDEX by_status ON records (status) WHERE current = 1;
-CREATE INDEX by_name ON records (name, created);
-CREATE INDEX by_job ON records (job_id);
-CREATE INDEX by_place ON records (place) WHERE status < 0;
-CREATE INDEX open_ones ON records (created) WHERE unsent = 1;
-CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION)
-"""
-_TO_2 = """
-ALTER TABLE records ADD COLUMN place TEXT NOT NULL DEFAULT '';
-ALTER TABLE records ADD COLUMN unsent INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX by_place ON records (place) WHERE status < 0;
-CREATE INDEX open_ones ON records (created) WHERE unsent = 1;
-CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION)
-"""
-_TO_3 = "ALTER TABLE records ADD COLUMN version INTEGER NOT NULL DEFAULT 0"
-# from each version to the next; `_fill_columns` does what SQL cannot
-MIGRATIONS = {1: _TO_2, 2: _TO_3}
-_HALVES = re.compile("[\ud800-\udfff]")
-PORTION = 500  # keys of one SELECT ... IN
 _BEHIND_ALL = "\U0010ffff"  # sorts behind whatever a key or a name may go on with
-# columns of _READ
-_TOKEN, _KEY, _CURRENT = 0, 3, 6
-READ_CURRENT = "SELECT token, data, spec, key, name, job_id, current FROM records"
-_READ = "SELECT token, data, spec, key, name, job_id FROM records"
-_WRITE = (
-    "UPDATE records SET key = ?, job_id = ?, status = ?, data = ?, unsent = ?, version = ? "
-    "WHERE token = ?"
-)
-
-
-class Connection(Protocol):
-    """What is used of a DB-API connection."""
-
-    def execute(self, statement: str, values: Sequence[object] = ..., /) -> Any: ...
-
-    def executemany(
-        self, statement: str, rows: Iterable[Sequence[object]], /
-    ) -> Any: ...
 
 
 class SqlStore(Store):
     """A store in tables; what differs between databases is in the methods at the end."""
+
+    # the column by which a row is found again
+    _place = "token"
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +67,7 @@ class SqlStore(Store):
     def claim(self, records: Sequence[Record], again: Again) -> list[Record | None]:
         keys = [record.key for record in records]
         with self._transaction() as connection:
-            held = dict(self._readings(connection, "current = 1 AND key", keys, _KEY))
+            held = dict(self._readings(connection, "current = 1 AND key", keys, KEY))
             claims = decide_claims(records, held, again)
             connection.executemany(
                 "UPDATE records SET current = NULL WHERE key = ? AND current = 1",
@@ -134,7 +87,7 @@ class SqlStore(Store):
                 for record in copies:
                     if record.token in stored:
                         edits.apply(record, newer.get(record.token))
-                _write(connection, edits.changed)
+                write(connection, edits.changed)
         except BaseException:
             edits.take_back()
             raise
@@ -166,20 +119,20 @@ class SqlStore(Store):
         taken = []
         tokens = [record.token for record in records]
         with self._transaction() as connection:
-            stored = dict(self._readings(connection, "token", tokens, _TOKEN))
+            stored = dict(self._readings(connection, "token", tokens, TOKEN))
             for record in records:
                 found = stored.get(record.token)
                 if isinstance(found, Record) and take_over_one(
                     found, record, owner, now
                 ):
                     taken.append(record)
-            _write(connection, taken)
+            write(connection, taken)
         return taken
 
     def begin(self, record: Record, what: Begun) -> bool:
         with self._transaction() as connection:
             readings = dict(
-                self._readings(connection, "token", [record.token], _TOKEN)
+                self._readings(connection, "token", [record.token], TOKEN)
             )
             stored = readings.get(record.token)
             if (
@@ -189,7 +142,7 @@ class SqlStore(Store):
                 return False
             setattr(stored, what, ONCE_STARTED)
             stored.version += 1
-            _write(connection, [stored])
+            write(connection, [stored])
         record.update_from(stored)
         return True
 
@@ -198,13 +151,13 @@ class SqlStore(Store):
     def by_keys(self, keys: Sequence[str]) -> dict[str, Record]:
         with self._transaction(write=False) as connection:
             return self._good(
-                self._readings(connection, "current = 1 AND key", keys, _KEY)
+                self._readings(connection, "current = 1 AND key", keys, KEY)
             )
 
     def by_tokens(self, tokens: Iterable[str]) -> dict[str, Record]:
         with self._transaction(write=False) as connection:
             return self._good(
-                self._readings(connection, "token", list(tokens), _TOKEN)
+                self._readings(connection, "token", list(tokens), TOKEN)
             )
 
     def select(
@@ -233,7 +186,7 @@ class SqlStore(Store):
     def newest(self, names: Iterable[str]) -> dict[str, float]:
         found: dict[str, float] = {}
         with self._transaction(write=False) as connection:
-            for part, places in _portions(list(names)):
+            for part, places in portions(list(names)):
                 statement = (
                     "SELECT name, MAX(created) FROM records "
                     f"WHERE name IN ({places}) GROUP BY name"
@@ -310,10 +263,10 @@ class SqlStore(Store):
             with self._transaction(write=False) as connection:
                 report.facts |= self._facts(connection)
                 count = 0
-                rows = connection.execute(_READ)
+                rows = connection.execute(READ)
                 while portion := rows.fetchmany(PORTION):
                     count += len(portion)
-                    if not _are_sound(portion):
+                    if not are_sound(portion):
                         readings = map(read_row, portion)
                         report.damaged += [
                             reading
@@ -325,8 +278,6 @@ class SqlStore(Store):
                     "SELECT key FROM records GROUP BY key HAVING COUNT(current) = 0"
                 )
                 report.unheld = [row[0] for row in unheld if is_storable(row[0])]
-                report.broken = self._broken(connection)
-                report.corrupt = bool(report.broken)
         except StoreError as error:
             report.broken, report.corrupt = str(error), error.is_corrupt
         return report
@@ -338,11 +289,11 @@ class SqlStore(Store):
     def import_records(self, records: Sequence[Record]) -> int:
         tokens = [record.token for record in records]
         with self._transaction() as connection:
-            known = dict(self._readings(connection, "token", tokens, _TOKEN))
+            known = dict(self._readings(connection, "token", tokens, TOKEN))
             new = [record for record in records if record.token not in known]
             insert(connection, new, current=None)
             if has_old_keys(new):
-                _note_old_keys(connection)
+                note_old_keys(connection)
             make_newest_current(connection, {record.key for record in new})
         return len(new)
 
@@ -360,7 +311,7 @@ class SqlStore(Store):
     def _select(self, condition: str, values: Sequence[object]) -> list[Record]:
         with self._transaction(write=False) as connection:
             rows = connection.execute(
-                f"{_READ} WHERE {condition} ORDER BY created, token", values
+                f"{READ} WHERE {condition} ORDER BY created, token", values
             )
             return list(self._good((row[0], read_row(row)) for row in rows).values())
 
@@ -369,27 +320,30 @@ class SqlStore(Store):
     ) -> Iterator[Listed]:
         condition, values = _condition(statuses, earlier)
         for rows in self._scan(condition, values):
-            states = read_portion([row[1] for row in rows], check_record)
-            if states is None or not _are_own(states, rows):
-                states = [self._state_of(row) for row in rows]
-            for state, row in zip(states, rows, strict=True):
-                if state is not None:
-                    yield Listed(
-                        state, row[_CURRENT] is not None, may_name_logs(row[2])
-                    )
+            for listed, row in zip(read_listed(rows), rows, strict=True):
+                if listed is None:
+                    yield from self._listed_at(row)
+                else:
+                    yield listed
 
-    def _state_of(self, row: Sequence[Any]) -> Any:
-        """Return the state of a record; None of a damaged one, which is named in the log."""
-        reading = read_row(row[:_CURRENT])
+    def _listed_at(self, row: Sequence[Any]) -> Iterator[Listed]:
+        """Yield one out of its record; a damaged one is named in the log."""
+        with self._transaction(write=False) as connection:
+            found = connection.execute(
+                f"{READ} WHERE {self._place} = ?", (row[-1],)
+            ).fetchone()
+        if found is None:  # it was deleted just now
+            return
+        reading = read_row(found)
         if isinstance(reading, Record):
-            return json.loads(row[1])
-        self.warn_of(reading)
-        return None
+            yield Listed.of(reading, is_current=row[6] is not None)
+        else:
+            self.warn_of(reading)
 
     def _scan(
         self, condition: str, values: Sequence[object]
     ) -> Iterator[Sequence[Sequence[Any]]]:
-        """Yield the rows of ``READ_CURRENT`` that a condition names, in portions.
+        """Yield the rows that a condition names, in portions: for read_listed, and with a place.
 
         Each is a transaction: whoever looks at a long list keeps nobody from writing.
         """
@@ -399,13 +353,15 @@ class SqlStore(Store):
                 values,
             )
             tokens = [row[0] for row in found if is_storable(row[0])]
-        for part, places in _portions(tokens):
-            place_of = {token: place for place, token in enumerate(part)}
+        for part, places in portions(tokens):
+            order = {token: number for number, token in enumerate(part)}
             with self._transaction(write=False) as connection:
                 rows = connection.execute(
-                    f"{READ_CURRENT} WHERE token IN ({places})", part
+                    f"{READ_LISTED}, token FROM records WHERE token IN ({places})",
+                    part,
                 ).fetchall()
-            yield sorted(rows, key=lambda row: place_of[row[_TOKEN]])
+            if rows:
+                yield sorted(rows, key=lambda row: order[row[-1]])
 
     def counts(self) -> dict[Status, int]:
         with self._transaction(write=False) as connection:
@@ -430,9 +386,9 @@ class SqlStore(Store):
         self, connection: Connection, column: str, values: Sequence[str], named: int
     ) -> Iterator[tuple[str, Record | Damaged]]:
         """Yield the records in which a column has one of the values, by the ``named`` column."""
-        for part, places in _portions(values):
+        for part, places in portions(values):
             rows = connection.execute(
-                f"{_READ} WHERE {column} IN ({places})", part
+                f"{READ} WHERE {column} IN ({places})", part
             ).fetchall()
             for row in rows:
                 yield row[named], read_row(row)
@@ -445,7 +401,7 @@ class SqlStore(Store):
         """
         versions: dict[str, int] = {}
         tokens = [record.token for record in copies]
-        for part, places in _portions(tokens):
+        for part, places in portions(tokens):
             versions.update(
                 connection.execute(
                     f"SELECT token, version FROM records WHERE token IN ({places})",
@@ -457,7 +413,7 @@ class SqlStore(Store):
             for record in copies
             if versions.get(record.token, record.version) != record.version
         ]
-        newer = self._good(self._readings(connection, "token", behind, _TOKEN))
+        newer = self._good(self._readings(connection, "token", behind, TOKEN))
         unreadable = set(behind).difference(newer)
         return versions.keys() - unreadable, newer
 
@@ -473,15 +429,6 @@ class SqlStore(Store):
     def _facts(self, connection: Connection) -> dict[str, str]:
         """Return what a person may want to know about the database."""
 
-    @abstractmethod
-    def _broken(self, connection: Connection) -> str:
-        """Return what the database says is wrong with itself."""
-
-
-def is_storable(text: object) -> bool:
-    """Whether a value that was read is text that can be asked for."""
-    return isinstance(text, str) and (text.isascii() or not _HALVES.search(text))
-
 
 def _condition(
     statuses: Iterable[int] | None, earlier: bool
@@ -492,154 +439,3 @@ def _condition(
         return condition, []
     wanted: list[object] = [int(status) for status in statuses]
     return f"{condition} AND status IN ({','.join('?' * len(wanted))})", wanted
-
-
-def _are_sound(rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether :func:`read_row` would read all of these, found out together, which is faster."""
-    states = read_portion([row[1] for row in rows], check_record)
-    specs = read_portion([row[2] for row in rows], check_spec)
-    if states is None or specs is None:
-        return False
-    return _are_own(states, rows)
-
-
-def _are_own(states: Sequence[Any], rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether each of the states is that of its row."""
-    pairs = zip(states, rows, strict=True)
-    return all(
-        state["token"] == token
-        and state["key"] == key
-        and state["name"] == name
-        and state.get("job_id") == job_id
-        for state, (token, _, _, key, name, job_id, *_) in pairs
-    )
-
-
-def read_row(row: Sequence[Any]) -> Record | Damaged:
-    """Read a row of ``_READ``."""
-    token, data, spec, key, name, job_id = row
-    try:
-        record = Record.from_json(data, spec)
-        said = (record.token, record.key, record.name, record.job_id)
-        if said != (token, key, name, job_id):
-            raise ValueError("it is the record of another job than its row says")
-    except ValueError as error:
-        known = {"token": token, "key": key, "name": name, "job_id": job_id}
-        texts = {name: str(value) for name, value in known.items()}
-        raw = json.dumps({**texts, "data": str(data), "spec": str(spec)})
-        return Damaged(**texts, why=str(error), raw=raw)
-    return record
-
-
-def _state_row(record: Record) -> tuple[object, ...]:
-    """Return the values of ``_WRITE``."""
-    return (
-        record.key,
-        record.job_id,
-        int(record.status),
-        record.to_json(),
-        int(record.unsent),
-        record.version,
-        record.token,
-    )
-
-
-def _write(connection: Connection, records: Iterable[Record]) -> None:
-    """Write the state of records that are in the tables."""
-    rows = [_state_row(record) for record in records]
-    if rows:
-        connection.executemany(_WRITE, rows)
-
-
-def _portions(values: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
-    """Yield the values of SELECTs, each with its places in the statement."""
-    for start in range(0, len(values), PORTION):
-        part = values[start : start + PORTION]
-        yield part, ",".join("?" * len(part))
-
-
-def _new_row(record: Record, current: int | None) -> tuple[object, ...]:
-    """Return the values of all columns."""
-    return (
-        record.token,
-        record.key,
-        current,
-        record.name,
-        record.job_id,
-        int(record.status),
-        record.created,
-        record.to_json(),
-        record.spec_json,
-        record.cluster_id,
-        int(record.unsent),
-        record.version,
-    )
-
-
-def insert(
-    connection: Connection, records: Iterable[Record], current: int | None = 1
-) -> None:
-    """Insert records; with ``current`` as the ones of their keys."""
-    rows = [_new_row(record, current) for record in records]
-    if rows:
-        places = ",".join("?" * len(rows[0]))
-        connection.executemany(f"INSERT INTO records VALUES ({places})", rows)
-
-
-def delete(connection: Connection, gone: Sequence[tuple[str, str]]) -> None:
-    """Delete records, given as ``(token, key)``."""
-    connection.executemany(
-        "DELETE FROM records WHERE token = ?", [(token,) for token, _ in gone]
-    )
-    make_newest_current(connection, {key for _, key in gone})
-
-
-def make_newest_current(connection: Connection, keys: Iterable[str]) -> None:
-    """Make the newest submission of each key the one that counts."""
-    wanted = [(key,) for key in keys]
-    connection.executemany("UPDATE records SET current = NULL WHERE key = ?", wanted)
-    newest = "SELECT token FROM records WHERE key = ? ORDER BY created DESC, token DESC LIMIT 1"
-    connection.executemany(
-        f"UPDATE records SET current = 1 WHERE token = ({newest})", wanted
-    )
-
-
-def migrate(connection: Connection, version: int) -> None:
-    """Bring tables of an older version up to date.
-
-    In the transaction of the caller, who has made a backup.
-    """
-    while version < VERSION:
-        for statement in MIGRATIONS[version].split(";"):
-            connection.execute(statement)
-        version += 1
-    _fill_columns(connection)
-    _note_old_keys(connection)
-
-
-def _note_old_keys(connection: Connection) -> None:
-    connection.execute("DELETE FROM notes WHERE name = ?", (OLD_KEYS,))
-    connection.execute("INSERT INTO notes VALUES (?, 0, NULL)", (OLD_KEYS,))
-
-
-def _fill_columns(connection: Connection) -> None:
-    """Compute the columns that are copies out of ``data`` and ``spec``.
-
-    A damaged record keeps what it has.
-    """
-    rows = []
-    for row in connection.execute(_READ).fetchall():
-        reading = read_row(row)
-        if isinstance(reading, Record):
-            reading.cluster_id = reading.cluster_id or reading.spec.cluster.cluster_id
-            rows.append(
-                (
-                    reading.cluster_id,
-                    int(reading.unsent),
-                    reading.to_json(),
-                    reading.token,
-                )
-            )
-    connection.executemany(
-        "UPDATE records SET place = ?, unsent = ?, data = ? WHERE token = ?", rows
-    )

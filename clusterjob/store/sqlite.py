@@ -10,12 +10,13 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
 from clusterjob.plain_files import open_beside
-from clusterjob.store.base import VERSION, Damaged, newer_version_error
+from clusterjob.store.base import VERSION, Damaged, Report, newer_version_error
 from clusterjob.store.owner import (
     check_not_public,
     foreign_error,
@@ -24,18 +25,18 @@ from clusterjob.store.owner import (
     unusable_error,
 )
 from clusterjob.store.record import Record
-from clusterjob.store.sql import (
+from clusterjob.store.rows import (
     PORTION,
-    READ_CURRENT,
+    READ_LISTED,
     SCHEMA,
     Connection,
-    SqlStore,
     insert,
     is_storable,
     make_newest_current,
     migrate,
     read_row,
 )
+from clusterjob.store.sql import SqlStore
 
 # File systems of several machines. Writing ahead needs memory that all openers share.
 _SHARED = (
@@ -74,6 +75,8 @@ class SqliteStore(SqlStore):
     there it is as safe as that file system's locks.
     """
 
+    _place = "rowid"
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
@@ -90,14 +93,15 @@ class SqliteStore(SqlStore):
         self, condition: str, values: Sequence[object]
     ) -> Iterator[Sequence[Sequence[Any]]]:
         """Yield them in the order in which they were written, which needs no sorting."""
-        read = READ_CURRENT.replace(" FROM", ", rowid FROM")
         last = 0
         while True:
             with self._transaction(write=False) as connection:
-                rows = connection.execute(
-                    f"{read} WHERE rowid > ? AND {condition} ORDER BY rowid LIMIT {PORTION}",
+                rows = _fetch(
+                    connection,
+                    f"{READ_LISTED}, rowid FROM records "
+                    f"WHERE rowid > ? AND {condition} ORDER BY rowid LIMIT {PORTION}",
                     [last, *values],
-                ).fetchall()
+                )
             if not rows:
                 return
             yield rows
@@ -366,8 +370,34 @@ class SqliteStore(SqlStore):
             "sqlite": sqlite3.sqlite_version,
         }
 
-    def _broken(self, connection: Connection) -> str:
-        said = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
+    def examine(self) -> Report:
+        if not self.exists():
+            return super().examine()
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                with self._lock:
+                    self._connect(write=False)
+            except (sqlite3.Error, StoreError):
+                return super().examine()  # which says it
+            # beside the reading, because it takes as long
+            checking = pool.submit(self._check_file)
+            report = super().examine()
+            if not report.broken:
+                report.broken = checking.result()
+                report.corrupt = bool(report.broken)
+        return report
+
+    def _check_file(self) -> str:
+        """Return what SQLite says is wrong with the file."""
+        path = Path(self._copy.name, self.path.name) if self._copy else self.path
+        connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+        connection.text_factory = _text
+        with contextlib.closing(connection):
+            try:
+                rows = connection.execute("PRAGMA integrity_check(5)").fetchall()
+            except sqlite3.Error as error:
+                return str(self._explain(error))
+        said = [row[0] for row in rows]
         return "" if said == ["ok"] else "; ".join(said)
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
@@ -412,6 +442,21 @@ def _give_name(new: Path, path: Path) -> None:
 def _text(data: bytes) -> str:
     """Return text; bytes that are no UTF-8 harm their own record alone, where it is read."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def _fetch(
+    connection: Any, statement: str, values: Sequence[object]
+) -> list[tuple[Any, ...]]:
+    """Return what a statement finds; texts are read in the fast way where all of them can be."""
+    connection.text_factory = str
+    try:
+        return list(connection.execute(statement, values))
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error):
+            raise
+    finally:
+        connection.text_factory = _text
+    return list(connection.execute(statement, values))
 
 
 def filesystem(path: Path) -> str:

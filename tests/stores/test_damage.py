@@ -14,7 +14,7 @@ import pytest
 
 from clusterjob.errors import StoreError
 from clusterjob.status import Status
-from clusterjob.store import Store, Task, open_store
+from clusterjob.store import Listed, Store, Task, open_store
 from clusterjob.store.json_files import FileStore
 from clusterjob.store.postgres import PostgresStore
 from clusterjob.store.record import Record
@@ -113,7 +113,7 @@ def three() -> list[Record]:
 def check_only_one_is_harmed(store: Store) -> None:
     """What can be done with the others is what could be done before."""
     assert [item.token for item in store.select(earlier=True)] == ["t1", "t3"]
-    assert [item.state["token"] for item in store.listed()] == ["t1", "t3"]
+    assert [item.token for item in store.listed()] == ["t1", "t3"]
     assert store.by_tokens(["t1", "t2", "t3"]).keys() == {"t1", "t3"}
     assert [item.token for item in store.named("n")] == ["t1", "t3"]
     [first] = store.by_tokens(["t1"]).values()
@@ -146,7 +146,7 @@ def test_a_spec_that_is_none_harms_only_itself(store: Store, how: Edit | str) ->
     store.claim(three(), never)
     damage(store, "spec", how)
     if not isinstance(store, FileStore):  # a list shows no spec
-        listed = [item.state["token"] for item in store.listed()]
+        listed = [item.token for item in store.listed()]
         assert listed == ["t1", "t2", "t3"]
     assert store.by_tokens(["t2"]) == {}
     assert [item.token for item in store.select()] == ["t1", "t3"]
@@ -195,7 +195,7 @@ def test_a_token_of_no_text_can_be_put_aside(tmp_path: Path) -> None:
         )
     [damaged] = store.examine().damaged
     assert [item.token for item in store.select()] == ["t1", "t3"]
-    assert [item.state["token"] for item in store.listed()] == ["t1", "t3"]
+    assert [item.token for item in store.listed()] == ["t1", "t3"]
     where = Path(store.quarantine(damaged))
     assert where.parent == tmp_path / "damaged"
     assert store.examine().damaged == []
@@ -254,6 +254,46 @@ COMMANDS = (
     ["prune", "--older-than", "1h", "--dry-run", "--json"],
     ["status"],
 )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE records SET data = replace(data, 't2.host', 'other.host')",
+        "UPDATE records SET listed = ''",
+        "UPDATE records SET listed = replace(listed, 't2.host', 'wrong.host')",
+        "UPDATE records SET listed = (SELECT listed FROM records WHERE token = 't1')",
+        "UPDATE records SET listed = '00000000[]'",
+    ],
+)
+def test_a_list_shows_what_the_record_says(store: Store, statement: str) -> None:
+    if not isinstance(store, SqlStore):
+        pytest.skip("a folder of files is read whole")
+    made = three()
+    made[1].host = "t2.host"
+    store.claim(made, never)
+    with store._transaction() as connection:
+        connection.execute(f"{statement} WHERE token = 't2'")
+    for found in (store.listed(), map(Listed.of, store.select())):
+        hosts = {item.token: item.host for item in found}
+        wanted = "other.host" if "other" in statement else "t2.host"
+        assert hosts == {"t1": "", "t2": wanted, "t3": ""}
+    assert store.examine().damaged == []
+
+
+def test_forged_text_for_lists_harms_nothing(store: Store) -> None:
+    """Whoever may write there can also write a checksum."""
+    if not isinstance(store, SqlStore):
+        pytest.skip("a folder of files is read whole")
+    made = three()
+    store.claim(made, never)
+    forged = Listed.of(made[1])._replace(created=1e300, backend=5, usage={"cpu": "x"})  # type: ignore[arg-type]
+    with store._transaction() as connection:
+        connection.execute(
+            "UPDATE records SET listed = ? WHERE token = 't2'",
+            (forged.to_text(made[1].to_json()),),
+        )
+    assert list(store.listed()) == [Listed.of(item) for item in made]
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +381,7 @@ def test_a_row_that_says_otherwise_is_damaged(tmp_path: Path, column: str) -> No
     with store._transaction() as connection:
         connection.execute(f"UPDATE records SET {column} = 'x' WHERE token = 't2'")
     assert [item.token for item in store.select()] == ["t1", "t3"]
-    assert [item.state["token"] for item in store.listed()] == ["t1", "t3"]
+    assert [item.token for item in store.listed()] == ["t1", "t3"]
     assert [item.token for item in store.examine().damaged] == ["t2"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -143,6 +144,27 @@ def test_a_store_of_version_1_is_brought_up_to_date_with_a_backup() -> None:
         stat.S_IMODE(Path(".clusterjob/store.sqlite.version-1").stat().st_mode)
         == 0o600
     )
+
+
+def test_a_store_of_version_3_gets_what_lists_need() -> None:
+    store = the_sqlite()
+    made = [record(f"k{number}", f"t{number}") for number in range(1200)]
+    store.claim(made, never)
+    listed = list(store.listed())
+    store.close()
+    path = Path(".clusterjob/store.sqlite")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("ALTER TABLE records DROP COLUMN listed")
+        database.execute("UPDATE records SET data = '{' WHERE token = 't5'")
+        database.execute("PRAGMA user_version = 3")
+    again = the_sqlite()
+    assert list(again.listed()) == listed[:5] + listed[6:]
+    assert [item.token for item in again.examine().damaged] == ["t5"]
+    assert again.notes("keys:") == {}
+    assert path.with_name("store.sqlite.version-3").exists()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        empty = database.execute("SELECT token FROM records WHERE listed = ''")
+        assert empty.fetchall() == [("t5",)]
 
 
 def test_the_journal_follows_the_file_system(

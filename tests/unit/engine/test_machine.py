@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from clusterjob.engine import Cluster, lease, recovery, submission
 from clusterjob.status import Status
 from clusterjob.store import JobSpec, Phase, Record
-from clusterjob.store.sql import Connection
+from clusterjob.store.rows import Connection
 from clusterjob.store.sqlite import SqliteStore
 from tests.unit.engine.world import Crash, World
 

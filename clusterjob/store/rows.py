@@ -1,0 +1,233 @@
+"""Rows of records: what the tables of SQLite and PostgreSQL look like, and how they are brought up
+to date.
+
+The record itself is the JSON text in ``data``, and ``spec``; the other columns are copies for
+searching. Statements are written with ``?`` for values.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from clusterjob.store.base import OLD_KEYS, VERSION, VERSION_OF_KEYS, Damaged
+from clusterjob.store.listed import Listed
+from clusterjob.store.record import Record
+from clusterjob.store.shape import check_records, check_specs, read_portion
+
+SCHEMA = """
+CREATE TABLE records (
+    token TEXT PRIMARY KEY,
+    key TEXT NOT NULL,
+    current INTEGER,            -- 1 for the latest submission of a key, NULL for the ones before it
+    name TEXT NOT NULL,
+    job_id TEXT,
+    status INTEGER NOT NULL,
+    created DOUBLE PRECISION NOT NULL,
+    data TEXT NOT NULL,
+    spec TEXT NOT NULL,
+    place TEXT NOT NULL DEFAULT '',
+    unsent INTEGER NOT NULL DEFAULT 0,
+    version INTEGER NOT NULL DEFAULT 0,
+    listed TEXT NOT NULL DEFAULT ''  -- see clusterjob.store.listed
+);
+CREATE UNIQUE INDEX one_a_key ON records (key, current);
+CREATE INDEX by_status ON records (status) WHERE current = 1;
+CREATE INDEX by_name ON records (name, created);
+CREATE INDEX by_job ON records (job_id);
+CREATE INDEX by_place ON records (place) WHERE status < 0;
+CREATE INDEX open_ones ON records (created) WHERE unsent = 1;
+CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION)
+"""
+_TO_2 = """
+ALTER TABLE records ADD COLUMN place TEXT NOT NULL DEFAULT '';
+ALTER TABLE records ADD COLUMN unsent INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX by_place ON records (place) WHERE status < 0;
+CREATE INDEX open_ones ON records (created) WHERE unsent = 1;
+CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION)
+"""
+_TO_3 = "ALTER TABLE records ADD COLUMN version INTEGER NOT NULL DEFAULT 0"
+_TO_4 = "ALTER TABLE records ADD COLUMN listed TEXT NOT NULL DEFAULT ''"
+# from each version to the next; `_fill_columns` does what SQL cannot
+MIGRATIONS = {1: _TO_2, 2: _TO_3, 3: _TO_4}
+_HALVES = re.compile("[\ud800-\udfff]")
+PORTION = 500  # keys of one SELECT ... IN
+# columns of READ
+TOKEN, KEY = 0, 3
+READ = "SELECT token, data, spec, key, name, job_id FROM records"
+# what read_listed reads
+READ_LISTED = "SELECT token, key, name, job_id, data, listed, current"
+_WRITE = (
+    "UPDATE records SET key = ?, job_id = ?, status = ?, data = ?, unsent = ?, version = ?, "
+    "listed = ? WHERE token = ?"
+)
+
+
+class Connection(Protocol):
+    """What is used of a DB-API connection."""
+
+    def execute(self, statement: str, values: Sequence[object] = ..., /) -> Any: ...
+
+    def executemany(
+        self, statement: str, rows: Iterable[Sequence[object]], /
+    ) -> Any: ...
+
+
+def is_storable(text: object) -> bool:
+    """Whether a value that was read is text that can be asked for."""
+    return isinstance(text, str) and (text.isascii() or not _HALVES.search(text))
+
+
+def are_sound(rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether :func:`read_row` would read all of these, found out together, which is faster."""
+    states = read_portion([row[1] for row in rows])
+    specs = read_portion([row[2] for row in rows])
+    if states is None or specs is None:
+        return False
+    try:
+        check_records(states)
+        check_specs(specs)
+    except ValueError:
+        return False
+    pairs = zip(states, rows, strict=True)
+    return all(
+        state["token"] == token
+        and state["key"] == key
+        and state["name"] == name
+        and state.get("job_id") == job_id
+        for state, (token, _, _, key, name, job_id) in pairs
+    )
+
+
+def read_row(row: Sequence[Any]) -> Record | Damaged:
+    """Read a row of ``READ``."""
+    token, data, spec, key, name, job_id = row
+    try:
+        record = Record.from_json(data, spec)
+        said = (record.token, record.key, record.name, record.job_id)
+        if said != (token, key, name, job_id):
+            raise ValueError("it is the record of another job than its row says")
+    except ValueError as error:
+        known = {"token": token, "key": key, "name": name, "job_id": job_id}
+        texts = {name: str(value) for name, value in known.items()}
+        raw = json.dumps({**texts, "data": str(data), "spec": str(spec)})
+        return Damaged(**texts, why=str(error), raw=raw)
+    return record
+
+
+def _state_row(record: Record) -> tuple[object, ...]:
+    """Return the values of ``_WRITE``."""
+    data = record.to_json()
+    return (
+        record.key,
+        record.job_id,
+        int(record.status),
+        data,
+        int(record.unsent),
+        record.version,
+        Listed.of(record).to_text(data),
+        record.token,
+    )
+
+
+def write(connection: Connection, records: Iterable[Record]) -> None:
+    """Write the state of records that are in the tables."""
+    rows = [_state_row(record) for record in records]
+    if rows:
+        connection.executemany(_WRITE, rows)
+
+
+def portions(values: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
+    """Yield the values of SELECTs, each with its places in the statement."""
+    for start in range(0, len(values), PORTION):
+        part = values[start : start + PORTION]
+        yield part, ",".join("?" * len(part))
+
+
+def _new_row(record: Record, current: int | None) -> tuple[object, ...]:
+    """Return the values of all columns."""
+    data = record.to_json()
+    return (
+        record.token,
+        record.key,
+        current,
+        record.name,
+        record.job_id,
+        int(record.status),
+        record.created,
+        data,
+        record.spec_json,
+        record.cluster_id,
+        int(record.unsent),
+        record.version,
+        Listed.of(record).to_text(data),
+    )
+
+
+def insert(
+    connection: Connection, records: Iterable[Record], current: int | None = 1
+) -> None:
+    """Insert records; with ``current`` as the ones of their keys."""
+    rows = [_new_row(record, current) for record in records]
+    if rows:
+        places = ",".join("?" * len(rows[0]))
+        connection.executemany(f"INSERT INTO records VALUES ({places})", rows)
+
+
+def delete(connection: Connection, gone: Sequence[tuple[str, str]]) -> None:
+    """Delete records, given as ``(token, key)``."""
+    connection.executemany(
+        "DELETE FROM records WHERE token = ?", [(token,) for token, _ in gone]
+    )
+    make_newest_current(connection, {key for _, key in gone})
+
+
+def make_newest_current(connection: Connection, keys: Iterable[str]) -> None:
+    """Make the newest submission of each key the one that counts."""
+    wanted = [(key,) for key in keys]
+    connection.executemany("UPDATE records SET current = NULL WHERE key = ?", wanted)
+    newest = "SELECT token FROM records WHERE key = ? ORDER BY created DESC, token DESC LIMIT 1"
+    connection.executemany(
+        f"UPDATE records SET current = 1 WHERE token = ({newest})", wanted
+    )
+
+
+def migrate(connection: Connection, version: int) -> None:
+    """Bring tables of an older version up to date.
+
+    In the transaction of the caller, who has made a backup.
+    """
+    for earlier in range(version, VERSION):
+        for statement in MIGRATIONS[earlier].split(";"):
+            connection.execute(statement)
+    _fill_columns(connection)
+    if version < VERSION_OF_KEYS:
+        note_old_keys(connection)
+
+
+def note_old_keys(connection: Connection) -> None:
+    connection.execute("DELETE FROM notes WHERE name = ?", (OLD_KEYS,))
+    connection.execute("INSERT INTO notes VALUES (?, 0, NULL)", (OLD_KEYS,))
+
+
+def _fill_columns(connection: Connection) -> None:
+    """Compute the columns that are copies out of ``data`` and ``spec``.
+
+    A damaged record keeps what it has.
+    """
+    tokens = [row[0] for row in connection.execute("SELECT token FROM records")]
+    for part, places in portions(list(filter(is_storable, tokens))):
+        rows = connection.execute(
+            f"{READ} WHERE token IN ({places})", part
+        ).fetchall()
+        readings = [read_row(row) for row in rows]
+        records = [reading for reading in readings if isinstance(reading, Record)]
+        for record in records:
+            record.cluster_id = record.cluster_id or record.spec.cluster.cluster_id
+        connection.executemany(
+            "UPDATE records SET place = ? WHERE token = ?",
+            [(record.cluster_id, record.token) for record in records],
+        )
+        write(connection, records)
