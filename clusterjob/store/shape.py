@@ -51,15 +51,12 @@ class _Shape:
 
     def check(self, objects: Collection[Any]) -> None:
         """Raise ValueError where one of the objects is not of this shape."""
-        for value in objects:
-            if type(value) is not dict:
-                raise ValueError(
-                    f"expected an object with names, got {show(repr(value))}"
-                )
-        alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-        for value in objects:
-            alike.setdefault(tuple(value), []).append(value)
-        for names, group in alike.items():
+        if not _have_types(objects, dict):
+            wrong = next(value for value in objects if type(value) is not dict)
+            raise ValueError(
+                f"expected an object with names, got {show(repr(wrong))}"
+            )
+        for names, group in _alike(objects).items():
             self._check_names(names)
             columns = zip(*map(dict.values, group), strict=True)
             for name, values in zip(names, columns, strict=True):
@@ -72,6 +69,19 @@ class _Shape:
         for name in self._needed:
             if name not in names:
                 raise ValueError(f"{name} is missing")
+
+
+def _alike(
+    objects: Collection[dict[str, Any]],
+) -> Mapping[tuple[str, ...], Collection[dict[str, Any]]]:
+    """Return the objects by their names; most often all have the same."""
+    forms = set(map(tuple, objects))
+    if len(forms) == 1:
+        return {forms.pop(): objects}
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for value in objects:
+        found.setdefault(tuple(value), []).append(value)
+    return found
 
 
 def _kind(
