@@ -59,7 +59,7 @@ test-user: $(VENV)/all
 
 # the storms of tests/chaos at full length: less than half an hour
 chaos: $(VENV)/all lab-install
-	CLUSTERJOB_CHAOS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup tests/chaos tests/unit/test_machine.py
+	CLUSTERJOB_CHAOS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup tests/chaos tests/unit/engine/test_machine.py
 
 lab: lab-install
 	tests/lab/lab.sh up

@@ -425,13 +425,14 @@ class AsyncResult:
         stream: Stream = "stdout",
         index: int | None = None,
         lines: int | None = None,
-    ) -> None:
+    ) -> list[str]:
         """Hand a log, or its last lines, to a function piece by piece, whatever its size.
 
-        Raises :class:`CommandError`.
+        Returns the paths of logs that are not there (yet): one, or of an array several. Raises
+        :class:`CommandError`.
         """
         scheduler = self.cluster.scheduler
-        stream_log(
+        return stream_log(
             scheduler.transport,
             scheduler.backend,
             self.record,

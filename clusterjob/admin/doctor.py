@@ -14,6 +14,8 @@ from clusterjob.session import Session
 from clusterjob.status import Status
 from clusterjob.store import ClusterReference, Damaged, Record, Report
 
+_SHOWN = 5  # jobs that are named of many
+
 
 @dataclass
 class Finding:
@@ -203,13 +205,21 @@ class _Doctor:
 
     def _examine_strangers(self, found: dict[str, Receipt]) -> Iterator[Finding]:
         known = self.store.by_tokens(found)
-        for token, receipt in found.items():
-            if token not in known:
-                detail = (
-                    f"job {receipt.job_id} was submitted by clusterjob, but not from this store: "
-                    f"from another one, or its record was deleted (token {token})"
-                )
-                yield Finding("stranger", True, detail)
+        strangers = [
+            f"{receipt.job_id} (token {token})"
+            for token, receipt in found.items()
+            if token not in known
+        ]
+        if strangers:
+            more = len(strangers) - _SHOWN
+            shown = ", ".join(strangers[:_SHOWN]) + (
+                f" and {more} more" if more > 0 else ""
+            )
+            detail = (
+                "submitted by clusterjob, but not from this store (from another one, or their "
+                f"records were deleted): {shown}"
+            )
+            yield Finding("strangers", True, detail)
 
     # -- the rest ----------------------------------------------------------------------------------
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-
-# objects made before the collector looks for cycles: it is costly in lists of very many jobs
-_GC_THRESHOLD = 50_000
 
 
 def main() -> None:
     """Run the command line; errors are one message, never a traceback."""
-    gc.set_threshold(_GC_THRESHOLD)
     try:
         from clusterjob.cli.group import run
 

@@ -64,12 +64,15 @@ def cli(context: click.Context, where: str | None) -> None:
     if where is not None:
         JobScript.cache_folder = where
     is_named = where is not None or os.environ.get("CLUSTERJOB_STORE")
-    if is_named and context.invoked_subcommand in _READERS:
+    if is_named and context.invoked_subcommand in (*_READERS, "plan"):
         store = open_store(where)
         if not store.exists():
-            raise StoreError(
+            missing = (
                 f"there is no store {store.url}: see to its name (submit makes one)"
             )
+            if context.invoked_subcommand in _READERS:
+                raise StoreError(missing)
+            echo(missing, err=True)
 
 
 for command in (

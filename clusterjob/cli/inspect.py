@@ -32,6 +32,8 @@ from clusterjob.session import Session
 from clusterjob.status import Status
 from clusterjob.store import OnceState
 
+_SHOWN = 5  # paths that are named of many
+
 
 @click.command("list")
 @click.option(
@@ -188,7 +190,11 @@ def logs(
             for text in result.follow(lines, stream, index):
                 echo_content(text)
         else:
-            result.stream_log(content_sink(), stream, index, lines)
+            missing = result.stream_log(content_sink(), stream, index, lines)
+            for path in missing[:_SHOWN]:
+                echo(f"{path} is not there", err=True)
+            if len(missing) > _SHOWN:
+                echo(f"nor are {len(missing) - _SHOWN} more", err=True)
 
 
 @click.command()

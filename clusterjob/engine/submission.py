@@ -242,8 +242,12 @@ def refusal_error(
         if len(names) > _NAMES:
             shown += f" and {len(names) - _NAMES} more"
         indented = words.replace("\n", "\n  ")
-        lines.append(f"{scheduler.backend.title} refused {shown}:\n  {indented}")
+        who = "The store" if words == _DAMAGED else scheduler.backend.title
+        lines.append(f"{who} refused {shown}:\n  {indented}")
+    what = "the resources or the profile"
+    if names_by_words.keys() == {_DAMAGED}:
+        what = "the store"
     lines.append(
-        "Nothing was recorded for refused jobs; mend the resources or the profile and submit again."
+        f"Nothing was recorded for refused jobs; mend {what} and submit again."
     )
     return SubmissionError("\n".join(lines), results)

@@ -103,8 +103,10 @@ def stream_log(
     stream: Stream,
     index: int | None = None,
     lines: int | None = None,
-) -> None:
+) -> list[str]:
     """Hand over a log as it comes, or its last ``lines``; those of an array one after the other.
+
+    Returns the paths of those that are not there.
 
     The last lines are at most 1 MB, or 1,000 bytes for each: a log may be one line without end.
     Where that cuts them there is a warning. Raises :class:`CommandError`, :class:`SettingsError`.
@@ -123,7 +125,8 @@ def stream_log(
         last = f"tail -c {most} | tail -n {lines}"
         cut = f'[ "$({last} <"$f" | wc -c)" -lt {most} ] || echo "cut $f" >&2'
         read = f"{{ {last}; {cut}; }}"
-    script = f'for f in {files}; do [ ! -f "$f" ] || {read} <"$f" || exit; done'
+    missing = '[ -f "$f" ] || { echo "none $f" >&2; continue; }'
+    script = f'for f in {files}; do {missing}; {read} <"$f" || exit; done'
     done = transport.stream(script, sink, _PATIENCE)
     if done.exit_code != 0:
         raise CommandError(
@@ -131,9 +134,11 @@ def stream_log(
             exit_code=done.exit_code,
             stderr=done.stderr,
         )
-    for line in done.stderr.split("\n"):
+    said = done.stderr.split("\n")
+    for line in said:
         if line.startswith("cut "):
             _log.warning("%s: its last lines are very long, and cut", line[4:])
+    return [line[5:] for line in said if line.startswith("none ")]
 
 
 def _most_bytes(lines: int) -> int:
@@ -150,17 +155,31 @@ def read_log(
 ) -> str:
     """Return a log, or its last lines; it is read once more where the line broke.
 
-    Raises what :func:`stream_log` does.
+    Empty where there is no file. Raises what :func:`stream_log` does.
     """
+    return _read(transport, backend, record, stream, index, lines)[0]
+
+
+def _read(
+    transport: Transport,
+    backend: Backend,
+    record: Record,
+    stream: Stream,
+    index: int | None,
+    lines: int | None,
+) -> tuple[str, bool]:
+    """Return what :func:`read_log` does, and whether there is such a file."""
     for is_second in (False, True):
         data = bytearray()
         try:
-            stream_log(transport, backend, record, data.extend, stream, index, lines)
+            missing = stream_log(
+                transport, backend, record, data.extend, stream, index, lines
+            )
             break
         except LineBrokenError:
             if is_second:
                 raise
-    return data.decode("utf-8", "replace")
+    return data.decode("utf-8", "replace"), not missing
 
 
 def explain(
@@ -181,12 +200,15 @@ def explain(
             lines.append(f"  {stream}: there too")
             continue
         paths.add(path)
+        note = ""
         try:
-            text = read_log(transport, backend, record, stream, index, _TAIL)
+            text, is_there = _read(transport, backend, record, stream, index, _TAIL)
             text = printable(text).rstrip()
+            if not text:
+                note = " (empty)" if is_there else " (is not there)"
         except CommandError as error:
             text = str(error).partition("\n")[0]
-        lines.append(f"  {stream}: {path}" + ("" if text else " (empty)"))
+        lines.append(f"  {stream}: {path}{note}")
         lines += [f"    {shorten(line)}" for line in text.split("\n") if text]
     return "\n".join(lines)
 

@@ -310,7 +310,8 @@ class FileStore(Store):
         return foreign_owner(paths)
 
     def exists(self) -> bool:
-        return (self.folder / "records").is_dir()
+        folder = self.folder / "records"
+        return not is_missing(folder) and folder.is_dir()
 
     def close(self) -> None:
         with self._thread_lock:

@@ -196,7 +196,7 @@ class SqliteStore(SqlStore):
         return foreign_owner([f"{self.path}{suffix}" for suffix in suffixes])
 
     def exists(self) -> bool:
-        return self.path.is_file()
+        return not is_missing(self.path) and self.path.is_file()
 
     @contextlib.contextmanager
     def _transaction(self, write: bool = True) -> Iterator[Connection]:
@@ -371,10 +371,10 @@ class SqliteStore(SqlStore):
         }
 
     def examine(self) -> Report:
-        if not self.exists():
-            return super().examine()
         with ThreadPoolExecutor(1) as pool:
             try:
+                if not self.exists():
+                    return super().examine()
                 with self._lock:
                     self._connect(write=False)
             except (sqlite3.Error, StoreError):

@@ -154,3 +154,21 @@ def test_a_log_that_is_a_pipe_is_not_waited_for() -> None:
     reader.wait(30)
     assert result.stdout() == ""
     assert result.tail() == ""
+
+
+def test_a_log_that_is_not_there_is_no_empty_one() -> None:
+    [result] = submit(JobScript("true", "gone"))
+    result.wait(30)
+    paths = [result.log_path(stream) for stream in ("stdout", "stderr")]
+    empty = subprocess.run(cli("logs", "gone"), capture_output=True, text=True)
+    assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "")
+    assert "(empty)" in result.explain()
+    for path in paths:
+        Path(path).unlink()
+    missing = subprocess.run(cli("logs", "gone"), capture_output=True, text=True)
+    assert (missing.returncode, missing.stdout) == (0, "")
+    assert missing.stderr == f"{paths[0]} is not there\n"
+    said = result.explain()
+    assert "(empty)" not in said
+    assert f"stderr: {paths[1]} (is not there)" in said
+    assert result.stdout() == ""

@@ -140,6 +140,14 @@ def test_a_mistyped_store_is_an_error_and_nothing_is_made(command: list[str]) ->
     assert os.listdir() == []
 
 
+def test_a_plan_with_a_mistyped_store_says_so() -> None:
+    Path("job.sh").write_text("true\n")
+    said = run("--store", "there/is/none", "plan", "job.sh")
+    assert "there is no store" in said
+    assert "would be submitted" in said or "submit" in said
+    assert os.listdir() == ["job.sh"]
+
+
 def test_who_only_reads_makes_no_store() -> None:
     run("list")
     run("status")

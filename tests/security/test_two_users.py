@@ -264,6 +264,20 @@ def test_no_cluster_of_a_strangers_store_is_asked(people: People, words: str) ->
     assert owned(people, "alice") == []
 
 
+@pytest.mark.parametrize("words", ["list", "doctor", "plan x.sh", "submit x.sh"])
+def test_a_closed_folder_is_told_in_words(people: People, words: str) -> None:
+    plant_live(people)
+    people.run("mallory", "chmod 700 .clusterjob; mkdir -m 700 -p files/records")
+    people.run("mallory", "chmod 700 files")
+    people.run("alice", "mkdir work; echo true >work/x.sh")
+    for name in (str(people.folder / ".clusterjob"), f"file://{people.folder}/files"):
+        said = people.clusterjob(
+            "alice", f"--store {name} {words}", "work", code=None
+        )
+        assert "cannot be made or read: Permission denied" in said
+        assert "Errno" not in said
+
+
 def test_copies_of_a_strangers_store_bring_nothing_to_run(people: People) -> None:
     plant_live(people)
     plant(people, where="second")
