@@ -21,6 +21,7 @@ from clusterjob import (
     SubmissionError,
     submit,
 )
+from clusterjob.admin import examine
 from clusterjob.store import Phase
 
 pytestmark = pytest.mark.usefixtures("spool")
@@ -182,3 +183,22 @@ def test_a_job_whose_id_is_anothers_is_not_cancelled_by_it() -> None:
     Path("go").touch()
     assert other.wait(30)
     assert other.status is Status.COMPLETED
+
+
+def test_the_doctor_names_jobs_of_other_stores_in_one_line() -> None:
+    body = "until [ -e go ]; do sleep 0.1; done"
+    with Session("one") as one, Session("two") as two:
+        ours = one.submit([JobScript(body, "ours")])
+        theirs = two.submit([JobScript(f"{body} # {n}", f"job{n}") for n in range(7)])
+        findings = [
+            finding for finding in examine(one) if finding.what == "strangers"
+        ]
+        Path("go").touch()
+        assert ours.wait(30)
+        assert theirs.wait(30)
+    [finding] = findings
+    assert finding.ok
+    assert finding.detail.endswith(" and 2 more")
+    named = [item for item in theirs if f" {item.job_id} (token" in finding.detail]
+    assert len(named) == 5
+    assert f" {ours[0].job_id} (token" not in finding.detail
