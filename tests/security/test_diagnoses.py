@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -198,7 +199,7 @@ def test_the_doctor_names_jobs_of_other_stores_in_one_line() -> None:
         assert theirs.wait(30)
     [finding] = findings
     assert finding.ok
-    assert finding.detail.endswith(" and 2 more")
-    named = [item for item in theirs if f" {item.job_id} (token" in finding.detail]
-    assert len(named) == 5
+    # those of other tests may be among them
+    assert finding.detail.count(" (token ") == 5
+    assert re.search(r" and \d+ more$", finding.detail)
     assert f" {ours[0].job_id} (token" not in finding.detail
