@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from clusterjob.status import Reason, Status
-from clusterjob.store.shape import check_records, read_values
+from clusterjob.store.shape import check_records, check_specs, read_values
 from clusterjob.store.spec import JobSpec, OutputPattern
 
 
@@ -341,8 +341,14 @@ class Record(_Referable):
     @classmethod
     def from_json(cls, text: str, spec_json: str) -> Record:
         """Read a record. Raises ValueError for texts that are none."""
-        data = read_values(text)
-        check_records([data])
+        state, spec = read_values(text), read_values(spec_json)
+        check_records([state])
+        check_specs([spec])
+        return cls.of(state, spec, spec_json)
+
+    @classmethod
+    def of(cls, data: dict[str, Any], spec: dict[str, Any], spec_json: str) -> Record:
+        """Make a record of plain values that were checked: its state, and its spec."""
         task = Task.from_json(data.pop("task"))
         tasks = data.pop("tasks", None)
         for name, word in _RENAMED.items():
@@ -351,8 +357,7 @@ class Record(_Referable):
         for name in _ONCE:
             if name in data:
                 data[name] = Once.from_json(data[name])
-        spec = JobSpec.from_json(spec_json)
-        record = cls(**data, task=task, spec_json=spec_json, _spec=spec)
+        record = cls(**data, task=task, spec_json=spec_json, _spec=JobSpec.of(spec))
         record.phase = Phase(record.phase)
         if record.submitted is not None:  # JSON has lists alone
             began, ended = record.submitted

@@ -80,25 +80,41 @@ def is_storable(text: object) -> bool:
     return isinstance(text, str) and (text.isascii() or not _HALVES.search(text))
 
 
-def are_sound(rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether :func:`read_row` would read all of these, found out together, which is faster."""
+def read_rows(rows: Sequence[Sequence[Any]]) -> list[Record | Damaged]:
+    """Read rows of ``READ``: together where all are sound, which takes half of the time."""
+    found: list[Record | Damaged] = []
+    for start in range(0, len(rows), PORTION):
+        portion = rows[start : start + PORTION]
+        values = sound_values(portion)
+        if values is None:
+            found += map(read_row, portion)
+        else:
+            pairs = zip(values, portion, strict=True)
+            found += [Record.of(state, spec, row[2]) for (state, spec), row in pairs]
+    return found
+
+
+def sound_values(
+    rows: Sequence[Sequence[Any]],
+) -> list[tuple[dict[str, Any], dict[str, Any]]] | None:
+    """Return state and spec of rows, as plain values; None where any is damaged."""
     states = read_portion([row[1] for row in rows])
     specs = read_portion([row[2] for row in rows])
     if states is None or specs is None:
-        return False
+        return None
     try:
         check_records(states)
         check_specs(specs)
     except ValueError:
-        return False
-    pairs = zip(states, rows, strict=True)
-    return all(
+        return None
+    are_own = all(
         state["token"] == token
         and state["key"] == key
         and state["name"] == name
         and state.get("job_id") == job_id
-        for state, (token, _, _, key, name, job_id) in pairs
+        for state, (token, _, _, key, name, job_id) in zip(states, rows, strict=True)
     )
+    return list(zip(states, specs, strict=True)) if are_own else None
 
 
 def read_row(row: Sequence[Any]) -> Record | Damaged:
@@ -222,8 +238,7 @@ def _fill_columns(connection: Connection) -> None:
         rows = connection.execute(
             f"{READ} WHERE token IN ({places})", part
         ).fetchall()
-        readings = [read_row(row) for row in rows]
-        records = [reading for reading in readings if isinstance(reading, Record)]
+        records = [item for item in read_rows(rows) if isinstance(item, Record)]
         for record in records:
             record.cluster_id = record.cluster_id or record.spec.cluster.cluster_id
         connection.executemany(

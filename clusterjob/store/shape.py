@@ -7,6 +7,7 @@ What was checked can be made an object of without an error.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from clusterjob.status import Reason, Status
 # s since the epoch, of a year with four digits; also other amounts
 _MOST = 2.5e11
 _WHOLE = (1 << 63) - 1
+# stands between texts that are read together: who does not know it cannot make one of two
+_BETWEEN = int.from_bytes(os.urandom(7), "big")
 
 
 class _Kind(NamedTuple):
@@ -305,10 +308,14 @@ def read_values(text: object) -> Any:
 def read_portion(texts: Sequence[object]) -> list[Any] | None:
     """Read many texts together; None where any of them is not what it should be."""
     try:
-        values: list[Any] = read_values(f"[{','.join(texts)}]")  # type: ignore[arg-type]
+        together = f",{_BETWEEN},".join(texts)  # type: ignore[arg-type]
+        values: list[Any] = read_values(f"[{together}]")
     except (ValueError, TypeError):
         return None
-    return values if len(values) == len(texts) else None
+    between = values[1::2]
+    if len(values) != 2 * len(texts) - 1 or between.count(_BETWEEN) != len(between):
+        return None
+    return values[::2]
 
 
 def check_records(states: Collection[Any]) -> None:

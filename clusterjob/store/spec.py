@@ -159,6 +159,11 @@ class JobSpec:
         """Read a spec. Raises ValueError for text that is none."""
         data = read_values(text)
         check_specs([data])
+        return cls.of(data)
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> JobSpec:
+        """Make one of plain values that were checked."""
         backend = data.pop("backend", None)
         if backend is not None:
             data["cluster"] = ClusterReference.from_json(backend)

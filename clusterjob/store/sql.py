@@ -34,7 +34,6 @@ from clusterjob.store.rows import (
     READ_LISTED,
     TOKEN,
     Connection,
-    are_sound,
     delete,
     insert,
     is_storable,
@@ -42,6 +41,8 @@ from clusterjob.store.rows import (
     note_old_keys,
     portions,
     read_row,
+    read_rows,
+    sound_values,
     write,
 )
 from clusterjob.store.shape import is_note
@@ -266,11 +267,10 @@ class SqlStore(Store):
                 rows = connection.execute(READ)
                 while portion := rows.fetchmany(PORTION):
                     count += len(portion)
-                    if not are_sound(portion):
-                        readings = map(read_row, portion)
+                    if sound_values(portion) is None:
                         report.damaged += [
                             reading
-                            for reading in readings
+                            for reading in map(read_row, portion)
                             if isinstance(reading, Damaged)
                         ]
                 report.facts["records"] = str(count)
@@ -312,8 +312,10 @@ class SqlStore(Store):
         with self._transaction(write=False) as connection:
             rows = connection.execute(
                 f"{READ} WHERE {condition} ORDER BY created, token", values
-            )
-            return list(self._good((row[0], read_row(row)) for row in rows).values())
+            ).fetchall()
+        tokens = [row[TOKEN] for row in rows]
+        readings = zip(tokens, read_rows(rows), strict=True)
+        return list(self._good(readings).values())
 
     def listed(
         self, statuses: Iterable[int] | None = None, earlier: bool = False
@@ -390,8 +392,8 @@ class SqlStore(Store):
             rows = connection.execute(
                 f"{READ} WHERE {column} IN ({places})", part
             ).fetchall()
-            for row in rows:
-                yield row[named], read_row(row)
+            names = [row[named] for row in rows]
+            yield from zip(names, read_rows(rows), strict=True)
 
     def _compare(
         self, connection: Connection, copies: Sequence[Record]

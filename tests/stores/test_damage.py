@@ -281,6 +281,27 @@ def test_a_list_shows_what_the_record_says(store: Store, statement: str) -> None
     assert store.examine().damaged == []
 
 
+@pytest.mark.parametrize("column", ["spec", "data", "listed"])
+def test_texts_that_are_whole_together_are_each_damaged(
+    store: Store, column: str
+) -> None:
+    if not isinstance(store, SqlStore):
+        pytest.skip("each file is read alone")
+    made = three()
+    store.claim(made, never)
+    odd = {"t1": '{"body":"a"},{"body":"b"}', "t2": '{"cwd":"', "t3": '"}'}
+    with store._transaction() as connection:
+        for token, text in odd.items():
+            connection.execute(
+                f"UPDATE records SET {column} = ? WHERE token = ?", (text, token)
+            )
+    if column == "listed":
+        assert list(store.listed()) == [Listed.of(item) for item in made]
+        return
+    assert store.select() == []
+    assert {item.token for item in store.examine().damaged} == {"t1", "t2", "t3"}
+
+
 def test_forged_text_for_lists_harms_nothing(store: Store) -> None:
     """Whoever may write there can also write a checksum."""
     if not isinstance(store, SqlStore):
