@@ -57,7 +57,7 @@ def list_jobs(states: Sequence[str], earlier: bool, as_json: bool) -> None:
     wanted = [Status[state.upper()] for state in states] or None
     found = session.store.listed(wanted, earlier)
     if as_json:
-        print_json_rows(describe_listed(session, listed) for listed in found)
+        print_json_rows(describe_listed(session, found))
     elif not print_listed(found):
         echo(f"no jobs in {session.store.url}")
 

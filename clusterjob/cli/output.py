@@ -15,7 +15,7 @@ from typing import TypeVar
 import click
 
 from clusterjob.errors import JobNotFoundError, SubmissionError, printable
-from clusterjob.files import LOG_SUFFIX
+from clusterjob.files import log_path_of_listed
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.script import default_session
@@ -145,12 +145,23 @@ def describe(result: AsyncResult) -> dict[str, object]:
     return {**row, "usage": usage, "stale_since": result.stale_since}
 
 
-def describe_listed(session: Session, listed: Listed) -> dict[str, object]:
-    """Return what :func:`describe` does, out of less."""
-    if listed.names_logs:
-        for record in session.store.by_tokens([listed.token]).values():
-            return describe(AsyncResult(record, session.engine))
-    own = f"{listed.folder}/{listed.token}"
+def describe_listed(
+    session: Session, found: Iterable[Listed]
+) -> Iterator[dict[str, object]]:
+    """Yield what :func:`describe` returns, out of less."""
+    for page in pages_of(found):
+        rows = list(map(_describe_alone, page))
+        unknown = {
+            listed.token: number
+            for number, (listed, row) in enumerate(zip(page, rows, strict=True))
+            if row["stdout"] is None or row["stderr"] is None
+        }
+        for token, record in session.store.by_tokens(unknown).items():
+            rows[unknown[token]] = describe(AsyncResult(record, session.engine))
+        yield from rows
+
+
+def _describe_alone(listed: Listed) -> dict[str, object]:
     return {
         "name": listed.name,
         "job_id": full_job_id(listed.job_id, listed.member),
@@ -166,8 +177,8 @@ def describe_listed(session: Session, listed: Listed) -> dict[str, object]:
         "submitted": listed.created,
         "started": listed.started,
         "ended": listed.ended,
-        "stdout": own + LOG_SUFFIX["stdout"],
-        "stderr": own + LOG_SUFFIX["stderr"],
+        "stdout": log_path_of_listed(listed, "stdout"),
+        "stderr": log_path_of_listed(listed, "stderr"),
         "usage": listed.usage,
         "stale_since": None,
     }

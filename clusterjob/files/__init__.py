@@ -3,12 +3,12 @@
 from clusterjob.files.downloading import download
 from clusterjob.files.listing import Order, RemoteFile, list_files
 from clusterjob.files.logs import (
-    LOG_SUFFIX,
     LogFollower,
     Stream,
     explain,
     log_folders,
     log_path,
+    log_path_of_listed,
     read_log,
     stream_log,
     summarize,
@@ -25,7 +25,6 @@ from clusterjob.files.programs import digest_script, programs_in, read_digests
 from clusterjob.files.uploading import upload
 
 __all__ = [
-    "LOG_SUFFIX",
     "Files",
     "LogFollower",
     "Order",
@@ -40,6 +39,7 @@ __all__ = [
     "list_files",
     "log_folders",
     "log_path",
+    "log_path_of_listed",
     "parse_files",
     "parse_outputs",
     "programs_in",

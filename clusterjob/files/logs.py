@@ -20,13 +20,15 @@ from clusterjob.errors import (
 from clusterjob.fields import require_number
 from clusterjob.shell import quote, quote_all
 from clusterjob.status import Status
-from clusterjob.store import OnceState, Record
+from clusterjob.store import Listed, OnceState, Record
 from clusterjob.transport import Sink, Transport
 
 _log = logging.getLogger(__name__)
 
 Stream = Literal["stdout", "stderr"]
 LOG_SUFFIX = {"stdout": ".out", "stderr": ".err"}
+# of what a scheduler replaces in a name
+_SIGN = re.compile(r"[%$^{]")
 _TAIL = 10  # lines of a log shown in an error
 # bytes: of the last lines together, and of each where they are many
 _MOST_TAIL, _LONG_LINE = 1 << 20, 1000
@@ -48,13 +50,11 @@ def log_path(
     """
     _check_log(record, stream, index)
     resources = record.spec.resources
-    path = resources.get(stream)
-    if path == "" and stream == "stderr":  # it goes there too
-        path = resources.get("stdout")
+    path = _named(resources.get("stdout"), resources.get("stderr"), stream)
     if not path:
         suffix = f".{index}" if index is not None else ""
         return f"{record.folder}/{record.token}{suffix}{LOG_SUFFIX[stream]}"
-    if backend is not None and re.search(r"[%$^{]", path):
+    if backend is not None and _SIGN.search(path):
         values = {
             "{id}": record.job_id or "",
             "{task}": str(index if index is not None else ""),
@@ -63,6 +63,19 @@ def log_path(
         for pattern, value in backend.general.patterns:
             path = path.replace(pattern, values.get(value, value))
     return os.path.join(record.workdir, path)
+
+
+def log_path_of_listed(listed: Listed, stream: Stream) -> str | None:
+    """Return what :func:`log_path` does, out of less; None where only the backend can tell."""
+    path = _named(listed.stdout, listed.stderr, stream)
+    if not path:
+        return f"{listed.folder}/{listed.token}{LOG_SUFFIX[stream]}"
+    return None if _SIGN.search(path) else os.path.join(listed.workdir, path)
+
+
+def _named(stdout: str | None, stderr: str | None, stream: Stream) -> str | None:
+    """Return the name that the user gave a log; without one of its own it goes to the other."""
+    return stdout if stream == "stdout" or stderr == "" else stderr
 
 
 def log_folders(record: Record) -> tuple[str, ...]:

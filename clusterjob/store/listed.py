@@ -38,13 +38,15 @@ class Listed(NamedTuple):
     usage: Mapping[str, float]
     since: float  # when it came to its state, as far as is known
     is_due: bool  # its epilogue or its outputs are
-    names_logs: bool  # the user may have named its logs
+    # as the user named its logs
+    stdout: str | None
+    stderr: str | None
     is_current: bool = True  # no later submission of the same job replaced it
 
     @classmethod
     def of(cls, record: Record, is_current: bool = True) -> Listed:
         """Return what lists need of a record."""
-        task = record.task
+        task, resources = record.task, record.spec.resources
         last = task.history[-1].time if task.history else None
         return cls(
             record.token,
@@ -67,7 +69,8 @@ class Listed(NamedTuple):
             task.usage,
             task.ended or last or record.created,
             record.epilogue in (ONCE_DUE, ONCE_STARTED) or record.outputs is ONCE_DUE,
-            '"stdout"' in record.spec_json or '"stderr"' in record.spec_json,
+            resources.get("stdout"),
+            resources.get("stderr"),
             is_current,
         )
 

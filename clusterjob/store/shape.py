@@ -282,7 +282,8 @@ _LISTED = {
     **dict.fromkeys(("started", "ended"), _TIME_OR_NONE),
     "usage": _AMOUNTS,
     "since": _NUMBER,
-    **dict.fromkeys(("is_due", "names_logs"), _FLAG),
+    "is_due": _FLAG,
+    **dict.fromkeys(("stdout", "stderr"), _TEXT_OR_NONE),
 }
 
 
