@@ -84,6 +84,19 @@ def held_folder(
         os.close(held)
 
 
+def foreign_link(base: str, path: str) -> str:
+    """Return a link of another user on the way from a folder to a path below it, if there is one.
+
+    Such a link may lead to files of ours, which would be written over. Root's are followed.
+    """
+    step = path
+    while step.startswith(f"{base}/"):
+        if os.path.islink(step) and os.lstat(step).st_uid not in (0, os.geteuid()):
+            return step
+        step = os.path.dirname(step)
+    return ""
+
+
 def open_beside(path: str | os.PathLike[str], mode: int = 0o600) -> tuple[int, Path]:
     """Make an empty file beside a path, under a name that nobody can foresee, and open it.
 

@@ -6,10 +6,11 @@ Templates are rendered, names checked against the backend, inputs summed up.
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from clusterjob import units
@@ -24,7 +25,7 @@ from clusterjob.backend import (
     warn_of_unused,
 )
 from clusterjob.engine import RUNS, Engine, Scheduler
-from clusterjob.errors import RenderError, SettingsError, TransportError
+from clusterjob.errors import RenderError, SettingsError, TransportError, shorten
 from clusterjob.files import (
     Files,
     check_inside,
@@ -160,7 +161,9 @@ class Draft:
         after = [parent_of(parent, reference, dry) for parent in parents]
         inputs = self._inputs(workdir, parents)
         spec = self._make_spec(backend, reference, workdir, cache_id, after, inputs)
+        spec_json = spec.to_json()
         name = str(spec.resources["jobname"])
+        _check_characters(name, workdir, spec_json)
         indices = check_array(backend, spec.resources.get("array"))
         return Record(
             key=job_key(spec, name, backend.name, workdir),
@@ -170,7 +173,7 @@ class Draft:
             host=reference.host,
             workdir=workdir,
             folder=f"{workdir}/{RUNS}/{batch or 'dry-run'}",
-            spec_json=spec.to_json(),
+            spec_json=spec_json,
             _spec=spec,
             cluster_id=reference.cluster_id,
             prologue=Once.due_if(spec.prologue),
@@ -325,3 +328,37 @@ def _check_names(
             f"{twice[0]!r} is an auxiliary script of job {name!r} and one of its inputs; give one "
             "of them another name in the workdir"
         )
+
+
+def _check_characters(name: str, workdir: str, spec_json: str) -> None:
+    """Refuse halves of characters, which nobody can write. Raises :class:`SettingsError`.
+
+    Python has bytes that are no UTF-8 (in names of files) as U+DC80 to U+DCFF: these can stand
+    anywhere but in a name.
+    """
+    texts = [(name, "strict")]
+    if "\\ud" in spec_json:  # the first half of one, as JSON writes it
+        others = [workdir, *_texts_in(json.loads(spec_json))]
+        texts += [(text, "surrogateescape") for text in others]
+    for text, errors in texts:
+        try:
+            text.encode("utf-8", errors)
+        except UnicodeEncodeError as error:
+            wrong = ascii(text[error.start])
+            raise SettingsError(
+                f"job {name!a}: {shorten(ascii(text))} has {wrong}, which is no character: it "
+                "cannot be written as UTF-8. Say it in other words"
+            ) from None
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Yield all texts in plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)

@@ -428,8 +428,8 @@ class AsyncResult:
     ) -> list[str]:
         """Hand a log, or its last lines, to a function piece by piece, whatever its size.
 
-        Returns the paths of logs that are not there (yet): one, or of an array several. Raises
-        :class:`CommandError`.
+        Returns the paths of logs that are not there (yet), or are not of this job because it never
+        began: one, or of an array several. Raises :class:`CommandError`.
         """
         scheduler = self.cluster.scheduler
         return stream_log(

@@ -819,23 +819,30 @@ def alive(name: str) -> bool:
 # -- the shepherd of one job -----------------------------------------------------------------------
 
 
-def open_log(path: str) -> int:
+def open_log(workdir: str, path: str) -> int:
     """Open a log to write it anew; what somebody else put in its place is not touched."""
+    path = step = os.path.join(workdir, path)
+    own = 0, os.geteuid()
+    while step.startswith(workdir + "/"):
+        if os.path.islink(step) and os.lstat(step).st_uid not in own:
+            raise SpoolError("%s belongs to somebody else" % step)
+        step = os.path.dirname(step)
     with contextlib.suppress(FileNotFoundError):
-        status = os.lstat(path)
-        is_device = stat.S_ISCHR(status.st_mode)
-        if status.st_uid != os.geteuid() and not is_device:
-            raise SpoolError("%s belongs to somebody else" % path)
-        if stat.S_ISLNK(status.st_mode):
+        check_own(os.lstat(path), path)
+        if os.path.islink(path):
             path = os.path.realpath(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
-    log = os.open(path, flags, 0o666)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     status = os.fstat(log)
-    if status.st_uid != os.geteuid() and not stat.S_ISCHR(status.st_mode):
-        raise SpoolError("%s belongs to somebody else" % path)
+    check_own(status, path)
     if stat.S_ISREG(status.st_mode):
         os.ftruncate(log, 0)
     return log
+
+
+def check_own(status: os.stat_result, path: str) -> None:
+    """Refuse what is somebody else's, but devices."""
+    if status.st_uid != os.geteuid() and not stat.S_ISCHR(status.st_mode):
+        raise SpoolError("%s belongs to somebody else" % path)
 
 
 def adopt(wanted: bool) -> None:
@@ -935,11 +942,15 @@ class Shepherd:
             os.closerange(fail + 1, 1024)
             script = as_submitted(self.row["script"], self.row["digest"])
             null = os.open(os.devnull, os.O_RDONLY)
-            out = open_log(self.row["stdout"].replace("%a", suffix))
+            out = open_log(
+                self.row["workdir"], self.row["stdout"].replace("%a", suffix)
+            )
             err = (
                 out
                 if self.row["stderr"] == self.row["stdout"]
-                else open_log(self.row["stderr"].replace("%a", suffix))
+                else open_log(
+                    self.row["workdir"], self.row["stderr"].replace("%a", suffix)
+                )
             )
             for number, target in enumerate((null, out, err)):
                 os.dup2(target, number)

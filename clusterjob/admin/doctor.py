@@ -12,7 +12,7 @@ from clusterjob.errors import ClusterJobError, CommandError
 from clusterjob.script import JobScript
 from clusterjob.session import Session
 from clusterjob.status import Status
-from clusterjob.store import ClusterReference, Damaged, Record, Report
+from clusterjob.store import ClusterReference, Damaged, Rebuilt, Record, Report
 
 _SHOWN = 5  # jobs that are named of many
 
@@ -57,9 +57,8 @@ class _Doctor:
             yield from self._examine_foreign(report)
             return
         if report.corrupt:
-            finding = self._rebuild(report)
-            yield finding
-            report = self.store.examine() if finding.mended else report
+            yield from self._rebuild(report)
+            report = self.store.examine() if self.fix else report
         yield from self._examine_store(report)
         if report.broken:
             return
@@ -95,16 +94,29 @@ class _Doctor:
 
     # -- the store ---------------------------------------------------------------------------------
 
-    def _rebuild(self, report: Report) -> Finding:
+    def _rebuild(self, report: Report) -> Iterator[Finding]:
         finding = Finding(
             "store",
             False,
             report.broken,
             "put it aside, and make a new one of all records that can be read",
         )
-        return self._mend(
-            finding, lambda: f"the broken one is {self.store.rebuild()}"
-        )
+        done: list[Rebuilt] = []
+
+        def rebuild() -> str:
+            done.append(self.store.rebuild())
+            return f"the broken one is {done[0]}"
+
+        yield self._mend(finding, rebuild)
+        if done and done[0].lost != 0:
+            advice = (
+                "their jobs would be submitted again: see to it first that they do not run any "
+                "more, or they will run twice"
+            )
+            count = "some" if done[0].lost is None else done[0].lost
+            yield Finding(
+                "lost", False, f"{count} records may be lost", advice=advice
+            )
 
     def _examine_store(self, report: Report) -> Iterator[Finding]:
         if report.broken and not report.corrupt:
@@ -127,8 +139,21 @@ class _Doctor:
                 "let the newest of each count",
             )
             yield self._mend(finding, lambda: self.store.hold_again(report.unheld))
+        if report.misfiled:
+            finding = Finding(
+                "record",
+                False,
+                f"{len(report.misfiled)} records are searched by another state or place than they "
+                "say, so they may not be asked for",
+                "search them by what they say",
+            )
+            yield self._mend(finding, lambda: self.store.refile(report.misfiled))
 
     def _examine_damaged(self, damaged: Damaged) -> Finding:
+        if damaged.is_closed:
+            advice = "mend its permissions: it may be whole, and stays where it is"
+            detail = f"{damaged.token} cannot be read: {damaged.why}"
+            return Finding("record", False, detail, advice=advice)
         finding = Finding(
             "record",
             False,

@@ -192,7 +192,7 @@ def logs(
         else:
             missing = result.stream_log(content_sink(), stream, index, lines)
             for path in missing[:_SHOWN]:
-                echo(f"{path} is not there", err=True)
+                echo(f"{path} is not there, or not of this job", err=True)
             if len(missing) > _SHOWN:
                 echo(f"nor are {len(missing) - _SHOWN} more", err=True)
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from clusterjob.backend import AfterForm, Script
 from clusterjob.engine.scheduler import Scheduler
+from clusterjob.errors import CommandError
 from clusterjob.files import Upload, programs_in
+from clusterjob.plain_files import foreign_link
 from clusterjob.store import Record
 
 RUNS = ".clusterjob-runs"
@@ -124,15 +126,32 @@ def _job_uploads(
         replace=bool(spec.filename) or again,
     )
     for name, text in spec.aux.items():
-        path = os.path.join(record.workdir, name)
+        path = _below_workdir(scheduler, record, name)
         yield Upload(path, text, executable=True, replace=True)
     for item in spec.inputs:
         if not item.digest:
             continue  # a job before this one makes it
-        target = os.path.join(record.workdir, item.path)
+        target = _below_workdir(scheduler, record, item.path)
         is_there = not scheduler.transport.host and _same_file(item.source, target)
         if not is_there:
             yield Upload(target, Path(item.source), replace=True, digest=item.digest)
+
+
+def _below_workdir(scheduler: Scheduler, record: Record, path: str) -> str:
+    """Return where a file goes; on this machine not through links of other users.
+
+    Raises :class:`CommandError`.
+    """
+    target = os.path.join(record.workdir, path)
+    if not scheduler.transport.host:
+        link = foreign_link(record.workdir, target)
+        if link:
+            raise CommandError(
+                f"{target} cannot be written: {link} is a link of another user's, and may lead "
+                "anywhere",
+                hint="Remove it, or work in a folder of your own.",
+            )
+    return target
 
 
 def _same_file(first: str, second: str) -> bool:

@@ -248,10 +248,10 @@ class _Case:
         logs = [
             resources[name] for name in ("stdout", "stderr") if resources.get(name)
         ]
-        words = "its script never began"
+        words = "it left no exit record: its script never began, or something took that away"
         if logs:
             named = " and ".join(map(repr, logs))
-            words += f": can {named} be written, and are their folders there?"
+            words += f"; can {named} be written, and are their folders there?"
         self.task.words = f"{self.task.words}; {words}".removeprefix("; ")
         self._finish(
             Status.FAILED, Reason.SUBMISSION, answer.exit_code, answer.signal

@@ -19,7 +19,7 @@ from clusterjob.errors import (
 )
 from clusterjob.fields import require_number
 from clusterjob.shell import quote, quote_all
-from clusterjob.status import Status
+from clusterjob.status import Reason, Status
 from clusterjob.store import Listed, OnceState, Record
 from clusterjob.transport import Sink, Transport
 
@@ -119,7 +119,7 @@ def stream_log(
 ) -> list[str]:
     """Hand over a log as it comes, or its last ``lines``; those of an array one after the other.
 
-    Returns the paths of those that are not there.
+    Returns the paths of those that are not there, or are not of this job, because it never began.
 
     The last lines are at most 1 MB, or 1,000 bytes for each: a log may be one line without end.
     Where that cuts them there is a warning. Raises :class:`CommandError`, :class:`SettingsError`.
@@ -131,7 +131,10 @@ def stream_log(
     indices: Sequence[int | None] = [index]
     if index is None and record.tasks is not None:
         indices = list(record.tasks)
-    files = quote_all(log_path(record, stream, item, backend) for item in indices)
+    paths = [log_path(record, stream, item, backend) for item in indices]
+    if _is_of_another(record, stream):
+        return paths
+    files = quote_all(paths)
     read = "cat"
     if lines is not None:
         most = _most_bytes(lines)
@@ -152,6 +155,16 @@ def stream_log(
         if line.startswith("cut "):
             _log.warning("%s: its last lines are very long, and cut", line[4:])
     return [line[5:] for line in said if line.startswith("none ")]
+
+
+def _is_of_another(record: Record, stream: Stream) -> bool:
+    """Whether what has the name that the user gave a log is no log of this job: it never began."""
+    resources = record.spec.resources
+    named = _named(resources.get("stdout"), resources.get("stderr"), stream)
+    task = record.task
+    has_ended = task.exit_code is not None or task.signal is not None
+    never_began = task.reason is Reason.SUBMISSION and not has_ended
+    return bool(named) and never_began
 
 
 def _most_bytes(lines: int) -> int:
@@ -219,6 +232,8 @@ def explain(
             text = printable(text).rstrip()
             if not text:
                 note = " (empty)" if is_there else " (is not there)"
+            if _is_of_another(record, stream):
+                note = " (is not of this job, which never began)"
         except CommandError as error:
             text = str(error).partition("\n")[0]
         lines.append(f"  {stream}: {path}{note}")

@@ -6,6 +6,7 @@ from clusterjob.store.base import (
     Change,
     Damaged,
     Note,
+    Rebuilt,
     Report,
     Store,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "OutputPattern",
     "Parent",
     "Phase",
+    "Rebuilt",
     "Record",
     "Report",
     "Store",

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from clusterjob.errors import StoreError, printable
 from clusterjob.status import Status
@@ -38,7 +39,8 @@ SHORTEST_KEY = (
 class Damaged:
     """A record that cannot be read: what is known of it, and why.
 
-    ``raw`` is all of it as it stands.
+    ``raw`` is all of it as it stands; ``is_closed``: the system does not let it be read, so it may
+    be whole; ``own_key``: the key that the record itself says, where it stands under another.
     """
 
     token: str
@@ -47,6 +49,8 @@ class Damaged:
     name: str = ""
     job_id: str | None = None
     raw: str = ""
+    is_closed: bool = False
+    own_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,26 @@ class Report:
     damaged: list[Damaged] = field(default_factory=list)
     # keys of which no submission counts: the column that says so was changed
     unheld: list[str] = field(default_factory=list)
+    # tokens of records that are searched by something else than they say: so were those columns
+    misfiled: list[str] = field(default_factory=list)
     broken: str = ""
     corrupt: bool = False  # it can only be made anew; else it cannot be read now
+
+
+class Rebuilt(NamedTuple):
+    """A store that was made anew: where the old one was put, and how many records were saved and
+    lost; None where that cannot be told.
+    """
+
+    old: str
+    saved: int
+    lost: int | None
+
+    def __str__(self) -> str:
+        lost = "how many were lost cannot be told"
+        if self.lost is not None:
+            lost = f"{self.lost} were lost"
+        return f"{self.old}; {self.saved} records were saved, {lost}"
 
 
 class Store(ABC):
@@ -170,9 +192,10 @@ class Store(ABC):
         little memory and time where there are very many. About the oldest come first.
         """
 
-    @abstractmethod
     def counts(self) -> dict[Status, int]:
         """Return how many current records there are in each state."""
+        found = Counter(listed.status for listed in self.listed())
+        return {status: found[status] for status in Status}
 
     @abstractmethod
     def newest(self, names: Iterable[str]) -> dict[str, float]:
@@ -228,9 +251,14 @@ class Store(ABC):
         """Make the newest submission of each key the one that counts."""
 
     @abstractmethod
-    def rebuild(self) -> str:
-        """Make a broken store anew of all that can be read; say where the old one was put, and what
-        was saved. Raises :class:`StoreError` for one that is not proven to be broken.
+    def refile(self, tokens: Sequence[str]) -> None:
+        """Search records by what they say."""
+
+    @abstractmethod
+    def rebuild(self) -> Rebuilt:
+        """Make a broken store anew of all that can be read.
+
+        Raises :class:`StoreError` for one that is not proven to be broken.
         """
 
     @abstractmethod

@@ -11,14 +11,12 @@ import os
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
 from clusterjob.plain_files import open_beside, read_text
-from clusterjob.status import Status
 from clusterjob.store.base import (
     OLD_KEYS,
     SHORTEST_KEY,
@@ -30,6 +28,7 @@ from clusterjob.store.base import (
     Damaged,
     Edits,
     Note,
+    Rebuilt,
     Report,
     Store,
     decide_claims,
@@ -193,14 +192,6 @@ class FileStore(Store):
             ):
                 yield Listed.of(record, is_current)
 
-    def counts(self) -> dict[Status, int]:
-        found = Counter(
-            reading.status
-            for reading in self._current().values()
-            if isinstance(reading, Record)
-        )
-        return {status: found[status] for status in Status}
-
     def newest(self, names: Iterable[str]) -> dict[str, float]:
         wanted, found = set(names), dict[str, float]()
         for record in self._good(self._read_all()).values():
@@ -289,7 +280,10 @@ class FileStore(Store):
     def hold_again(self, keys: Sequence[str]) -> None:
         """The newest one counts here, always."""
 
-    def rebuild(self) -> str:
+    def refile(self, tokens: Sequence[str]) -> None:
+        """A file is searched by what it says."""
+
+    def rebuild(self) -> Rebuilt:
         raise StoreError(
             f"{self.url}: there is nothing to rebuild; every record is a file of its own"
         )
@@ -425,7 +419,7 @@ class FileStore(Store):
                         "."
                     ):
                         with contextlib.suppress(FileNotFoundError):
-                            found[entry.name[:-5]] = _stamp(entry.stat())
+                            found[entry.name[:-5]] = _stamp_of(entry)
         except FileNotFoundError:  # there is no store yet
             return {}
         except OSError as error:
@@ -488,6 +482,9 @@ class FileStore(Store):
             for reading in holders.values()
             if isinstance(reading, Damaged) and not reading.key
         ]
+        for reading in list(holders.values()):
+            if isinstance(reading, Damaged) and reading.own_key:
+                holders.setdefault(reading.own_key, reading)
         if nameless:
             for record in records:
                 holders.setdefault(record.key, nameless[0])
@@ -528,14 +525,25 @@ def _stamp(status: os.stat_result) -> _Stamp:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+def _stamp_of(entry: os.DirEntry[str]) -> _Stamp:
+    """Return the stamp of a file; that of a link, where it leads nowhere."""
+    try:
+        return _stamp(entry.stat())
+    except FileNotFoundError:
+        raise
+    except OSError:  # reading it says why
+        return _stamp(entry.stat(follow_symlinks=False))
+
+
 def _read(path: Path) -> Record | Damaged | None:
-    key = name = text = ""
+    key = name = text = own_key = ""
     try:
         text = _read_text(path)
         data = read_values(text)
         key, name = str(data["key"]), str(data["name"])
         record = Record.from_json(json.dumps(data["state"]), json.dumps(data["spec"]))
         if record.token != path.stem or record.key != key:
+            own_key = record.key
             raise ValueError("it is the record of another job")
     except FileNotFoundError:
         return None
@@ -548,6 +556,8 @@ def _read(path: Path) -> Record | Damaged | None:
             name,
             None,
             text,
+            isinstance(error, OSError),
+            own_key,
         )
     return record
 

@@ -90,8 +90,19 @@ def _nearest() -> str:
         if os.path.isfile(f"{found}/{_FILE}") and _is_own(found):
             return found
         if not folder:  # that was the root
+            _check_free(f"{here}/{_FOLDER}")
             return f"{here}/{_FOLDER}"
         folder = folder.rpartition("/")[0]
+
+
+def _check_free(folder: str) -> None:
+    """Raise :class:`StoreError` where another user has the place of a new store."""
+    owner = foreign_owner([folder, f"{folder}/{_FILE}"])
+    if owner:
+        raise StoreError(
+            f"{folder} belongs to {owner}, so it is no place for a store of yours: work in another "
+            "folder, or name a store with --store or $CLUSTERJOB_STORE"
+        )
 
 
 def _is_own(folder: str) -> bool:

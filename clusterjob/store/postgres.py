@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from clusterjob.errors import StoreError
-from clusterjob.store.base import VERSION, Damaged, newer_version_error
+from clusterjob.store.base import VERSION, Damaged, Rebuilt, newer_version_error
 from clusterjob.store.rows import (
     SCHEMA,
     Connection,
@@ -72,7 +72,7 @@ class PostgresStore(SqlStore):
             make_newest_current(connection, [damaged.key])
         return "the table clusterjob.damaged"
 
-    def rebuild(self) -> str:
+    def rebuild(self) -> Rebuilt:
         raise StoreError(
             f"{self.url}: mending a broken database is PostgreSQL's own business; see its manual, "
             "chapter 'Backup and Restore'"

@@ -17,7 +17,9 @@ from clusterjob.store.listed import Listed
 from clusterjob.store.record import Record
 from clusterjob.store.shape import check_records, check_specs, read_portion
 
-SCHEMA = """
+# a record that does not begin with the key of its row
+_MISFILED = """substr(data, 1, length(key) + 10) <> '{"key":"' || key || '",'"""
+SCHEMA = f"""
 CREATE TABLE records (
     token TEXT PRIMARY KEY,
     key TEXT NOT NULL,
@@ -39,6 +41,7 @@ CREATE INDEX by_name ON records (name, created);
 CREATE INDEX by_job ON records (job_id);
 CREATE INDEX by_place ON records (place) WHERE status < 0;
 CREATE INDEX open_ones ON records (created) WHERE unsent = 1;
+CREATE INDEX misfiled ON records (token) WHERE {_MISFILED};
 CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION)
 """
 _TO_2 = """
@@ -49,14 +52,20 @@ CREATE INDEX open_ones ON records (created) WHERE unsent = 1;
 CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION)
 """
 _TO_3 = "ALTER TABLE records ADD COLUMN version INTEGER NOT NULL DEFAULT 0"
-_TO_4 = "ALTER TABLE records ADD COLUMN listed TEXT NOT NULL DEFAULT ''"
-# from each version to the next; `_fill_columns` does what SQL cannot
+_TO_4 = f"""
+ALTER TABLE records ADD COLUMN listed TEXT NOT NULL DEFAULT '';
+CREATE INDEX misfiled ON records (token) WHERE {_MISFILED}
+"""
+# from each version to the next; `fill_columns` does what SQL cannot
 MIGRATIONS = {1: _TO_2, 2: _TO_3, 3: _TO_4}
 _HALVES = re.compile("[\ud800-\udfff]")
 PORTION = 500  # keys of one SELECT ... IN
 # columns of READ
 TOKEN, KEY = 0, 3
 READ = "SELECT token, data, spec, key, name, job_id FROM records"
+READ_MISFILED = f"{READ} WHERE {_MISFILED}"
+# with the columns after those that `read_row` reads
+READ_ALL = READ.replace(" FROM", ", status, unsent, version, place, created FROM")
 # what read_listed reads
 READ_LISTED = "SELECT token, key, name, job_id, data, listed, current"
 _WRITE = (
@@ -112,7 +121,9 @@ def sound_values(
         and state["key"] == key
         and state["name"] == name
         and state.get("job_id") == job_id
-        for state, (token, _, _, key, name, job_id) in zip(states, rows, strict=True)
+        for state, (token, _, _, key, name, job_id, *_) in zip(
+            states, rows, strict=True
+        )
     )
     return list(zip(states, specs, strict=True)) if are_own else None
 
@@ -129,8 +140,39 @@ def read_row(row: Sequence[Any]) -> Record | Damaged:
         known = {"token": token, "key": key, "name": name, "job_id": job_id}
         texts = {name: str(value) for name, value in known.items()}
         raw = json.dumps({**texts, "data": str(data), "spec": str(spec)})
-        return Damaged(**texts, why=str(error), raw=raw)
+        return Damaged(
+            texts["token"],
+            str(error),
+            texts["key"],
+            texts["name"],
+            texts["job_id"],
+            raw,
+        )
     return record
+
+
+def misfiled(
+    values: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+    rows: Sequence[Sequence[Any]],
+) -> list[str]:
+    """Return the tokens of rows of ``READ_ALL`` of which a column says something else than the
+    record, whose values are given.
+    """
+    said = [
+        (
+            state["task"]["status"],
+            int(state["phase"] != "submitted" and state["task"]["status"] < 0),
+            state.get("version", 0),
+            state.get("place", ""),
+            state.get("created", 0.0),
+        )
+        for state, _ in values
+    ]
+    return [
+        row[TOKEN]
+        for row, wanted in zip(rows, said, strict=True)
+        if tuple(row[6:]) != wanted
+    ]
 
 
 def _state_row(record: Record) -> tuple[object, ...]:
@@ -218,7 +260,8 @@ def migrate(connection: Connection, version: int) -> None:
     for earlier in range(version, VERSION):
         for statement in MIGRATIONS[earlier].split(";"):
             connection.execute(statement)
-    _fill_columns(connection)
+    tokens = [row[0] for row in connection.execute("SELECT token FROM records")]
+    fill_columns(connection, list(filter(is_storable, tokens)))
     if version < VERSION_OF_KEYS:
         note_old_keys(connection)
 
@@ -228,13 +271,12 @@ def note_old_keys(connection: Connection) -> None:
     connection.execute("INSERT INTO notes VALUES (?, 0, NULL)", (OLD_KEYS,))
 
 
-def _fill_columns(connection: Connection) -> None:
+def fill_columns(connection: Connection, tokens: Sequence[str]) -> None:
     """Compute the columns that are copies out of ``data`` and ``spec``.
 
     A damaged record keeps what it has.
     """
-    tokens = [row[0] for row in connection.execute("SELECT token FROM records")]
-    for part, places in portions(list(filter(is_storable, tokens))):
+    for part, places in portions(tokens):
         rows = connection.execute(
             f"{READ} WHERE token IN ({places})", part
         ).fetchall()
@@ -242,7 +284,7 @@ def _fill_columns(connection: Connection) -> None:
         for record in records:
             record.cluster_id = record.cluster_id or record.spec.cluster.cluster_id
         connection.executemany(
-            "UPDATE records SET place = ? WHERE token = ?",
-            [(record.cluster_id, record.token) for record in records],
+            "UPDATE records SET place = ?, created = ? WHERE token = ?",
+            [(record.cluster_id, record.created, record.token) for record in records],
         )
         write(connection, records)

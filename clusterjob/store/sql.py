@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from clusterjob.errors import StoreError
-from clusterjob.status import Status
 from clusterjob.store.base import (
     SHORTEST_KEY,
     Again,
@@ -31,13 +31,17 @@ from clusterjob.store.rows import (
     KEY,
     PORTION,
     READ,
+    READ_ALL,
     READ_LISTED,
+    READ_MISFILED,
     TOKEN,
     Connection,
     delete,
+    fill_columns,
     insert,
     is_storable,
     make_newest_current,
+    misfiled,
     note_old_keys,
     portions,
     read_row,
@@ -47,6 +51,8 @@ from clusterjob.store.rows import (
 )
 from clusterjob.store.shape import is_note
 
+# how a record begins
+_OWN_KEY = re.compile(r'\{\s*"key"\s*:\s*"([^"]*)"')
 _BEHIND_ALL = "\U0010ffff"  # sorts behind whatever a key or a name may go on with
 
 
@@ -69,6 +75,7 @@ class SqlStore(Store):
         keys = [record.key for record in records]
         with self._transaction() as connection:
             held = dict(self._readings(connection, "current = 1 AND key", keys, KEY))
+            held |= self._lost(connection, [key for key in keys if key not in held])
             claims = decide_claims(records, held, again)
             connection.executemany(
                 "UPDATE records SET current = NULL WHERE key = ? AND current = 1",
@@ -76,6 +83,30 @@ class SqlStore(Store):
             )
             insert(connection, claims.fresh)
         return claims.winners
+
+    def _lost(
+        self, connection: Connection, keys: Sequence[str]
+    ) -> dict[str, Record | Damaged]:
+        """Return records of keys that no record seems to have, because columns were changed: those
+        of which no submission counts, and those that stand under another key.
+        """
+        unheld: set[str] = set()
+        for part, places in portions(keys):
+            rows = connection.execute(
+                f"SELECT key FROM records WHERE key IN ({places})", part
+            )
+            unheld.update(row[0] for row in rows)
+        make_newest_current(connection, unheld)
+        lost = dict(
+            self._readings(connection, "current = 1 AND key", list(unheld), KEY)
+        )
+        wanted = set(keys)
+        for row in connection.execute(READ_MISFILED).fetchall():
+            reading, begin = read_row(row), _OWN_KEY.match(str(row[1]))
+            if begin and begin[1] in wanted and isinstance(reading, Damaged):
+                self.warn_of(reading)
+                lost[begin[1]] = reading
+        return lost
 
     def update(self, records: Iterable[Record], change: Change) -> None:
         copies = list(records)
@@ -264,20 +295,17 @@ class SqlStore(Store):
             with self._transaction(write=False) as connection:
                 report.facts |= self._facts(connection)
                 count = 0
-                rows = connection.execute(READ)
+                rows = connection.execute(READ_ALL)
                 while portion := rows.fetchmany(PORTION):
                     count += len(portion)
-                    if sound_values(portion) is None:
-                        report.damaged += [
-                            reading
-                            for reading in map(read_row, portion)
-                            if isinstance(reading, Damaged)
-                        ]
+                    _examine_portion(portion, report)
                 report.facts["records"] = str(count)
                 unheld = connection.execute(
-                    "SELECT key FROM records GROUP BY key HAVING COUNT(current) = 0"
+                    "SELECT key FROM records GROUP BY key "
+                    "HAVING COUNT(CASE WHEN current = 1 THEN 1 END) = 0"
                 )
                 report.unheld = [row[0] for row in unheld if is_storable(row[0])]
+                connection.execute("SELECT COUNT(*) FROM notes").fetchone()
         except StoreError as error:
             report.broken, report.corrupt = str(error), error.is_corrupt
         return report
@@ -285,6 +313,10 @@ class SqlStore(Store):
     def hold_again(self, keys: Sequence[str]) -> None:
         with self._transaction() as connection:
             make_newest_current(connection, keys)
+
+    def refile(self, tokens: Sequence[str]) -> None:
+        with self._transaction() as connection:
+            fill_columns(connection, tokens)
 
     def import_records(self, records: Sequence[Record]) -> int:
         tokens = [record.token for record in records]
@@ -320,27 +352,31 @@ class SqlStore(Store):
     def listed(
         self, statuses: Iterable[int] | None = None, earlier: bool = False
     ) -> Iterator[Listed]:
-        condition, values = _condition(statuses, earlier)
+        wanted = None if statuses is None else set(statuses)
+        condition, values = _condition(wanted, earlier)
         for rows in self._scan(condition, values):
-            for listed, row in zip(read_listed(rows), rows, strict=True):
-                if listed is None:
-                    yield from self._listed_at(row)
-                else:
+            found = read_listed(rows)
+            for listed, row in zip(found, rows, strict=True):
+                if (
+                    listed is None or self.owner
+                ):  # whoever wrote it could write anything
+                    listed = self._listed_at(row)
+                if listed and (wanted is None or listed.status in wanted):
                     yield listed
 
-    def _listed_at(self, row: Sequence[Any]) -> Iterator[Listed]:
-        """Yield one out of its record; a damaged one is named in the log."""
+    def _listed_at(self, row: Sequence[Any]) -> Listed | None:
+        """Return one out of its record; a damaged one is named in the log."""
         with self._transaction(write=False) as connection:
             found = connection.execute(
                 f"{READ} WHERE {self._place} = ?", (row[-1],)
             ).fetchone()
         if found is None:  # it was deleted just now
-            return
+            return None
         reading = read_row(found)
         if isinstance(reading, Record):
-            yield Listed.of(reading, is_current=row[6] is not None)
-        else:
-            self.warn_of(reading)
+            return Listed.of(reading, is_current=row[6] is not None)
+        self.warn_of(reading)
+        return None
 
     def _scan(
         self, condition: str, values: Sequence[object]
@@ -364,14 +400,6 @@ class SqlStore(Store):
                 ).fetchall()
             if rows:
                 yield sorted(rows, key=lambda row: order[row[-1]])
-
-    def counts(self) -> dict[Status, int]:
-        with self._transaction(write=False) as connection:
-            rows = connection.execute(
-                "SELECT status, COUNT(*) FROM records WHERE current = 1 GROUP BY status"
-            )
-            found = {Status(status): count for status, count in rows}
-        return {status: found.get(status, 0) for status in Status}
 
     def _good(
         self, readings: Iterable[tuple[str, Record | Damaged]]
@@ -430,6 +458,20 @@ class SqlStore(Store):
     @abstractmethod
     def _facts(self, connection: Connection) -> dict[str, str]:
         """Return what a person may want to know about the database."""
+
+
+def _examine_portion(rows: Sequence[Sequence[Any]], report: Report) -> None:
+    """Note what is wrong with rows of ``READ_ALL``."""
+    values = sound_values(rows)
+    if values is not None:
+        report.misfiled += misfiled(values, rows)
+        return
+    for row in rows:
+        reading = read_row(row[:6])
+        if isinstance(reading, Damaged):
+            report.damaged.append(reading)
+        else:
+            report.misfiled += misfiled(sound_values([row]) or [], [row])
 
 
 def _condition(

@@ -9,20 +9,27 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
 from clusterjob.plain_files import open_beside
-from clusterjob.store.base import VERSION, Damaged, Report, newer_version_error
+from clusterjob.store.base import (
+    VERSION,
+    Damaged,
+    Rebuilt,
+    Report,
+    newer_version_error,
+)
 from clusterjob.store.owner import (
     check_not_public,
     foreign_error,
     foreign_owner,
     is_missing,
     unusable_error,
+    user_name,
 )
 from clusterjob.store.record import Record
 from clusterjob.store.rows import (
@@ -56,6 +63,8 @@ _SHARED = (
 )
 
 
+_BEGINNING = b"SQLite format 3\0"  # sqlite.org/fileformat.html
+_LEAST_ROW = 200  # bytes
 _MOST_COPIED = 4 << 30  # bytes
 # what SQLite says of a file that is broken, or none of its own
 _CORRUPT = (
@@ -86,6 +95,8 @@ class SqliteStore(SqlStore):
         self._changes = 0
         # of the file that was opened
         self._identity: tuple[int, int] | None = None
+        # whom it belonged to when that was asked first: it does not change hands later
+        self._owner: str | None = None
         # where the store is another user's
         self._copy: tempfile.TemporaryDirectory[str] | None = None
 
@@ -140,7 +151,7 @@ class SqliteStore(SqlStore):
                 make_newest_current(connection, [damaged.key])
         return str(target)
 
-    def rebuild(self) -> str:
+    def rebuild(self) -> Rebuilt:
         if not self.examine().corrupt:
             raise StoreError(
                 f"the store {self.path} is not broken: it stays as it is"
@@ -163,11 +174,8 @@ class SqliteStore(SqlStore):
                 if part.exists():
                     part.rename(old.with_name(old.name + suffix))
             new.rename(self.path)
-        if there is None:
-            lost = "how many were lost cannot be told"
-        else:
-            lost = f"{max(0, there - len(records))} were lost"
-        return f"{old}; {len(records)} records were saved, {lost}"
+        lost = None if there is None else max(0, there - len(records))
+        return Rebuilt(str(old), len(records), lost)
 
     def _make_anew(self, records: Sequence[Record]) -> Path:
         """Write a whole store beside this one; where that fails, nothing of it stays."""
@@ -191,9 +199,23 @@ class SqliteStore(SqlStore):
 
     @property
     def owner(self) -> str:
+        if self._owner is None:
+            self._owner = self._owner_now()
+        return self._owner
+
+    def _owner_now(self) -> str:
         check_not_public((self.path, self.path.parent))
         suffixes = ("", "-wal", "-shm", "-journal")
         return foreign_owner([f"{self.path}{suffix}" for suffix in suffixes])
+
+    def _check_hands(self, owner: str) -> None:
+        """Raise :class:`StoreError` where it is not whose it was: somebody exchanges files."""
+        if owner != self.owner:
+            raise StoreError(
+                f"the store {self.path} belongs to {owner or 'you'} now, and belonged to "
+                f"{self.owner or 'you'} when it was looked at: it is not used. See to who may "
+                "write to the folders above it"
+            )
 
     def exists(self) -> bool:
         return not is_missing(self.path) and self.path.is_file()
@@ -222,10 +244,13 @@ class SqliteStore(SqlStore):
         """Return the connection; who only reads makes no store."""
         if self._is_open():
             open_one: sqlite3.Connection = self._connection
+            if write and self._copy is not None:
+                raise foreign_error(self.url, self.owner)
             if write:
                 self._check_there()
             return open_one
-        owner = self.owner
+        owner = self._owner_now()
+        self._check_hands(owner)
         if write and owner:
             raise foreign_error(self.url, owner)
         if not write and is_missing(self.path):
@@ -233,9 +258,11 @@ class SqliteStore(SqlStore):
         if owner:
             return self._open_copy()
         self._make()
+        before = _open_files()
         connection = sqlite3.connect(
             self.path, timeout=60, isolation_level=None, check_same_thread=False
         )
+        self._check_hands(_owner_of_opened(before))
         connection.text_factory = _text
         _set_journal(connection, "delete" if is_shared(self.path) else "wal")
         # a claim is on disk before anything is submitted
@@ -325,7 +352,7 @@ class SqliteStore(SqlStore):
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         version = _version(connection)
-        if version > VERSION:
+        if version < 0 or version > VERSION:
             connection.close()
             raise newer_version_error(str(self.path), version)
         if 0 < version < VERSION:
@@ -374,7 +401,9 @@ class SqliteStore(SqlStore):
         with ThreadPoolExecutor(1) as pool:
             try:
                 if not self.exists():
-                    return super().examine()
+                    return Report(
+                        {"store": self.url, "records": "0, it is not there"}
+                    )
                 with self._lock:
                     self._connect(write=False)
             except (sqlite3.Error, StoreError):
@@ -489,6 +518,30 @@ def is_shared(path: Path) -> bool:
     return filesystem(path).startswith(_SHARED)
 
 
+def _open_files() -> dict[int, os.stat_result]:
+    """Return the files that this process has open, by their numbers, where that can be told."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # the listing itself was one of them
+                found[int(name)] = os.fstat(int(name))
+    return found
+
+
+def _owner_of_opened(before: Mapping[int, os.stat_result]) -> str:
+    """Return the other user whom a database belongs to that was opened since; empty for one's own.
+
+    A path that was looked at may lead elsewhere when it is opened; what is open stays what it is.
+    """
+    for number, status in _open_files().items():
+        if number in before or status.st_uid == os.geteuid():
+            continue
+        with contextlib.suppress(OSError):
+            if os.pread(number, 16, 0) == _BEGINNING:
+                return user_name(status.st_uid)
+    return ""
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
@@ -542,7 +595,8 @@ def _salvage(path: Path) -> Iterator[Record]:
             connection = sqlite3.connect(copy)
             connection.text_factory = _text
             with contextlib.suppress(sqlite3.Error), contextlib.closing(connection):
-                for record in _readable(connection, order, beyond):
+                most = copy.stat().st_size // _LEAST_ROW
+                for record in _readable(connection, order, beyond, most):
                     if record.token not in seen:
                         seen.add(record.token)
                         yield record
@@ -555,7 +609,7 @@ def _put_right(path: Path) -> None:
         if len(head) < 100:
             return
         file.seek(0)
-        file.write(b"SQLite format 3\0")
+        file.write(_BEGINNING)
         size = int.from_bytes(head[16:18], "big")
         pages = int.from_bytes(head[28:32], "big")
         there = file.seek(0, os.SEEK_END)
@@ -575,11 +629,14 @@ def _count_rows(path: Path) -> int | None:
 
 
 def _readable(
-    connection: sqlite3.Connection, order: str, beyond: str
+    connection: sqlite3.Connection, order: str, beyond: str, most: int
 ) -> Iterator[Record]:
-    """Yield records row by row, until there are no more or one cannot be read."""
+    """Yield records row by row, until there are no more or one cannot be read.
+
+    Of a broken file rows may come in circles, or without end: not more than ``most`` are read.
+    """
     last: int | None = None
-    while True:
+    for _ in range(most):
         where = "" if last is None else f"WHERE rowid {beyond} {last}"
         row = connection.execute(
             "SELECT rowid, token, data, spec, key, name, job_id FROM records NOT INDEXED "

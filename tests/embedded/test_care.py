@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -111,10 +112,39 @@ def test_doctor_makes_a_broken_store_anew() -> None:
     path = Path(".clusterjob/store.sqlite")
     os.truncate(path, path.stat().st_size - 4096)
     assert "BAD" in run("doctor", code=1)
-    text = run("doctor", "--fix")
+    text = run("doctor", "--fix", code=1)
     assert "the broken one is" in text
+    assert "records may be lost" in text
+    assert "or they will run twice" in text
     assert list(Path(".clusterjob").glob("store.sqlite.broken-*"))
     run("list")
+
+
+def test_doctor_makes_a_store_anew_that_lost_its_notes() -> None:
+    submit(JobScript("true", "kept")).wait(30)
+    default_session().store.close()
+    with contextlib.closing(sqlite3.connect(".clusterjob/store.sqlite")) as database:
+        database.execute("DROP TABLE notes")
+        database.commit()
+    assert "BAD" in run("doctor", code=1)
+    assert "1 records were saved, 0 were lost" in run("doctor", "--fix")
+    assert "COMPLETED" in run("list")
+    run("doctor")
+
+
+def test_states_that_columns_tell_otherwise_are_mended() -> None:
+    submit([JobScript("true", "good"), JobScript("exit 2", "bad")]).wait(30)
+    default_session().store.close()
+    with contextlib.closing(sqlite3.connect(".clusterjob/store.sqlite")) as database:
+        database.execute("UPDATE records SET status = 99 WHERE name = 'good'")
+        database.execute("UPDATE records SET status = -1 WHERE name = 'bad'")
+        database.commit()
+    assert run("status").splitlines()[-1] == "1 completed, 1 failed"
+    assert "2 records are searched by another state" in run("doctor", code=1)
+    assert "done record" in run("doctor", "--fix")
+    run("doctor")
+    assert run("list", "-s", "failed").count("bad") == 1
+    assert run("list", "-s", "completed").count("good") == 1
 
 
 def test_doctor_looks_at_a_profile() -> None:

@@ -167,7 +167,7 @@ def test_a_log_that_is_not_there_is_no_empty_one() -> None:
         Path(path).unlink()
     missing = subprocess.run(cli("logs", "gone"), capture_output=True, text=True)
     assert (missing.returncode, missing.stdout) == (0, "")
-    assert missing.stderr == f"{paths[0]} is not there\n"
+    assert missing.stderr == f"{paths[0]} is not there, or not of this job\n"
     said = result.explain()
     assert "(empty)" not in said
     assert f"stderr: {paths[1]} (is not there)" in said

@@ -319,8 +319,62 @@ def test_logs_are_not_written_through_what_others_put_there(people: People) -> N
         )
         said = people.clusterjob("alice", f"{words} -r stdout={name}", code=1)
         assert "belongs to somebody else" in said
+        logs = people.clusterjob("alice", f"--store home-alice/s logs {name}")
+        assert "precious" not in logs + said
+        assert "not of this job" in logs
     assert (people.folder / "home-alice/precious").read_text() == "precious\n"
     assert (people.folder / "shared/file").read_text() == ""
+
+
+def test_no_file_is_written_through_a_folder_that_others_linked(
+    people: People,
+) -> None:
+    people.run("alice", "mkdir home-alice/v; echo precious >home-alice/v/x")
+    people.run("alice", "echo 'echo secret' >home-alice/j.sh; echo new >home-alice/x")
+    people.run("mallory", "mkdir -m 1777 shared; ln -s ../home-alice/v shared/out")
+    words = "--store home-alice/s submit home-alice/j.sh -w shared --wait"
+    said = people.clusterjob("alice", f"{words} -n log -r stdout=out/x", code=1)
+    assert "belongs to somebody else" in said
+    (people.folder / "write.py").write_text(
+        "import os\n"
+        "from clusterjob import CommandError, JobScript, Session\n"
+        "kinds = {'aux_scripts': {'out/x': 'new'}, 'inputs': {'x': 'out/x'}}\n"
+        "for name, value in kinds.items():\n"
+        "    job = JobScript('true', name, workdir='../shared', **{name: value})\n"
+        "    try:\n"
+        "        with Session('s') as session: session.submit(job)\n"
+        "    except CommandError as error: print(error)\n"
+    )
+    said = people.run("alice", f"{PYTHON} ../write.py", "home-alice")
+    assert said.count("is a link of another user's") == 2
+    assert (people.folder / "home-alice/v/x").read_text() == "precious\n"
+
+
+@pytest.mark.parametrize("what", ["link", "empty", "folder"])
+def test_a_place_that_others_took_is_no_place_for_a_store(
+    people: People, what: str
+) -> None:
+    people.run(
+        "alice", "mkdir home-alice/other home-alice/empty; echo true >home-alice/j.sh"
+    )
+    people.clusterjob("alice", "submit ../j.sh --wait", "home-alice/other")
+    make = {
+        "link": "ln -s ../home-alice/other/.clusterjob shared/.clusterjob",
+        "empty": "ln -s ../home-alice/empty shared/.clusterjob",
+        "folder": "mkdir -m 770 shared/.clusterjob",
+    }[what]
+    people.run("mallory", f"mkdir -m 1777 shared; {make}")
+    for words in (
+        "list",
+        "submit ../home-alice/j.sh",
+        "status",
+        "plan ../home-alice/j.sh",
+    ):
+        said = people.clusterjob("alice", words, "shared", code=1)
+        assert "belongs to mallory, so it is no place for a store of yours" in said
+    said = people.clusterjob("alice", "list", "home-alice/other")
+    assert said.count("COMPLETED") == 1
+    assert os.listdir(people.folder / "home-alice/empty") == []
 
 
 def test_a_strangers_part_of_a_store_makes_it_a_strangers(people: People) -> None:

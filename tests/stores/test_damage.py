@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from clusterjob.admin import examine
 from clusterjob.errors import StoreError
+from clusterjob.session import Session
 from clusterjob.status import Status
-from clusterjob.store import Listed, Store, Task, open_store
+from clusterjob.store import Listed, Store, Task, open_store, sqlite
 from clusterjob.store.json_files import FileStore
 from clusterjob.store.postgres import PostgresStore
 from clusterjob.store.record import Record
@@ -281,6 +284,117 @@ def test_a_list_shows_what_the_record_says(store: Store, statement: str) -> None
     assert store.examine().damaged == []
 
 
+@pytest.mark.parametrize("current", ["NULL", "7"])
+def test_what_counts_no_more_is_not_submitted_again(
+    store: Store, current: str
+) -> None:
+    if not isinstance(store, SqlStore):
+        pytest.skip("in a folder of files the newest counts")
+    store.claim(three(), never)
+    with store._transaction() as connection:
+        connection.execute(
+            f"UPDATE records SET current = {current} WHERE token = 't2'"
+        )
+    assert store.examine().unheld == ["k2"]
+    [held] = store.claim([record("k2", "new")], never)
+    assert held is not None
+    assert held.token == "t2"
+    assert store.examine().unheld == []
+    assert [item.token for item in store.listed()] == ["t1", "t2", "t3"]
+
+
+def test_a_record_under_another_key_keeps_its_job(store: Store) -> None:
+    store.claim(three(), never)
+    if isinstance(store, FileStore):
+        path = store._path("t2")
+        path.write_text(path.read_text().replace('"k2"', '"other"', 1))
+    else:
+        assert isinstance(store, SqlStore)
+        with store._transaction() as connection:
+            connection.execute("UPDATE records SET key = 'other' WHERE token = 't2'")
+    claims = [record("k2", "new2"), record("k4", "new4")]
+    held = [winner and winner.token for winner in store.claim(claims, never)]
+    assert held == [None, "new4"]
+    [damaged] = store.examine().damaged
+    assert damaged.token == "t2"
+
+
+def test_a_file_that_cannot_be_read_stays_where_it_is(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/s")
+    store.claim(three(), never)
+    assert isinstance(store, FileStore)
+    path = store._path("t2")
+    path.unlink()
+    path.symlink_to(path.name)
+    assert [item.token for item in store.listed()] == ["t1", "t3"]
+    [damaged] = store.examine().damaged
+    assert damaged.is_closed
+    with Session(store) as session:
+        found = list(examine(session, fix=True))
+    [finding] = [item for item in found if item.what == "record"]
+    assert not finding.mended
+    assert "may be whole" in finding.advice
+    assert path.is_symlink()
+
+
+def test_what_lists_need_is_not_believed_of_another_user(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/s.sqlite")
+    made = three()
+    store.claim(made, never)
+    assert isinstance(store, SqliteStore)
+    forged = Listed.of(made[1])._replace(words="forged").to_text(made[1].to_json())
+    with store._transaction() as connection:
+        connection.execute(
+            "UPDATE records SET listed = ? WHERE token = 't2'", (forged,)
+        )
+    assert [item.words for item in store.listed()] == ["", "forged", ""]
+    store._owner = "mallory"
+    assert [item.words for item in store.listed()] == ["", "", ""]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_store_does_not_change_hands(tmp_path: Path) -> None:
+    """Who may write to a folder above it can exchange it after it was looked at."""
+    path = tmp_path / "s.sqlite"
+    first = open_store(f"sqlite:///{path}")
+    first.claim(three(), never)
+    first.close()
+    for before, after in ((0, 12345), (12345, 0)):
+        os.chown(path, before, -1)
+        store = open_store(f"sqlite:///{path}")
+        assert bool(store.owner) == (before != 0)
+        os.chown(path, after, -1)
+        with pytest.raises(StoreError, match="belong"):
+            store.select()
+    os.chown(path, 12345, -1)
+    open_before = sqlite._open_files()
+    with contextlib.closing(sqlite3.connect(path)):
+        assert sqlite._owner_of_opened(open_before) == "12345"
+
+
+@pytest.mark.parametrize("size", [4097, 4384, 5000, 8191])
+def test_a_cut_store_is_not_read_for_ever(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "s.sqlite"
+    store = open_store(f"sqlite:///{path}")
+    store.claim(three(), never)
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    os.truncate(path, size)
+    with contextlib.suppress(StoreError):  # where nothing can be read
+        assert open_store(f"sqlite:///{path}").rebuild().saved <= 3
+
+
+def test_a_version_below_zero_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    open_store(f"sqlite:///{path}").claim(three(), never)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = -3")
+        database.commit()
+    with pytest.raises(StoreError, match="version -3"):
+        open_store(f"sqlite:///{path}").select()
+
+
 @pytest.mark.parametrize("column", ["spec", "data", "listed"])
 def test_texts_that_are_whole_together_are_each_damaged(
     store: Store, column: str
@@ -379,9 +493,10 @@ def test_a_broken_file_is_read_as_far_as_it_can_be(tmp_path: Path, how: str) -> 
             file.write(b"SQL?te")
     broken = open_store(f"sqlite:///{path}")
     assert broken.examine().corrupt
-    said = broken.rebuild()
+    done = broken.rebuild()
     found = open_store(f"sqlite:///{path}").select()
-    assert f"{len(found)} records were saved" in said
+    assert done.saved == len(found)
+    assert f"{len(found)} records were saved" in str(done)
     assert len(found) == 200 if how == "beginning" else 100 < len(found) <= 200
 
 

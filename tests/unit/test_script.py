@@ -275,3 +275,27 @@ def test_overrides_are_for_the_backend_of_their_profile() -> None:
     assert "#BSUB -q x\n" in str(job)
     job.backend = "slurm"
     assert "#SBATCH --qos=x\n" in str(job)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"jobname": "half\ud800"},
+        {"jobname": "file\udce9"},
+        {"body": "echo \ud800"},
+        {"params": {"v": "\udbff"}, "body": "echo {{ v }}"},
+        {"stdout": "a\ud800"},
+        {"epilogue": "echo \ud800"},
+        {"aux_scripts": {"a\ud800": "x"}},
+    ],
+    ids=ascii,
+)
+def test_halves_of_characters_are_refused_in_words(values: dict[str, Any]) -> None:
+    body, name = values.pop("body", "true"), values.pop("jobname", "job")
+    job = JobScript(body, name, **values)
+    with pytest.raises(SettingsError, match="is no character"):
+        job.plan()
+
+
+def test_bytes_that_are_no_text_can_stand_in_a_body() -> None:
+    JobScript("cat caf\udce9", "latin").plan()
