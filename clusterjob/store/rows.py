@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from clusterjob.store.base import OLD_KEYS, VERSION, VERSION_OF_KEYS, Damaged
@@ -64,10 +64,10 @@ PORTION = 500  # keys of one SELECT ... IN
 TOKEN, KEY = 0, 3
 READ = "SELECT token, data, spec, key, name, job_id FROM records"
 READ_MISFILED = f"{READ} WHERE {_MISFILED}"
-# with the columns after those that `read_row` reads
-READ_ALL = READ.replace(" FROM", ", status, unsent, version, place, created FROM")
+# more columns after those that `read_row` reads
+SELECT_ALL = "SELECT token, data, spec, key, name, job_id, status, unsent, version, place, created"
 # what read_listed reads
-READ_LISTED = "SELECT token, key, name, job_id, data, listed, current"
+SELECT_LISTED = "SELECT token, key, name, job_id, data, listed, current"
 _WRITE = (
     "UPDATE records SET key = ?, job_id = ?, status = ?, data = ?, unsent = ?, version = ?, "
     "listed = ? WHERE token = ?"
@@ -116,14 +116,12 @@ def sound_values(
         check_specs(specs)
     except ValueError:
         return None
-    are_own = all(
-        state["token"] == token
-        and state["key"] == key
-        and state["name"] == name
-        and state.get("job_id") == job_id
-        for state, (token, _, _, key, name, job_id, *_) in zip(
-            states, rows, strict=True
-        )
+    tokens, _, _, keys, names, job_ids, *_ = zip(*rows, strict=True)
+    are_own = (
+        tokens == tuple([state["token"] for state in states])
+        and keys == tuple([state["key"] for state in states])
+        and names == tuple([state["name"] for state in states])
+        and job_ids == tuple([state.get("job_id") for state in states])
     )
     return list(zip(states, specs, strict=True)) if are_own else None
 
@@ -155,24 +153,27 @@ def misfiled(
     values: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     rows: Sequence[Sequence[Any]],
 ) -> list[str]:
-    """Return the tokens of rows of ``READ_ALL`` of which a column says something else than the
+    """Return the tokens of rows of ``SELECT_ALL`` of which a column says something else than the
     record, whose values are given.
     """
-    said = [
-        (
-            state["task"]["status"],
-            int(state["phase"] != "submitted" and state["task"]["status"] < 0),
-            state.get("version", 0),
-            state.get("place", ""),
-            state.get("created", 0.0),
-        )
-        for state, _ in values
-    ]
+    states = [state for state, _ in values]
+    said = zip(
+        [state["task"]["status"] for state in states],
+        [int(_is_unsent(state)) for state in states],
+        [state.get("version", 0) for state in states],
+        [state.get("place", "") for state in states],
+        [state.get("created", 0.0) for state in states],
+        strict=True,
+    )
     return [
         row[TOKEN]
         for row, wanted in zip(rows, said, strict=True)
-        if tuple(row[6:]) != wanted
+        if row[6:11] != wanted
     ]
+
+
+def _is_unsent(state: Mapping[str, Any]) -> bool:
+    return bool(state["phase"] != "submitted" and state["task"]["status"] < 0)
 
 
 def _state_row(record: Record) -> tuple[object, ...]:

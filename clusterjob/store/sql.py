@@ -29,11 +29,10 @@ from clusterjob.store.listed import Listed, read_listed
 from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
 from clusterjob.store.rows import (
     KEY,
-    PORTION,
     READ,
-    READ_ALL,
-    READ_LISTED,
     READ_MISFILED,
+    SELECT_ALL,
+    SELECT_LISTED,
     TOKEN,
     Connection,
     delete,
@@ -294,12 +293,12 @@ class SqlStore(Store):
         try:
             with self._transaction(write=False) as connection:
                 report.facts |= self._facts(connection)
-                count = 0
-                rows = connection.execute(READ_ALL)
-                while portion := rows.fetchmany(PORTION):
-                    count += len(portion)
-                    _examine_portion(portion, report)
-                report.facts["records"] = str(count)
+            count = 0
+            for portion in self._scan(SELECT_ALL, "1 = 1", []):
+                count += len(portion)
+                _examine_portion(portion, report)
+            report.facts["records"] = str(count)
+            with self._transaction(write=False) as connection:
                 unheld = connection.execute(
                     "SELECT key FROM records GROUP BY key "
                     "HAVING COUNT(CASE WHEN current = 1 THEN 1 END) = 0"
@@ -354,7 +353,7 @@ class SqlStore(Store):
     ) -> Iterator[Listed]:
         wanted = None if statuses is None else set(statuses)
         condition, values = _condition(wanted, earlier)
-        for rows in self._scan(condition, values):
+        for rows in self._scan(SELECT_LISTED, condition, values):
             found = read_listed(rows)
             for listed, row in zip(found, rows, strict=True):
                 if (
@@ -379,9 +378,9 @@ class SqlStore(Store):
         return None
 
     def _scan(
-        self, condition: str, values: Sequence[object]
+        self, select: str, condition: str, values: Sequence[object]
     ) -> Iterator[Sequence[Sequence[Any]]]:
-        """Yield the rows that a condition names, in portions: for read_listed, and with a place.
+        """Yield columns of the rows that a condition names, in portions; the last is their place.
 
         Each is a transaction: whoever looks at a long list keeps nobody from writing.
         """
@@ -395,7 +394,7 @@ class SqlStore(Store):
             order = {token: number for number, token in enumerate(part)}
             with self._transaction(write=False) as connection:
                 rows = connection.execute(
-                    f"{READ_LISTED}, token FROM records WHERE token IN ({places})",
+                    f"{select}, token FROM records WHERE token IN ({places})",
                     part,
                 ).fetchall()
             if rows:
@@ -461,7 +460,7 @@ class SqlStore(Store):
 
 
 def _examine_portion(rows: Sequence[Sequence[Any]], report: Report) -> None:
-    """Note what is wrong with rows of ``READ_ALL``."""
+    """Note what is wrong with rows of ``SELECT_ALL``."""
     values = sound_values(rows)
     if values is not None:
         report.misfiled += misfiled(values, rows)

@@ -34,7 +34,6 @@ from clusterjob.store.owner import (
 from clusterjob.store.record import Record
 from clusterjob.store.rows import (
     PORTION,
-    READ_LISTED,
     SCHEMA,
     Connection,
     insert,
@@ -101,7 +100,7 @@ class SqliteStore(SqlStore):
         self._copy: tempfile.TemporaryDirectory[str] | None = None
 
     def _scan(
-        self, condition: str, values: Sequence[object]
+        self, select: str, condition: str, values: Sequence[object]
     ) -> Iterator[Sequence[Sequence[Any]]]:
         """Yield them in the order in which they were written, which needs no sorting."""
         last = 0
@@ -109,7 +108,7 @@ class SqliteStore(SqlStore):
             with self._transaction(write=False) as connection:
                 rows = _fetch(
                     connection,
-                    f"{READ_LISTED}, rowid FROM records "
+                    f"{select}, rowid FROM records "
                     f"WHERE rowid > ? AND {condition} ORDER BY rowid LIMIT {PORTION}",
                     [last, *values],
                 )
