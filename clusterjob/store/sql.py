@@ -356,9 +356,8 @@ class SqlStore(Store):
         for rows in self._scan(SELECT_LISTED, condition, values):
             found = read_listed(rows)
             for listed, row in zip(found, rows, strict=True):
-                if (
-                    listed is None or self.owner
-                ):  # whoever wrote it could write anything
+                # in another user's store a sum says nothing: anybody can make one
+                if listed is None or self.owner:
                     listed = self._listed_at(row)
                 if listed and (wanted is None or listed.status in wanted):
                     yield listed
