@@ -7,6 +7,7 @@ What was checked can be made an object of without an error.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
@@ -111,10 +112,7 @@ def _are_small(numbers: Sequence[Any]) -> bool:
         return True
     if not (min(numbers) > -_MOST and max(numbers) < _MOST):
         return False
-    total = sum(numbers)
-    return bool(
-        total == total
-    )  # with a NaN among them it is one, which equals nothing
+    return not math.isnan(sum(numbers))
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:

@@ -354,10 +354,10 @@ class SqlStore(Store):
         wanted = None if statuses is None else set(statuses)
         condition, values = _condition(wanted, earlier)
         for rows in self._scan(SELECT_LISTED, condition, values):
-            found = read_listed(rows)
+            # in another user's store a sum says nothing: anybody can make one
+            found = [None] * len(rows) if self.owner else read_listed(rows)
             for listed, row in zip(found, rows, strict=True):
-                # in another user's store a sum says nothing: anybody can make one
-                if listed is None or self.owner:
+                if listed is None:
                     listed = self._listed_at(row)
                 if listed and (wanted is None or listed.status in wanted):
                     yield listed

@@ -40,9 +40,9 @@ from clusterjob.store.rows import (
     is_storable,
     make_newest_current,
     migrate,
-    read_row,
 )
 from clusterjob.store.sql import SqlStore
+from clusterjob.store.sqlite_file import BEGINNING, as_text, count_rows, salvage
 
 # File systems of several machines. Writing ahead needs memory that all openers share.
 _SHARED = (
@@ -62,8 +62,6 @@ _SHARED = (
 )
 
 
-_BEGINNING = b"SQLite format 3\0"  # sqlite.org/fileformat.html
-_LEAST_ROW = 200  # bytes
 _MOST_COPIED = 4 << 30  # bytes
 # what SQLite says of a file that is broken, or none of its own
 _CORRUPT = (
@@ -157,13 +155,13 @@ class SqliteStore(SqlStore):
             )
         with self._lock:
             self.close()
-            records = list(_salvage(self.path))
+            records = list(salvage(self.path))
             if not records:
                 raise StoreError(
                     f"nothing can be read of the store {self.path}, so it stays as it is: restore "
                     "it from a backup; or see to it that no job of it runs any more, and delete it"
                 )
-            there = _count_rows(self.path)
+            there = count_rows(self.path)
             new = self._make_anew(records)
             old = self.path.with_name(
                 f"{self.path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -262,7 +260,7 @@ class SqliteStore(SqlStore):
             self.path, timeout=60, isolation_level=None, check_same_thread=False
         )
         self._check_hands(_owner_of_opened(before))
-        connection.text_factory = _text
+        connection.text_factory = as_text
         _set_journal(connection, "delete" if is_shared(self.path) else "wal")
         # a claim is on disk before anything is submitted
         connection.execute("PRAGMA synchronous = FULL")
@@ -322,7 +320,7 @@ class SqliteStore(SqlStore):
         connection = sqlite3.connect(
             target, isolation_level=None, check_same_thread=False
         )
-        connection.text_factory = _text
+        connection.text_factory = as_text
         self._prepare(connection)
         self._connection, self._pid = connection, os.getpid()
         self._data_version = None
@@ -419,7 +417,7 @@ class SqliteStore(SqlStore):
         """Return what SQLite says is wrong with the file."""
         path = Path(self._copy.name, self.path.name) if self._copy else self.path
         connection = sqlite3.connect(path, timeout=60, isolation_level=None)
-        connection.text_factory = _text
+        connection.text_factory = as_text
         with contextlib.closing(connection):
             try:
                 rows = connection.execute("PRAGMA integrity_check(5)").fetchall()
@@ -467,11 +465,6 @@ def _give_name(new: Path, path: Path) -> None:
         new.rename(path)
 
 
-def _text(data: bytes) -> str:
-    """Return text; bytes that are no UTF-8 harm their own record alone, where it is read."""
-    return data.decode("utf-8", "surrogateescape")
-
-
 def _fetch(
     connection: Any, statement: str, values: Sequence[object]
 ) -> list[tuple[Any, ...]]:
@@ -483,7 +476,7 @@ def _fetch(
         if "decode" not in str(error):
             raise
     finally:
-        connection.text_factory = _text
+        connection.text_factory = as_text
     return list(connection.execute(statement, values))
 
 
@@ -536,7 +529,7 @@ def _owner_of_opened(before: Mapping[int, os.stat_result]) -> str:
         if number in before or status.st_uid == os.geteuid():
             continue
         with contextlib.suppress(OSError):
-            if os.pread(number, 16, 0) == _BEGINNING:
+            if os.pread(number, 16, 0) == BEGINNING:
                 return user_name(status.st_uid)
     return ""
 
@@ -575,75 +568,3 @@ def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
-
-
-def _salvage(path: Path) -> Iterator[Record]:
-    """Yield what can be read of a broken file, from both ends of what cannot.
-
-    A copy is read, whose beginning and length were put right: SQLite reads nothing of a file
-    without its first words, or that is shorter than it says.
-    """
-    seen = set()
-    with tempfile.TemporaryDirectory(prefix="clusterjob-") as folder:
-        copy = Path(folder, path.name)
-        for suffix in ("", "-wal"):
-            with contextlib.suppress(OSError):
-                shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
-        _put_right(copy)
-        for order, beyond in (("ASC", ">"), ("DESC", "<")):
-            connection = sqlite3.connect(copy)
-            connection.text_factory = _text
-            with contextlib.suppress(sqlite3.Error), contextlib.closing(connection):
-                most = copy.stat().st_size // _LEAST_ROW
-                for record in _readable(connection, order, beyond, most):
-                    if record.token not in seen:
-                        seen.add(record.token)
-                        yield record
-
-
-def _put_right(path: Path) -> None:
-    """Give a file the first words and the length of a database (sqlite.org/fileformat.html)."""
-    with contextlib.suppress(OSError), path.open("r+b") as file:
-        head = file.read(100)
-        if len(head) < 100:
-            return
-        file.seek(0)
-        file.write(_BEGINNING)
-        size = int.from_bytes(head[16:18], "big")
-        pages = int.from_bytes(head[28:32], "big")
-        there = file.seek(0, os.SEEK_END)
-        file.truncate(max(there, (65536 if size == 1 else size) * pages))
-
-
-def _count_rows(path: Path) -> int | None:
-    """Return how many records a broken file had, where that can still be told."""
-    with contextlib.suppress(sqlite3.Error):
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        with contextlib.closing(connection):
-            found: int = connection.execute(
-                "SELECT COUNT(*) FROM records"
-            ).fetchone()[0]
-            return found
-    return None
-
-
-def _readable(
-    connection: sqlite3.Connection, order: str, beyond: str, most: int
-) -> Iterator[Record]:
-    """Yield records row by row, until there are no more or one cannot be read.
-
-    Of a broken file rows may come in circles, or without end: not more than ``most`` are read.
-    """
-    last: int | None = None
-    for _ in range(most):
-        where = "" if last is None else f"WHERE rowid {beyond} {last}"
-        row = connection.execute(
-            "SELECT rowid, token, data, spec, key, name, job_id FROM records NOT INDEXED "
-            f"{where} ORDER BY rowid {order} LIMIT 1"
-        ).fetchone()
-        if row is None:
-            return
-        last = row[0]
-        reading = read_row(row[1:])
-        if isinstance(reading, Record):
-            yield reading

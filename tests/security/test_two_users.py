@@ -331,8 +331,8 @@ def test_no_file_is_written_through_a_folder_that_others_linked(
 ) -> None:
     people.run("alice", "mkdir home-alice/v; echo precious >home-alice/v/x")
     people.run("alice", "echo 'echo secret' >home-alice/j.sh; echo new >home-alice/x")
-    people.run("mallory", "mkdir -m 1777 shared; ln -s ../home-alice/v shared/out")
-    words = "--store home-alice/s submit home-alice/j.sh -w shared --wait"
+    people.run("mallory", "mkdir -m 1777 common; ln -s ../home-alice/v common/out")
+    words = "--store home-alice/s submit home-alice/j.sh -w common --wait"
     said = people.clusterjob("alice", f"{words} -n log -r stdout=out/x", code=1)
     assert "belongs to somebody else" in said
     (people.folder / "write.py").write_text(
@@ -340,7 +340,7 @@ def test_no_file_is_written_through_a_folder_that_others_linked(
         "from clusterjob import CommandError, JobScript, Session\n"
         "kinds = {'aux_scripts': {'out/x': 'new'}, 'inputs': {'x': 'out/x'}}\n"
         "for name, value in kinds.items():\n"
-        "    job = JobScript('true', name, workdir='../shared', **{name: value})\n"
+        "    job = JobScript('true', name, workdir='../common', **{name: value})\n"
         "    try:\n"
         "        with Session('s') as session: session.submit(job)\n"
         "    except CommandError as error: print(error)\n"
