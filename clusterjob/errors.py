@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _TOLD = 200  # characters of a text that was not what was expected
@@ -69,6 +69,12 @@ def shorten(text: str) -> str:
     if left_out <= 100:  # nothing is gained, and what was shortened stays as it is
         return text
     return f"{text[:_SHOWN]} [... {left_out:,} characters ...] {text[-_SHOWN:]}"
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """Name the first of some things, and say how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 class ClusterJobError(Exception):

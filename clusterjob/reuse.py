@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 
+from clusterjob.errors import first_of
 from clusterjob.keys import RULES, former_key, shape_of
 from clusterjob.store import OLD_KEYS, Record, Store
 
@@ -171,6 +172,6 @@ def _counted(number: int, word: str) -> str:
 
 
 def _names(records: Iterable[Record], most: int = 3) -> str:
-    names = [f"{record.name!r} ({record.job_id})" for record in records]
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+    return first_of(
+        [f"{record.name!r} ({record.job_id})" for record in records], most
+    )

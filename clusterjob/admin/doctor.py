@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from clusterjob.engine import LEASE, Receipt, heartbeats, is_abandoned
-from clusterjob.errors import ClusterJobError, CommandError
+from clusterjob.errors import ClusterJobError, CommandError, first_of
 from clusterjob.script import JobScript
 from clusterjob.session import Session
 from clusterjob.status import Status
@@ -236,13 +236,9 @@ class _Doctor:
             if token not in known
         ]
         if strangers:
-            more = len(strangers) - _SHOWN
-            shown = ", ".join(strangers[:_SHOWN]) + (
-                f" and {more} more" if more > 0 else ""
-            )
             detail = (
                 "submitted by clusterjob, but not from this store (from another one, or their "
-                f"records were deleted): {shown}"
+                f"records were deleted): {first_of(strangers, _SHOWN)}"
             )
             yield Finding("strangers", True, detail)
 

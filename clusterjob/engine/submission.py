@@ -32,6 +32,7 @@ from clusterjob.errors import (
     StoreError,
     SubmissionError,
     TransportError,
+    first_of,
 )
 from clusterjob.files import log_folders, upload
 from clusterjob.status import Status
@@ -238,12 +239,9 @@ def refusal_error(
         names_by_words.setdefault(refusal.words, []).append(repr(refusal.record.name))
     lines = []
     for words, names in names_by_words.items():
-        shown = ", ".join(names[:_NAMES])
-        if len(names) > _NAMES:
-            shown += f" and {len(names) - _NAMES} more"
         indented = words.replace("\n", "\n  ")
         who = "The store" if words == _DAMAGED else scheduler.backend.title
-        lines.append(f"{who} refused {shown}:\n  {indented}")
+        lines.append(f"{who} refused {first_of(names, _NAMES)}:\n  {indented}")
     what = "the resources or the profile"
     if names_by_words.keys() == {_DAMAGED}:
         what = "the store"
