@@ -23,10 +23,12 @@ class Job(Protocol):
         cache_id: str | None = None,
         parents: Sequence[Record] = (),
         batch: str = "",
+        bundle: bool = True,
     ) -> Record:
         """Return the record of a submission, not stored anywhere yet.
 
-        Without ``batch`` it is for looking at only: no host need be reached.
+        Without ``batch`` it is for looking at only: no host need be reached. Without ``bundle`` it
+        never goes with others in an array.
         """
 
 
@@ -49,6 +51,9 @@ class Batch:
     ) -> None:
         self.jobs, self.cache_ids, self._parents = jobs, cache_ids, parents
         self.generations = list(self._generations())
+        self._followed = {
+            parent for found in parents for parent in found if isinstance(parent, int)
+        }
         self.results: dict[int, AsyncResult] = {}
         self._counts: Counter[str] = Counter()
 
@@ -93,6 +98,16 @@ class Batch:
             self.results[parent] if isinstance(parent, int) else parent
             for parent in self._parents[number]
         ]
+
+    def parents_among(
+        self, numbers: Sequence[int], records: Sequence[Record]
+    ) -> set[str]:
+        """Return the tokens of those of the jobs with these numbers that others come after."""
+        return {
+            record.token
+            for number, record in zip(numbers, records, strict=True)
+            if number in self._followed
+        }
 
     def _generations(self) -> Iterator[list[int]]:
         """Yield the numbers of jobs whose parents in this batch were yielded before.

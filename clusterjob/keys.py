@@ -184,6 +184,7 @@ def parent_of(
         record.key,
         record.token,
         is_done,
+        record.bundle.array_id if record.bundle is not None else "",
     )
 
 

@@ -21,6 +21,7 @@ from clusterjob.backend import (
     ResourceValue,
     check_braces,
     names_in,
+    parse_boolean,
     render_text,
     warn_of_unused,
 )
@@ -148,6 +149,7 @@ class Draft:
         cache_id: str | None,
         parents: Sequence[Record],
         batch: str,
+        bundle: bool = True,
     ) -> Record:
         """Return the record of a submission, not stored anywhere yet: see
         :meth:`JobScript.prepare`.
@@ -160,7 +162,9 @@ class Draft:
             _check_filename(workdir, self.attributes.get("filename") or "")
         after = [parent_of(parent, reference, dry) for parent in parents]
         inputs = self._inputs(workdir, parents)
-        spec = self._make_spec(backend, reference, workdir, cache_id, after, inputs)
+        spec = self._make_spec(
+            backend, reference, workdir, cache_id, after, inputs, bundle
+        )
         spec_json = spec.to_json()
         name = str(spec.resources["jobname"])
         _check_characters(name, workdir, spec_json)
@@ -202,6 +206,7 @@ class Draft:
         cache_id: str | None,
         after: Sequence[Parent],
         inputs: tuple[InputFile, ...],
+        bundle: bool,
     ) -> JobSpec:
         """Render all that is submitted, and check it against the backend."""
         settings, here = self.attributes, os.getcwd()
@@ -227,6 +232,10 @@ class Draft:
         named = {**settings, **self.params}
         outputs = parse_outputs(self.outputs)
         filename = settings.get("filename")
+        prologue, epilogue, setup = (
+            self._render(settings.get(name) or "", f"the {name}", variables)
+            for name in _LOCAL_TEXTS
+        )
         return JobSpec(
             body=body,
             resources=resources,
@@ -240,10 +249,10 @@ class Draft:
             after=tuple(after),
             params=plain_params(self.params),
             rules=RULES,
-            **{
-                name: self._render(settings.get(name) or "", f"the {name}", variables)
-                for name in _LOCAL_TEXTS
-            },
+            prologue=prologue,
+            epilogue=epilogue,
+            setup=setup,
+            alone=not (bundle and self._may_go_with_others()),
             filename=check_inside(filename, "filename") if filename else "",
             attributes={
                 key: str(named[key]) for key in named if key in backend.attributes
@@ -274,6 +283,16 @@ class Draft:
             InputFile(item.path, "", "") if _is_made(item, workdir, parents) else item
             for item in found
         )
+
+    def _may_go_with_others(self) -> bool:
+        """Whether the attribute ``bundle`` lets the job go with others in an array."""
+        given = self.attributes.get("bundle")
+        if given in (None, ""):
+            return True
+        answer = parse_boolean(str(given))
+        if answer is None:
+            raise SettingsError(f"bundle = {given!r}: expected yes or no")
+        return answer
 
     def _all_resources(self, backend: Backend) -> dict[str, ResourceValue]:
         """Return what is asked for, by the user and by the directives of a native script."""

@@ -37,6 +37,7 @@ ATTRIBUTES = (
     "epilogue",
     "filename",
     "setup",
+    "bundle",
 )
 
 

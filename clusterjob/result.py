@@ -5,7 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -563,15 +570,19 @@ def _unpickle(url: str, state: str, spec: str, reused: bool) -> AsyncResult:
 
 
 def submit_records(
-    engine: Engine, records: Sequence[Record], again: Again
+    engine: Engine,
+    records: Sequence[Record],
+    again: Again,
+    parents: Collection[str] = (),
 ) -> list[AsyncResult]:
     """Submit records of any number of clusters and return a handle for each, in order.
 
-    ``again`` says whether the record that holds a key makes room. Raises
+    ``again`` says whether the record that holds a key makes room, ``parents`` are the tokens of
+    those that others will come after. Raises
     :class:`SubmissionError` where jobs were refused, with the handles of the others in its
     ``results``.
     """
-    batch = engine.submit(records, again)
+    batch = engine.submit(records, again, parents)
     winners = [winner for winner in batch.winners if winner is not None]
     results = [AsyncResult(winner, engine) for winner in winners]
     own = {record.token for record in records}

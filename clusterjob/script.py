@@ -65,7 +65,8 @@ class JobSettings(TypedDict, total=False):
     ``transport`` (``ssh`` or ``openssh``), ``ssh_config`` (a file), ``rootdir`` and ``workdir``
     (folders on the scheduler's host), ``shell``, ``setup`` (lines of shell that run on the cluster
     before every body: modules, environments), ``prologue`` and ``epilogue`` (scripts that run here,
-    before the submission and after the end), ``filename`` (of the script, in the workdir).
+    before the submission and after the end), ``filename`` (of the script, in the workdir),
+    ``bundle`` (``"no"``: never goes with others in an array).
 
     Resources: ``queue``; ``account``; ``time``: minutes, or ``"2:00:00"``, ``"1h30m"``, ``"2d"``;
     ``nodes``; ``ppn``: processes a node; ``threads``: cores a process; ``mem``: MB a node, or
@@ -84,6 +85,7 @@ class JobSettings(TypedDict, total=False):
     epilogue: str
     setup: str
     filename: str
+    bundle: str | bool
     queue: str | None
     account: str | None
     time: int | float | str | None
@@ -156,6 +158,7 @@ class JobScript(metaclass=JobScriptType):
         epilogue: str | None
         setup: str | None
         filename: str | None
+        bundle: str | bool | None
         jobname: str | None
         queue: str | None
         account: str | None
@@ -533,9 +536,11 @@ class JobScript(metaclass=JobScriptType):
         cache_id: str | None = None,
         parents: Sequence[Record] = (),
         batch: str = "",
+        bundle: bool = True,
     ) -> Record:
         """Return the record of a submission of this job, not stored anywhere yet.
 
+        Without ``bundle`` it never goes with others in an array.
         ``batch`` names the folder of the batch; without it the record is for looking at only, and a
         host that cannot be reached leaves its paths as they were written. Raises
         :class:`SettingsError`, :class:`RenderError`, :class:`SubmissionError`.
@@ -543,7 +548,7 @@ class JobScript(metaclass=JobScriptType):
         if batch:
             _unsubmitted.discard(self)
         return self._draft().prepare(
-            engine, self.cluster_reference, cache_id, parents, batch
+            engine, self.cluster_reference, cache_id, parents, batch, bundle
         )
 
 
@@ -562,10 +567,16 @@ def submit(
     force: bool = False,
     retry: bool = True,
     after: After = (),
+    bundle: bool = True,
 ) -> Results:
     """Submit a batch with the default session: see :meth:`Session.submit`."""
     return default_session().submit(
-        jobs, cache_ids=cache_ids, force=force, retry=retry, after=after
+        jobs,
+        cache_ids=cache_ids,
+        force=force,
+        retry=retry,
+        after=after,
+        bundle=bundle,
     )
 
 

@@ -84,6 +84,7 @@ class Session:
         force: bool = False,
         retry: bool = True,
         after: After = (),
+        bundle: bool = True,
     ) -> Results:
         """Submit a batch in a constant number of round trips; return the results in order.
 
@@ -96,6 +97,9 @@ class Session:
         ``after`` are jobs that must complete first: those of all jobs, or a mapping from a job to
         its own, which may be of the same batch. Each generation of those is a batch of its own.
 
+        Jobs that ask for the same go to the scheduler as one array, where it has arrays, unless
+        ``bundle`` is False; each stays a job of its own.
+
         Raises :class:`SubmissionError` where the scheduler refused some; its ``results`` are the
         handles of the others. Raises :class:`SettingsError`, :class:`RenderError`,
         :class:`StoreError`.
@@ -107,10 +111,11 @@ class Session:
         again = functools.partial(_may_replace, force, retry)
         folder = new_batch()
         for generation in batch.generations:
-            records = self._prepare(batch, generation, folder)
+            records = self._prepare(batch, generation, folder, bundle)
             adopt_former(self.store, records)
             try:
-                handles = submit_records(self.engine, records, again)
+                parents = batch.parents_among(generation, records)
+                handles = submit_records(self.engine, records, again, parents)
             except SubmissionError as error:
                 error.results = Results([*batch.results.values(), *error.results])
                 raise
@@ -154,7 +159,11 @@ class Session:
         return planner.plan()
 
     def _prepare(
-        self, batch: Batch, generation: Sequence[int], folder: str
+        self,
+        batch: Batch,
+        generation: Sequence[int],
+        folder: str,
+        bundle: bool = True,
     ) -> list[Record]:
         """Return the records of the jobs with these numbers; equal ones get keys of their own."""
         records = []
@@ -164,6 +173,7 @@ class Session:
                 cache_id=batch.cache_ids[number],
                 parents=[parent.record for parent in batch.parents_of(number)],
                 batch=folder,
+                bundle=bundle,
             )
             repeats = batch.count(record.key)
             record.key = repeated_key(record.key, repeats)

@@ -279,13 +279,13 @@ def insert(
     return job
 
 
-def hold(database: sqlite3.Connection, job: int, after: list[int]) -> None:
+def hold(database: sqlite3.Connection, job: int, after: list[Any]) -> None:
     """Let a job wait for others, where they have not ended yet."""
     if not after:
         return
     database.executemany(
         "INSERT OR IGNORE INTO dependencies VALUES (?, ?)",
-        [(parent, job) for parent in after],
+        [(parent, job) for parent, _ in map(task_of, after)],
     )
     database.execute(
         "UPDATE tasks SET held = 1, why = 'Dependency' WHERE job = ? AND state = 'PENDING'",
@@ -300,7 +300,11 @@ def job_values(script: str, workdir: str, options: dict[str, str]) -> dict[str, 
     memory_wanted = number_of(options, "mem", 0)
     check_room(cores_wanted, cores(), "cores")
     check_room(memory_wanted, memory(), "MB")
-    after = [int(word) for word in re.findall(r"\d+", options.get("after", ""))]
+    # an id, or that of an element: "12_3"
+    after = [
+        [int(number) for number in word.split("_")]
+        for word in re.findall(r"\d+(?:_\d+)?", options.get("after", ""))
+    ]
     output = options.get("output", "/dev/null")
     return {
         "token": options.get("token") or None,
@@ -750,12 +754,22 @@ def mark(database: sqlite3.Connection, row: Any, **values: Any) -> None:
     )
 
 
-def parents(database: sqlite3.Connection, after: list[int]) -> str:
+def task_of(parent: Any) -> tuple[int, int | None]:
+    """Return a job that another one waits for, and the index of the element, or None for all.
+
+    It is a list of those; an older version wrote the number of the job.
+    """
+    words = parent if isinstance(parent, list) else [parent]
+    return words[0], words[1] if len(words) > 1 else None
+
+
+def parents(database: sqlite3.Connection, after: list[Any]) -> str:
     """Return '' where all these jobs completed, 'never' where they cannot any more, else 'wait'."""
     states: set[str] = set()
-    for job in after:
+    for job, index in map(task_of, after):
         rows = database.execute(
-            "SELECT DISTINCT state FROM tasks WHERE job = ?", (job,)
+            "SELECT DISTINCT state FROM tasks WHERE job = ? AND (? IS NULL OR idx = ?)",
+            (job, index, index),
         ).fetchall()
         states |= {row["state"] for row in rows} or {"UNKNOWN"}
     if states <= {"COMPLETED"}:

@@ -7,12 +7,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from clusterjob.engine import LEASE, Receipt, heartbeats, is_abandoned
+from clusterjob.backend import Backend
+from clusterjob.engine import (
+    LEASE,
+    Receipt,
+    Scheduler,
+    element_id,
+    find_submissions,
+    heartbeats,
+    is_abandoned,
+    note_id,
+)
 from clusterjob.errors import ClusterJobError, CommandError, first_of
 from clusterjob.script import JobScript
 from clusterjob.session import Session
 from clusterjob.status import Status
-from clusterjob.store import ClusterReference, Damaged, Rebuilt, Record, Report
+from clusterjob.store import (
+    Bundle,
+    ClusterReference,
+    Damaged,
+    Rebuilt,
+    Record,
+    Report,
+)
 
 _SHOWN = 5  # jobs that are named of many
 
@@ -199,10 +216,7 @@ class _Doctor:
             scheduler = self.engine.scheduler(reference)
             name = scheduler.backend.title + where
             version = scheduler.version()
-            tokens: dict[str, list[str]] = {}
-            for record in live:
-                tokens.setdefault(record.folder, []).append(record.token)
-            found = scheduler.find(tokens, strangers=True)
+            found = find_submissions(scheduler, live, strangers=True)
         except ClusterJobError as error:
             advice = (
                 "see to it that its backend is found, and that its commands work here"
@@ -213,27 +227,33 @@ class _Doctor:
             "scheduler", True, f"{name}: {version}, {len(live)} jobs have not ended"
         )
         for record in live:
-            receipt = found.pop(record.token, None)
+            receipt = found.get(record.submission[1])
             if receipt is not None and _is_other_job(record, receipt):
-                yield self._examine_receipt(record, receipt)
-        yield from self._examine_strangers(found)
+                yield self._examine_receipt(scheduler, record, receipt)
+        for record in live:
+            found.pop(record.submission[1], None)
+        yield from self._examine_strangers(scheduler.backend, found)
 
-    def _examine_receipt(self, record: Record, receipt: Receipt) -> Finding:
-        noted, given = record.job_id, receipt.job_id
+    def _examine_receipt(
+        self, scheduler: Scheduler, record: Record, receipt: Receipt
+    ) -> Finding:
+        noted, given = record.submitted_id, receipt.job_id
         detail = f"{record.name!r}: the record says job {noted}, the receipt {given}"
         finding = Finding("receipt", False, detail, "believe the receipt")
 
         def believe(stored: Record) -> None:
-            stored.job_id = receipt.job_id
+            note_id(scheduler.backend, stored, given or "")
 
         return self._mend(finding, lambda: self.store.update([record], believe))
 
-    def _examine_strangers(self, found: dict[str, Receipt]) -> Iterator[Finding]:
+    def _examine_strangers(
+        self, backend: Backend, found: dict[str, Receipt]
+    ) -> Iterator[Finding]:
         known = self.store.by_tokens(found)
         strangers = [
             f"{receipt.job_id} (token {token})"
             for token, receipt in found.items()
-            if token not in known
+            if token not in known and not self._is_array(backend, token, receipt)
         ]
         if strangers:
             detail = (
@@ -241,6 +261,13 @@ class _Doctor:
                 f"records were deleted): {first_of(strangers, _SHOWN)}"
             )
             yield Finding("strangers", True, detail)
+
+    def _is_array(self, backend: Backend, token: str, receipt: Receipt) -> bool:
+        """Whether single jobs of this store went in that array."""
+        first = Bundle(token, "", 1, receipt.job_id or "")
+        members = self.store.named(element_id(backend, first), earlier=True)
+        submissions = {record.submission[1] for record in members}
+        return token in submissions
 
     # -- the rest ----------------------------------------------------------------------------------
 
@@ -280,6 +307,7 @@ def _facts(report: Report) -> str:
 
 def _is_other_job(record: Record, receipt: Receipt) -> bool:
     """Whether record and receipt name different jobs; PBS writes the id of an array as ``12[]``."""
-    if not record.job_id or not receipt.job_id:
+    noted = record.submitted_id
+    if not noted or not receipt.job_id:
         return False
-    return receipt.job_id.removesuffix("[]") != record.job_id.removesuffix("[]")
+    return receipt.job_id.removesuffix("[]") != noted.removesuffix("[]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -85,7 +85,9 @@ def prune(
             keys.add(listed.key)
     # with the earlier submissions of the same jobs
     gone = [item for item in found if item.key in keys]
-    return Pruned(removed=gone) if dry_run else _remove(session.engine, gone)
+    # the scripts of arrays in which jobs went that have not ended
+    folders = {record.submission[0] for record in live}
+    return Pruned(removed=gone) if dry_run else _remove(session.engine, gone, folders)
 
 
 def _needed_jobs(records: Iterable[Record]) -> set[str]:
@@ -101,7 +103,9 @@ def _needed_jobs(records: Iterable[Record]) -> set[str]:
     }
 
 
-def _remove(engine: Engine, gone: Sequence[Removed]) -> Pruned:
+def _remove(
+    engine: Engine, gone: Sequence[Removed], needed: Collection[str]
+) -> Pruned:
     pruned = Pruned()
     records = list(engine.store.by_tokens(item.token for item in gone).values())
     clusters = {record.cluster_id: record.spec.cluster for record in records}
@@ -111,7 +115,7 @@ def _remove(engine: Engine, gone: Sequence[Removed]) -> Pruned:
         for record in members:
             folders.setdefault(record.folder, []).append(record.token)
         try:
-            engine.scheduler(reference).remove(folders)
+            engine.scheduler(reference).remove(folders, needed)
         except ClusterJobError as error:
             pruned.problems.append(
                 f"{len(members)} jobs were kept, because their files could not be removed: {error}"

@@ -6,7 +6,7 @@ Running commands is the engine's.
 
 from clusterjob.backend.dialects import find_dialect, same_dialect, without_directives
 from clusterjob.backend.exit_record import ExitRecord, read_exit_record
-from clusterjob.backend.ini import Sections, read_ini
+from clusterjob.backend.ini import Sections, parse_boolean, read_ini
 from clusterjob.backend.load import load_backend
 from clusterjob.backend.lookup import (
     find_backend,
@@ -24,7 +24,7 @@ from clusterjob.backend.model import (
 from clusterjob.backend.names import common_name, is_known_word
 from clusterjob.backend.native import NativeOption, directive_lines, read_native
 from clusterjob.backend.parse import Answer, Reading, read_output
-from clusterjob.backend.render import Renderer, Script
+from clusterjob.backend.render import ArrayOfJobs, Renderer, Script
 from clusterjob.backend.requested import Quantity, Resources, check_once, readable
 from clusterjob.backend.resources import (
     COMMON_RESOURCES,
@@ -46,6 +46,7 @@ __all__ = [
     "TIMEOUT_OR_MEMORY",
     "AfterForm",
     "Answer",
+    "ArrayOfJobs",
     "Backend",
     "ErrorKind",
     "ExitRecord",
@@ -72,6 +73,7 @@ __all__ = [
     "load_backend",
     "names_in",
     "parse_array",
+    "parse_boolean",
     "read_exit_record",
     "read_ini",
     "read_native",

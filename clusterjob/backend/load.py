@@ -23,6 +23,7 @@ from clusterjob.backend.model import (
     VARIABLES,
     AfterForm,
     Backend,
+    Bundles,
     Commands,
     Directive,
     ErrorKind,
@@ -72,6 +73,7 @@ _KEYS: dict[str, Iterable[str]] = {
     "Backend": _names(General),
     "Commands": _names(Commands),
     "Native": _names(Native),
+    "Bundles": _names(Bundles),
     "Variables": VARIABLES,
     "Limits": _names(Limits),
     "Errors": [kind.value for kind in ErrorKind],
@@ -244,6 +246,7 @@ def _build(path: Path, sections: Sections, origin: _Origin) -> Backend:
             for key, value in directives.items()
         ),
         native=reader.native(),
+        bundles=reader.bundles(),
         variables=sections.get("Variables", {}),
         limits=reader.limits(),
         errors=reader.errors(),
@@ -288,6 +291,12 @@ class _Reader:
             )
         return known[text]
 
+    def flag(self, section: str, key: str, default: str = "no") -> bool:
+        answer = parse_boolean(self.sections.get(section, {}).get(key, default))
+        if answer is None:
+            raise self.error("expected yes or no", section, key)
+        return answer
+
     def general(self) -> General:
         given = self.sections.get("Backend", {})
         plain = General()
@@ -296,9 +305,7 @@ class _Reader:
             default = getattr(plain, name)
             if isinstance(default, str) and not isinstance(default, Enum):
                 texts[name] = given.get(name, default)
-        lists = parse_boolean(given.get("array_lists", "yes"))
-        if lists is None:
-            raise self.error("expected yes or no", "Backend", "array_lists")
+        lists = self.flag("Backend", "array_lists", "yes")
 
         def words(key: str) -> list[str]:
             return given.get(key, "").split()
@@ -449,12 +456,6 @@ class _Reader:
         def templates(key: str) -> tuple[str, ...]:
             return tuple(filter(None, given.get(key, "").splitlines()))
 
-        def flag(key: str) -> bool:
-            answer = parse_boolean(given.get(key, "no"))
-            if answer is None:
-                raise self.error("expected yes or no", "Native", key)
-            return answer
-
         aliases = {}
         for word in words("aliases"):
             short, _, name = word.partition(":")
@@ -463,8 +464,8 @@ class _Reader:
         time = self.choice(NativeTime, "Native", "time", plain.time)
         return Native(
             prefix=self.pattern("Native", "prefix"),
-            whole=flag("whole"),
-            merges=flag("merges"),
+            whole=self.flag("Native", "whole"),
+            merges=self.flag("Native", "merges"),
             style=style,
             time=time,
             memory=given.get("memory", plain.memory),
@@ -475,6 +476,35 @@ class _Reader:
             given=words("given"),
             also=templates("also"),
             nearly=templates("nearly"),
+        )
+
+    def bundles(self) -> Bundles:
+        given = self.sections.get("Bundles", {})
+        forms = {}
+        for key, default, known in (
+            ("id", "", ("id", "task", "process")),
+            ("array", Bundles.array, ("id",)),
+        ):
+            forms[key] = given.get(key, default)
+            for name in re.findall(r"{(\w*)}", forms[key]):
+                if name not in known:
+                    hint = suggest(name, known)
+                    raise self.error(
+                        f"unknown placeholder {{{name}}}.{hint}", "Bundles", key
+                    )
+            if forms[key] and not forms[key].startswith("{id}"):
+                raise self.error("expected {id} at the start", "Bundles", key)
+        unset = []
+        for word in given.get("unset", "").split():
+            name, equals, value = word.partition("=")
+            unset.append((name, value if equals else None))
+        return Bundles(
+            **forms,
+            unset=tuple(unset),
+            submit_dir=given.get("submit_dir", ""),
+            alone=tuple(given.get("alone", "").split()),
+            share=tuple(given.get("share", "").split()),
+            after=self.flag("Bundles", "after"),
         )
 
     def limits(self) -> Limits:

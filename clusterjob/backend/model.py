@@ -203,6 +203,27 @@ class Commands:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Bundles:
+    """[Bundles]: how single jobs go as one array, each as a job of its own.
+
+    ``id`` is what the scheduler calls an element: ``{id}_{task}``, or with ``{process}`` for a
+    count from 0; empty where jobs always go alone. ``array`` is what it calls the whole. ``unset``
+    are variables that an element has, with ``=`` and what a job that is none has in its place;
+    ``submit_dir`` is the one of the folder that a job was submitted from. A job goes ``alone`` that
+    has one of these options, or whose texts name a variable that elements ``share``. ``after``: a
+    job can come after an element.
+    """
+
+    id: str = ""
+    array: str = "{id}"
+    unset: tuple[tuple[str, str | None], ...] = ()
+    submit_dir: str = ""
+    alone: tuple[str, ...] = ()
+    share: tuple[str, ...] = ()
+    after: bool = False
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Limits:
     """[Limits], each with its unit."""
 
@@ -286,6 +307,7 @@ class Backend:
     states: tuple[StateRule, ...]
     directives: tuple[Directive, ...]
     native: Native
+    bundles: Bundles
     variables: Mapping[str, str]
     limits: Limits
     errors: Mapping[ErrorKind, re.Pattern[str]]
@@ -317,6 +339,13 @@ class Backend:
         """Whether a command's words are those of [Errors] ``kind``."""
         pattern = self.errors.get(kind)
         return pattern is not None and pattern.search(text) is not None
+
+    @functools.cached_property
+    def has_arrays(self) -> bool:
+        """Whether the scheduler has arrays."""
+        return any(
+            "array" in item.resources and item.template for item in self.directives
+        )
 
     @functools.cached_property
     def attributes(self) -> frozenset[str]:

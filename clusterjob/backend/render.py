@@ -22,13 +22,17 @@ from clusterjob.errors import RenderError
 if TYPE_CHECKING:
     import jinja2
 
-_WRAPPER = Path(__file__).parent / "job.sh.j2"
+_WRAPPER, _BUNDLE = (
+    Path(__file__).parent / f"{name}.sh.j2" for name in ("job", "bundle")
+)
 _MOST_FRAMES = 1000
 _SMALL = 600  # characters of a body that the shell itself writes faster than a process would
 # what stands in the gaps of a frame; nobody writes such words
-_TOKEN, _NAME, _DIRECTIVE, _BODY = (
-    f"cj{word}jc9f3a" for word in ("TOKEN", "NAME", "DIRECTIVE", "BODY")
+_TOKEN, _NAME, _DIRECTIVE, _BODY, _OUT, _ERR = (
+    f"cj{word}jc9f3a" for word in ("TOKEN", "NAME", "DIRECTIVE", "BODY", "OUT", "ERR")
 )
+# where the logs of an element are, that the user did not name: see job.sh.j2
+_OWN_LOGS = ('"${cj_record%.exit}".out', '"${cj_record%.exit}".err')
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,19 @@ class Script:
     after: Sequence[str] = ()  # job ids
     attributes: Mapping[str, object] = field(default_factory=dict)
     by_hand: bool = False  # a person submits it, perhaps several times
+    is_element: bool = False  # an element of an array runs it
+
+
+@dataclass(frozen=True)
+class ArrayOfJobs:
+    """What the submission of several single jobs needs besides its directives."""
+
+    token: str
+    folder: str  # where it is, absolute, on the scheduler's host
+    # paths of the jobs' scripts, without extension, by the index of their elements
+    scripts: Mapping[int, str]
+    after: Sequence[str] = ()  # job ids
+    attributes: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,11 +92,87 @@ class Renderer:
         directive for, :class:`SettingsError` for values that cannot stand in a directive,
         :class:`RenderError` for templates that cannot be rendered.
         """
+        frame, body = self._frame_and_body(resources, script)
+        directives = self._directives.write(
+            resources, script.after, script.attributes
+        )
+        lines = [
+            frame.line.replace(_DIRECTIVE, directive) for directive in directives
+        ]
+        name = shlex.quote(str(resources.get("jobname")))
+        top = frame.top + "".join(lines) + frame.middle.replace(_NAME, name)
+        bottom = frame.bottom.replace(_TOKEN, script.token)
+        return top.replace(_TOKEN, script.token) + body + bottom
+
+    def render_element(
+        self, resources: Mapping[str, ResourceValue | None], script: Script
+    ) -> str:
+        """Return the script of a job that an element of an array runs: it has no directives.
+
+        Raises :class:`RenderError`.
+        """
+        frame, body = self._frame_and_body(resources, script)
+        name = shlex.quote(str(resources.get("jobname")))
+        out, err = self._element_logs(resources)
+        middle = frame.middle.replace(_NAME, name)
+        middle = middle.replace(_OUT, out).replace(_ERR, err)
+        middle = middle.replace(_TOKEN, script.token)
+        return middle + body + frame.bottom.replace(_TOKEN, script.token)
+
+    def render_array(
+        self, resources: Mapping[str, ResourceValue | None], array: ArrayOfJobs
+    ) -> str:
+        """Return the script of an array of single jobs; raises what :meth:`render` does."""
+        directives = self._directives.write(resources, array.after, array.attributes)
+        index = self.backend.variables["CLUSTERJOB_ARRAY_INDEX"]
+        elements = [
+            (number, _below(array.folder, path))
+            for number, path in array.scripts.items()
+        ]
+        return self._array_template.render(
+            directives=directives,
+            token=array.token,
+            runs=array.folder,
+            index=_shell_value(index),
+            elements=elements,
+            extension=self.backend.general.extension,
+            shared=self._directives.shared(resources),
+        )
+
+    def _element_logs(
+        self, resources: Mapping[str, ResourceValue | None]
+    ) -> tuple[str, str]:
+        """Return the shell words for the logs of an element, which opens them itself."""
+        words = []
+        for name, own in zip(("stdout", "stderr"), _OWN_LOGS, strict=True):
+            path = resources.get(name)
+            words.append(self._expand_log(str(path)) if path else own)
+        if resources.get("stderr") == "":  # it goes to the other
+            words[1] = words[0]
+        return words[0], words[1]
+
+    def _expand_log(self, path: str) -> str:
+        """Return the shell word for a log that the user named, as the scheduler would read it."""
+        values = {"{id}": '"$CLUSTERJOB_ID"', "{name}": '"$CLUSTERJOB_NAME"'}
+        signs = dict(self.backend.general.patterns)
+        if not signs:
+            return shlex.quote(path)
+        parts = re.split(f"({'|'.join(map(re.escape, signs))})", path)
+        return "".join(
+            values.get(signs[part], "") if part in signs else shlex.quote(part)
+            for part in parts
+            if part
+        )
+
+    def _frame_and_body(
+        self, resources: Mapping[str, ResourceValue | None], script: Script
+    ) -> tuple[_Frame, str]:
         body, interpreter = split_shebang(script.body, script.shell)
-        hidden = self._hides_from_scheduler(body)
+        hidden = not script.is_element and self._hides_from_scheduler(body)
         if hidden:
             body = "|" + body.replace("\n", "\n|")
         name = resources.get("jobname")
+        logs = (resources.get("stdout"), resources.get("stderr"))
         frame = self._frame(
             script,
             resources.get("time"),
@@ -89,20 +182,9 @@ class Renderer:
             self._directives.shared(resources),
             len(body) <= _SMALL,
             self._forwarded(resources),
+            script.is_element and logs != (None, None),
         )
-        directives = self._directives.write(
-            resources, script.after, script.attributes
-        )
-        lines = [
-            frame.line.replace(_DIRECTIVE, directive) for directive in directives
-        ]
-        top = (
-            frame.top
-            + "".join(lines)
-            + frame.middle.replace(_NAME, shlex.quote(str(name)))
-        )
-        bottom = frame.bottom.replace(_TOKEN, script.token)
-        return top.replace(_TOKEN, script.token) + body.removesuffix("\n") + bottom
+        return frame, body.removesuffix("\n")
 
     def _hides_from_scheduler(self, body: str) -> bool:
         """Whether the scheduler would take lines of the body for directives."""
@@ -134,6 +216,7 @@ class Renderer:
         shared: Mapping[str, str],
         is_small: bool,
         forward: str,
+        has_named_logs: bool,
     ) -> _Frame:
         guards, inputs = tuple(script.guards), tuple(script.inputs)
         key = (
@@ -150,10 +233,13 @@ class Renderer:
             tuple(shared.items()),
             is_small,
             forward,
+            script.is_element,
+            has_named_logs,
         )
         frame = self._frames.get(key)
         if frame is None:
-            text = self._template.render(
+            template = self._element_template if script.is_element else self._template
+            text = template.render(
                 directives=[_DIRECTIVE],
                 token=_TOKEN,
                 runs=script.folder,
@@ -173,16 +259,23 @@ class Renderer:
                 shell=script.shell,
                 shared=shared,
                 body_is_small=is_small,
+                element=self._element_id if script.is_element else "",
+                has_named_logs=has_named_logs,
+                element_variables=self._element_variables,
+                out=_OUT,
+                err=_ERR,
             )
-            frame = self._cut(text)
+            frame = self._cut(text, script.is_element)
             if len(self._frames) >= _MOST_FRAMES:
                 self._frames.clear()
             self._frames[key] = frame
         return frame
 
-    def _cut(self, text: str) -> _Frame:
+    def _cut(self, text: str, is_element: bool) -> _Frame:
         """Cut a rendered script at its gaps."""
         head, _, bottom = text.partition(_BODY)
+        if is_element:
+            return _Frame("", "", head, bottom)
         match = re.search(rf"^.*{_DIRECTIVE}.*\n", head, re.MULTILINE)
         if match is None or not bottom or head.count(_DIRECTIVE) != 1:
             raise RenderError(
@@ -194,10 +287,46 @@ class Renderer:
     @functools.cached_property
     def _template(self) -> jinja2.Template:
         """The backend's template, with all but the directives in the place of ``{{ wrapper }}``."""
-        wrapper = _WRAPPER.read_text(encoding="utf-8")
-        text = self.backend.template.replace("{{ wrapper }}", wrapper)
+        return self._compile(self.backend.template, _WRAPPER)
+
+    @functools.cached_property
+    def _array_template(self) -> jinja2.Template:
+        return self._compile(self.backend.template, _BUNDLE)
+
+    @functools.cached_property
+    def _element_template(self) -> jinja2.Template:
+        return self._compile("#!/bin/sh\n{{ wrapper }}\n", _WRAPPER)
+
+    def _compile(self, text: str, wrapper: Path) -> jinja2.Template:
+        text = text.replace("{{ wrapper }}", wrapper.read_text(encoding="utf-8"))
         where = f"the template {self.backend.general.template}"
         return compile_template(text, where, self.backend.general.quoting)
+
+    @functools.cached_property
+    def _element_id(self) -> str:
+        """The shell text of what the scheduler calls an element, made of the array's id."""
+        return (
+            self.backend.bundles.id.replace("{id}", "${CLUSTERJOB_ID%%[!0-9]*}")
+            .replace("{task}", "$CLUSTERJOB_ARRAY_INDEX")
+            .replace("{process}", "$((CLUSTERJOB_ARRAY_INDEX - 1))")
+        )
+
+    @functools.cached_property
+    def _element_variables(self) -> list[tuple[str, str | None]]:
+        """The scheduler's variables that are not as they are in a job that goes alone: None where
+        there is none.
+        """
+        bundles = self.backend.bundles
+        name = self.backend.variables.get("CLUSTERJOB_NAME", "")
+        found = [
+            (variable, value and shlex.quote(value))
+            for variable, value in bundles.unset
+        ]
+        if re.fullmatch(r"\w+", name):
+            found.append((name, "$CLUSTERJOB_NAME"))
+        if bundles.submit_dir:
+            found.append((bundles.submit_dir, "$CLUSTERJOB_WORKDIR"))
+        return found
 
     @functools.cached_property
     def _variables(self) -> list[tuple[str, str]]:
@@ -206,6 +335,12 @@ class Renderer:
             (name, _shell_value(value))
             for name, value in self.backend.variables.items()
         ]
+
+
+def _below(folder: str, path: str) -> str:
+    """Return the shell word for a path; most are in ``$cj_runs``, the folder."""
+    name = path.removeprefix(folder + "/")
+    return f"$cj_runs/{name}" if re.fullmatch(r"[\w.-]+", name) else shlex.quote(path)
 
 
 def _shell_value(value: str) -> str:

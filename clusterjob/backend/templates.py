@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import jinja2
 
 _log = logging.getLogger(__name__)
+_told_unused: set[tuple[str, ...]] = set()
 _BLOCKS = """
     if elif else endif for endfor set endset macro endmacro call endcall filter endfilter
     block endblock raw endraw with endwith include import from extends do break continue
@@ -116,9 +117,11 @@ def render_text(text: str, variables: Mapping[str, object], where: str) -> str:
     return render_template(compile_template(text, where), variables, where)
 
 
-@functools.lru_cache(maxsize=1024)
 def warn_of_unused(name: str, unused: tuple[str, ...]) -> None:
-    """Say in the log, once, that nothing in a job uses some of its parameters."""
+    """Say in the log that nothing in a job uses some of its parameters; once for many such jobs."""
+    if unused in _told_unused:
+        return
+    _told_unused.add(unused)
     _log.warning(
         "job %r: no template uses %s; is it a slip? (A resource or attribute is set by its own "
         "name.)",

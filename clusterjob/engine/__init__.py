@@ -1,10 +1,12 @@
 """How a batch gets to its scheduler, and what became of it."""
 
+from clusterjob.engine.bundles import element_id, note_id
 from clusterjob.engine.cluster import Cluster
 from clusterjob.engine.defaults import default_engines
 from clusterjob.engine.engine import Batch, Engine
 from clusterjob.engine.job_files import RUNS, new_batch, render_by_hand, render_record
 from clusterjob.engine.lease import LEASE, heartbeats, is_abandoned
+from clusterjob.engine.recovery import find_submissions
 from clusterjob.engine.replies import Receipt
 from clusterjob.engine.scheduler import Scheduler
 
@@ -17,9 +19,12 @@ __all__ = [
     "Receipt",
     "Scheduler",
     "default_engines",
+    "element_id",
+    "find_submissions",
     "heartbeats",
     "is_abandoned",
     "new_batch",
+    "note_id",
     "render_by_hand",
     "render_record",
 ]

@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 from clusterjob.backend import Answer, Backend, ExitRecord
 from clusterjob.engine.arrays import aggregate
-from clusterjob.engine.jobs import by_member
+from clusterjob.engine.bundles import element_id
+from clusterjob.engine.jobs import ids_to_ask
 from clusterjob.engine.judge import Evidence, judge
 from clusterjob.engine.pace import BatchSize
 from clusterjob.engine.replies import EndReport, Listing
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.status import Status
-from clusterjob.store import Record, Task
+from clusterjob.store import Bundle, Record, Task
 
 # s by which the clocks of the scheduler and its login node may differ
 _CLOCK_SLACK = 120.0
@@ -65,7 +66,7 @@ class Assessment:
         for index, finding in self._findings[record.token].items():
             job_id = other_id(record, finding.evidence.exit_record)
             if job_id is not None:
-                _adopt_id(record, job_id)
+                _adopt_id(self.backend, record, job_id)
                 continue
             if index is None or record.tasks is None:
                 record.task = self._judge_task(record, record.task, finding)
@@ -162,7 +163,7 @@ class Assessor:
             names = runs.setdefault(record.folder, [])
             names.append(record.exit_name(index))
         records = [record for record, _ in tasks]
-        ids = by_member(records)
+        ids = ids_to_ask(records)
         oldest = min(record.created for record in records)
         age = self.clock() - oldest + _WINDOW
         return self.scheduler.ended(runs, ids, age)
@@ -170,7 +171,9 @@ class Assessor:
 
 def _listing_key(record: Record, index: int | None) -> tuple[str, int | None]:
     """Return the key of a task in a listing; PBS writes the id of an array as ``12[]``."""
-    return (record.job_id or "").removesuffix("[]"), index
+    if record.bundle is not None:
+        index = record.bundle.element
+    return (record.submitted_id or "").removesuffix("[]"), index
 
 
 def own_answer(record: Record, answers: Sequence[Answer]) -> Answer | None:
@@ -187,8 +190,9 @@ def _is_own(record: Record, answer: Answer) -> bool:
     """
     if record.member and answer.member and record.member != answer.member:
         return False
-    if answer.token:
-        return answer.token == record.token
+    _, token = record.submission
+    if answer.token and token:
+        return answer.token == token
     if answer.submitted and record.submitted:
         first, last = record.submitted
         return first - _CLOCK_SLACK <= answer.submitted <= last + _CLOCK_SLACK
@@ -220,11 +224,27 @@ def other_id(record: Record, own: ExitRecord | None) -> str | None:
     noted = re.match(r"\d+", record.job_id or "")
     if ran is None or noted is None or ran[0] == noted[0]:
         return None
-    is_whole = re.fullmatch(r"\d+(\[\])?", own.job_id)
-    return own.job_id if is_whole else ran[0]
+    is_plain = re.fullmatch(r"\d+([_.]\d+|\[\d*\])?", own.job_id)
+    return own.job_id if is_plain else ran[0]
 
 
-def _adopt_id(record: Record, job_id: str) -> None:
+def _adopt_id(backend: Backend, record: Record, job_id: str) -> None:
+    """Take over the id of the job that ran; the record has that of a duplicate."""
     words = f"{record.job_id} is a duplicate that ended; {job_id} ran"
     record.task.note_event(time.time(), record.status.name, words)
     record.job_id = job_id
+    record.bundle = _bundle_of(backend, record, job_id)
+
+
+def _bundle_of(backend: Backend, record: Record, job_id: str) -> Bundle | None:
+    """Return the array that a job ran in, by the id that it wrote down; its token is not known."""
+    match = re.fullmatch(r"(\d+)(?:[_.](\d+)|\[(\d+)\])", job_id)
+    if match is None or record.tasks is not None:
+        return None
+    number, index = match[1], int(match[2] or match[3])
+    array_id = backend.bundles.array.replace("{id}", number)
+    for guess in (index, index + 1):  # some count from 0
+        found = Bundle("", record.folder, guess, array_id)
+        if element_id(backend, found) == job_id:
+            return found
+    return None

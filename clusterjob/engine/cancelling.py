@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 from clusterjob.engine.assess import is_anothers
-from clusterjob.engine.jobs import by_member
+from clusterjob.engine.jobs import ids_to_cancel
 from clusterjob.engine.poller import Poller
 from clusterjob.errors import CommandError
 from clusterjob.status import Reason, Status
@@ -24,7 +24,8 @@ def cancel(poller: Poller, records: Sequence[Record]) -> None:
         poller.store.update(live, functools.partial(_request, now))
         submitted = [record for record in live if not record.finished]
         strangers = _strangers(poller, submitted)
-        ids = by_member(record for record in submitted if record not in strangers)
+        own = [record for record in submitted if record not in strangers]
+        ids = ids_to_cancel(own, poller.jobs.known_live())
         if ids:
             try:
                 poller.scheduler.cancel(ids)

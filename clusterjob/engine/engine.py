@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusterjob.backend import load_backend
 from clusterjob.engine.cluster import Cluster
+from clusterjob.engine.offering import Refusal
 from clusterjob.engine.scheduler import Scheduler
-from clusterjob.engine.submission import Refusal, refusal_error, submit_records
+from clusterjob.engine.submission import refusal_error, submit_records
 from clusterjob.engine.watcher import Watcher
 from clusterjob.errors import (
     ClusterJobError,
@@ -137,8 +138,16 @@ class Engine:
 
     # -- submitting --------------------------------------------------------------------------------
 
-    def submit(self, records: Sequence[Record], again: Again) -> Batch:
-        """Submit records of any number of clusters; ``again`` says whether a holder makes room."""
+    def submit(
+        self,
+        records: Sequence[Record],
+        again: Again,
+        parents: Collection[str] = (),
+    ) -> Batch:
+        """Submit records of any number of clusters; ``again`` says whether a holder makes room.
+
+        ``parents`` are the tokens of those that others will come after.
+        """
         groups: dict[str, list[int]] = {}
         for position, record in enumerate(records):
             identity = record.spec.cluster.identity
@@ -146,18 +155,25 @@ class Engine:
         batch = Batch([None] * len(records))
         for positions in groups.values():
             members = [records[position] for position in positions]
-            winners = self._submit_to_one(members, again, batch)
+            winners = self._submit_to_one(members, again, parents, batch)
             for position, winner in zip(positions, winners, strict=True):
                 batch.winners[position] = winner
         return batch
 
     def _submit_to_one(
-        self, records: Sequence[Record], again: Again, batch: Batch
+        self,
+        records: Sequence[Record],
+        again: Again,
+        parents: Collection[str],
+        batch: Batch,
     ) -> list[Record | None]:
         """Submit records of one cluster; return who holds their keys, None for a refused one."""
         reference = records[0].spec.cluster
         cluster = self.cluster(reference, latest=True)
-        done = submit_records(self.store, cluster.scheduler, records, again)
+        # where nothing can come after an element, these go alone
+        can_wait = cluster.scheduler.backend.bundles.after
+        alone = () if can_wait else parents
+        done = submit_records(self.store, cluster.scheduler, records, again, alone)
         gone = {refusal.record.token for refusal in done.refused}
         winners: list[Record | None] = []
         for record, winner in zip(records, done.winners, strict=True):

@@ -8,15 +8,18 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from clusterjob.backend import AfterForm, Script
+from clusterjob.backend import AfterForm, ArrayOfJobs, Backend, Script
+from clusterjob.engine.bundles import Unit, units_of
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.errors import CommandError
 from clusterjob.files import Upload, programs_in
 from clusterjob.plain_files import foreign_link
-from clusterjob.store import Record
+from clusterjob.store import Parent, Record
 
 RUNS = ".clusterjob-runs"
 BY_HAND = "byhand"  # in place of a token
+_ARRAY_NAME = "jobs-"  # how the name of the script of an array of jobs begins
+_NOWHERE = "/dev/null"
 
 
 def new_batch() -> str:
@@ -35,17 +38,27 @@ def script_path(scheduler: Scheduler, record: Record) -> str:
     return f"{record.folder}/{record.token}.{scheduler.backend.general.extension}"
 
 
-def relative_script_path(scheduler: Scheduler, record: Record) -> str:
-    """Name a script from its workdir where it is below it.
-
-    Such names hold no characters that a scheduler stumbles over.
+def submitted_path(scheduler: Scheduler, unit: Unit) -> str:
+    """Return the path of the script that the scheduler is given, from the workdir where it is
+    below it: such names hold no characters that a scheduler stumbles over.
     """
-    prefix = record.workdir.rstrip("/") + "/"
-    return script_path(scheduler, record).removeprefix(prefix)
+    if unit.is_array:
+        path = _array_path(scheduler, unit)
+    else:
+        path = script_path(scheduler, unit.members[0])
+    return path.removeprefix(unit.workdir.rstrip("/") + "/")
+
+
+def _array_path(scheduler: Scheduler, unit: Unit) -> str:
+    extension = scheduler.backend.general.extension
+    return f"{unit.folder}/{_ARRAY_NAME}{unit.token}.{extension}"
 
 
 def render_record(scheduler: Scheduler, record: Record) -> str:
     """Render the script of a record, as it is or will be submitted."""
+    if record.bundle is not None:
+        script = _script(scheduler.backend, record)
+        return scheduler.renderer.render_element(record.spec.resources, script)
     general = scheduler.backend.general
     is_array = record.tasks is not None and general.array_task
     suffix = f".{general.array_task}" if is_array else ""
@@ -61,29 +74,78 @@ def render_by_hand(scheduler: Scheduler, record: Record) -> str:
     return _render(scheduler, record, {})
 
 
-def _render(scheduler: Scheduler, record: Record, logs: Mapping[str, str]) -> str:
-    spec, general = record.spec, scheduler.backend.general
-    resources = {**logs, **spec.resources}
-    given = {name: value for name, value in resources.items() if value != ""}
+def _render_array(scheduler: Scheduler, unit: Unit) -> str:
+    """Render the script of an array of single jobs."""
+    spec = unit.members[0].spec
+    resources = {
+        **spec.resources,
+        "jobname": unit.name(scheduler.backend),
+        "stdout": _NOWHERE,
+        "stderr": _NOWHERE,
+        "array": f"1-{max(_index_of(record) for record in unit.members)}",
+    }
+    array = ArrayOfJobs(
+        token=unit.token,
+        folder=unit.folder,
+        scripts={
+            _index_of(record): f"{record.folder}/{record.token}"
+            for record in unit.members
+        },
+        after=_ids_of_parents(scheduler.backend, spec.waits_for),
+        attributes=spec.attributes,
+    )
+    return scheduler.renderer.render_array(resources, array)
+
+
+def _index_of(record: Record) -> int:
+    assert record.bundle is not None
+    return record.bundle.element
+
+
+def _ids_of_parents(backend: Backend, parents: Iterable[Parent]) -> list[str]:
+    """Return the ids that a job waits for: where that cannot be an element it is the array."""
+    return [
+        parent.array_id
+        if parent.is_element and not backend.bundles.after
+        else parent.job_id
+        for parent in parents
+    ]
+
+
+def _guards(backend: Backend, parents: Iterable[Parent]) -> list[str]:
+    """Return the exit records that the job itself must look at before it begins."""
+    form = backend.general.after
     guards: list[str] = []
-    if general.after is not AfterForm.NATIVE:
-        is_any = general.after is AfterForm.GUARDED
-        parents = [item for item in spec.waits_for if is_any or item.is_array]
-        guards = [path for parent in parents for path in parent.records]
-    script = Script(
+    for parent in parents:
+        is_blind = form is AfterForm.GUARDED_ARRAYS and parent.is_array
+        is_late = parent.is_element and not backend.bundles.after
+        if form is AfterForm.GUARDED or is_blind or is_late:
+            guards += parent.records
+    return guards
+
+
+def _render(scheduler: Scheduler, record: Record, logs: Mapping[str, str]) -> str:
+    resources = {**logs, **record.spec.resources}
+    given = {name: value for name, value in resources.items() if value != ""}
+    return scheduler.renderer.render(given, _script(scheduler.backend, record))
+
+
+def _script(backend: Backend, record: Record) -> Script:
+    spec = record.spec
+    return Script(
         token=record.token,
         folder=record.folder,
         workdir=record.workdir,
         body=spec.body,
         shell=spec.shell,
         setup=spec.setup,
-        guards=guards,
+        guards=_guards(backend, spec.waits_for),
         inputs=[(item.path, item.digest) for item in spec.inputs if item.digest],
-        after=[parent.job_id for parent in spec.waits_for],
+        after=_ids_of_parents(backend, spec.waits_for),
         attributes=spec.attributes,
         by_hand=record.token == BY_HAND,
+        is_element=record.bundle is not None,
     )
-    return scheduler.renderer.render(given, script)
 
 
 def program_paths(record: Record) -> list[str]:
@@ -104,10 +166,33 @@ def program_paths(record: Record) -> list[str]:
 def uploads_of(
     scheduler: Scheduler, records: Iterable[Record], again: bool = False
 ) -> list[Upload]:
-    """Return the files of jobs that are not in place already; a file that several share once.
+    """Return the files of jobs that are not in place already, and of the arrays that they go in; a
+    file that several share once.
 
     ``again``: an earlier try may have written them.
     """
+    members = list(records)
+    return [
+        *job_uploads(scheduler, members, again),
+        *array_uploads(scheduler, members, again),
+    ]
+
+
+def array_uploads(
+    scheduler: Scheduler, records: Iterable[Record], again: bool = False
+) -> Iterable[Upload]:
+    """Yield the scripts of the arrays that jobs go in; other elements than these run nothing."""
+    for unit in units_of(records):
+        if unit.is_array:
+            path = _array_path(scheduler, unit)
+            script = _render_array(scheduler, unit)
+            yield Upload(path, script, executable=True, replace=again)
+
+
+def job_uploads(
+    scheduler: Scheduler, records: Iterable[Record], again: bool = False
+) -> list[Upload]:
+    """Return the files of jobs themselves, like :func:`uploads_of`."""
     files: dict[str, Upload] = {}
     for record in records:
         for file in _job_uploads(scheduler, record, again):

@@ -44,6 +44,11 @@ class TrackedJobs:
         """Return the tracked jobs that have not ended."""
         return self.select(lambda record: not record.finished)
 
+    def known_live(self) -> list[Record]:
+        """Return all live jobs of the store on this cluster, as of the last question."""
+        found = {record.token: record for record in (*self.live(), *self._others)}
+        return [record for record in found.values() if not record.finished]
+
     def everyone(self, live: Sequence[Record]) -> list[Record]:
         """Return ``live`` and all other live jobs that the store has on this cluster."""
         known = {record.token for record in live}
@@ -69,10 +74,39 @@ class TrackedJobs:
             self._seen = changes
 
 
-def by_member(records: Iterable[Record]) -> dict[str | None, list[str]]:
-    """Return the ids of jobs by the cluster of a multi-cluster scheduler that has them."""
+def ids_to_ask(records: Iterable[Record]) -> dict[str | None, list[str]]:
+    """Return the ids by which accounting is asked about jobs, by the cluster of a multi-cluster
+    scheduler that has them; an array of single jobs has one.
+    """
+    return _by_member((record, record.submitted_id) for record in records)
+
+
+def ids_to_cancel(
+    records: Iterable[Record], live: Iterable[Record] = ()
+) -> dict[str | None, list[str]]:
+    """Return the ids by which jobs are cancelled, like :func:`ids_to_ask`: an array of single jobs
+    has one where those of its jobs that are ``live`` are all to be cancelled.
+    """
+    wanted = list(records)
+    unwanted = {record.token for record in wanted}
+    spared = {record.submission for record in live if record.token not in unwanted}
+    known = {record.token for record in live}
+    return _by_member(
+        (
+            record,
+            record.job_id
+            if record.submission in spared or record.token not in known
+            else record.submitted_id,
+        )
+        for record in wanted
+    )
+
+
+def _by_member(
+    jobs: Iterable[tuple[Record, str | None]],
+) -> dict[str | None, list[str]]:
     ids: dict[str | None, dict[str, None]] = {}
-    for record in records:
-        if record.phase is Phase.SUBMITTED and record.job_id:
-            ids.setdefault(record.member, {})[record.job_id] = None
+    for record, job_id in jobs:
+        if record.phase is Phase.SUBMITTED and job_id:
+            ids.setdefault(record.member, {})[job_id] = None
     return {member: list(found) for member, found in ids.items()}

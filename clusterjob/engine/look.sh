@@ -72,12 +72,14 @@ cj_remove() {
 cj_tidy() {
     [ -d "$1" ] || return 0
     cd "$1" || exit 1
-    case $(ls -A) in
-        receipts | '')
-            rm -f receipts
-            cd / && rmdir "$1" || cj_failed=1
-            ;;
-    esac
+    for cj_file in .[!.]* *; do
+        case $cj_file in
+            receipts | jobs-* | '.[!.]*' | '*') ;; # of the batch, or of arrays of its jobs
+            *) return ;;
+        esac
+    done
+    rm -f receipts jobs-*
+    cd / && rmdir "$1" || cj_failed=1
 }
 cj_end_removing() {
     exit $cj_failed

@@ -7,12 +7,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from clusterjob.engine.job_files import uploads_of
-from clusterjob.engine.jobs import by_member
+from clusterjob.engine.job_files import array_uploads, job_uploads
+from clusterjob.engine.jobs import ids_to_cancel
 from clusterjob.engine.lease import Lease, heartbeats, is_abandoned, process_name
 from clusterjob.engine.local_scripts import WrongMachineError, run_prologue
+from clusterjob.engine.offering import Refusal, accept, offer
+from clusterjob.engine.replies import Receipt
 from clusterjob.engine.scheduler import Scheduler
-from clusterjob.engine.submission import Refusal, accept, offer
 from clusterjob.errors import (
     ClusterJobError,
     StoreError,
@@ -73,7 +74,10 @@ class _Recovery:
         doubtful = [record for record in left if record.token not in self.deferred]
         able, refused = self._run_prologues(doubtful)
         ready += self._send_files(able)
+        self._take_apart(left, ready)
         if ready:
+            arrays = list(array_uploads(self.scheduler, ready, again=True))
+            upload(self.scheduler.transport, arrays)
             refused += offer(self.store, self.scheduler, ready)
         words = {refusal.record.token: refusal.words for refusal in refused}
 
@@ -91,18 +95,28 @@ class _Recovery:
         """Ask whether the scheduler has jobs whose answer was lost, and note their ids."""
         if not doubtful:
             return
-        tokens: dict[str, list[str]] = {}
-        for record in doubtful:
-            tokens.setdefault(record.folder, []).append(record.token)
-        found = self.scheduler.find(tokens)
+        found = find_submissions(self.scheduler, doubtful)
 
         def note(record: Record) -> None:
             record.submitted = record.submitted or (record.created, time.time())
             if record.phase is not Phase.SUBMITTED:
-                accept(record, found[record.token])
+                accept(self.scheduler, record, found[record.submission[1]])
 
-        there = [record for record in doubtful if record.token in found]
+        there = [record for record in doubtful if record.submission[1] in found]
         self.store.update(there, note)
+
+    def _take_apart(self, records: Sequence[Record], ready: Sequence[Record]) -> None:
+        """Take those that are not ready yet out of the arrays that go without them."""
+        going = {record.token for record in ready}
+        staying = [record for record in records if record.token not in going]
+
+        def go_alone(record: Record) -> bool:
+            if record.bundle is None or not record.unsent:
+                return False
+            record.bundle = None
+            return True
+
+        self.store.update(staying, go_alone)
 
     def _without_cancelled(self, records: Sequence[Record]) -> list[Record]:
         """Return the records to submit.
@@ -120,7 +134,7 @@ class _Recovery:
             return True
 
         cancelled = [record for record in records if record.cancel_requested]
-        ids = by_member(cancelled)
+        ids = ids_to_cancel(cancelled)
         if ids:
             self.scheduler.cancel(ids)
         self.store.update(cancelled, give_up)
@@ -159,7 +173,7 @@ class _Recovery:
         try:
             upload(
                 self.scheduler.transport,
-                uploads_of(self.scheduler, records, again=True),
+                job_uploads(self.scheduler, records, again=True),
             )
             return list(records)
         except TransportError:
@@ -171,6 +185,23 @@ class _Recovery:
                 ]
             _leave_open(self.store, records, error)
             return []
+
+
+def find_submissions(
+    scheduler: Scheduler, records: Sequence[Record], strangers: bool = False
+) -> dict[str, Receipt]:
+    """Return what is known of the submissions of jobs, by their tokens: see
+    :meth:`Scheduler.find`.
+    """
+    tokens: dict[str, dict[str, None]] = {}
+    elements: dict[str, dict[str, str]] = {}
+    for record in records:
+        folder, token = record.submission
+        tokens.setdefault(folder, {})[token] = None
+        if record.bundle is not None:
+            elements.setdefault(record.folder, {})[record.token] = token
+    names = {folder: list(found) for folder, found in tokens.items()}
+    return scheduler.find(names, elements, strangers)
 
 
 def _leave_open(

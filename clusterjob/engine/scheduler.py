@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clusterjob.backend import Backend, ErrorKind, Renderer, read_output
@@ -64,6 +64,8 @@ class Scheduler:
         self.renderer = Renderer(backend)
         self.commands = 0
         self.trips = 0
+        # the most jobs that it is given as one array: less where it refused more
+        self.array_size = backend.limits.array_size
         # until it says that there is none
         self.accounting = bool(backend.commands.finished)
         self._resolved: dict[tuple[str, str], str] = {}
@@ -139,12 +141,16 @@ class Scheduler:
         return receipt
 
     def find(
-        self, tokens: Mapping[str, Sequence[str]], strangers: bool = False
+        self,
+        tokens: Mapping[str, Sequence[str]],
+        elements: Mapping[str, Mapping[str, str]] | None = None,
+        strangers: bool = False,
     ) -> dict[str, Receipt]:
         """Look for submissions whose answer was lost.
 
-        ``tokens`` are those of each batch, by its folder. Receipts count, then the
-        scheduler's own list by token, then exit records: of jobs that have come and gone
+        ``tokens`` are those of each batch, by its folder; ``elements``, by their folders too, the
+        tokens of single jobs that went in arrays, with those of the arrays. Receipts count, then
+        the scheduler's own list by token, then exit records: of jobs that have come and gone
         meanwhile. One round trip. With ``strangers`` also what else of clusterjob's the
         scheduler has. Raises :class:`CommandError` where the scheduler could not be asked
         about a job that neither receipt nor exit record tells of.
@@ -153,13 +159,14 @@ class Scheduler:
         asks = bool(self.backend.commands.find)
         command = self._fill(self.backend.commands.find) if asks else "true"
         self.commands += 1
-        answer = self._run(find_script(self.backend, command, tokens, mark))
+        members = elements or {}
+        owners = {
+            folder: [*tokens.get(folder, ()), *members.get(folder, ())]
+            for folder in dict.fromkeys((*tokens, *members))
+        }
+        answer = self._run(find_script(self.backend, command, tokens, owners, mark))
         parts = split_reply(answer.stdout, mark)
-        found: dict[str, Receipt] = {}
-        for token, receipt in parse_receipts(parts.get("receipts", "")).items():
-            known = self._identify(receipt)
-            if known.job_id:
-                found[token] = known
+        found = self._accepted(parts.get("receipts", ""))
         listed_all = True
         if asks:
             reading = read_output(self.backend.outputs.find, parts.get("find", ""))
@@ -168,7 +175,11 @@ class Scheduler:
                 if entry.token:
                     receipt = Receipt(entry.token, 0, "", entry.id, entry.member)
                     found.setdefault(entry.token, receipt)
-        for token, job_id in parse_owners(parts.get("owners", "")).items():
+        arrays: dict[str, str] = {}
+        for tokens_of_arrays in members.values():
+            arrays |= tokens_of_arrays
+        for job, job_id in parse_owners(parts.get("owners", "")).items():
+            token = arrays.get(job, job)
             found.setdefault(token, Receipt(token, 0, "", job_id))
         wanted = {token for names in tokens.values() for token in names}
         if not found.keys() >= wanted:
@@ -176,6 +187,14 @@ class Scheduler:
         if strangers:
             return found
         return {token: receipt for token, receipt in found.items() if token in wanted}
+
+    def _accepted(self, receipts: str) -> dict[str, Receipt]:
+        """Return the receipts of submissions that the scheduler took, by token."""
+        known = {
+            token: self._identify(receipt)
+            for token, receipt in parse_receipts(receipts).items()
+        }
+        return {token: receipt for token, receipt in known.items() if receipt.job_id}
 
     def _check_found(
         self,
@@ -336,13 +355,15 @@ class Scheduler:
                 stderr=said,
             )
 
-    def remove(self, folders: Mapping[str, Sequence[str]]) -> None:
+    def remove(
+        self, folders: Mapping[str, Sequence[str]], needed: Collection[str] = ()
+    ) -> None:
         """Remove the files of jobs, given by token, from the folders of their batches.
 
-        An empty folder goes too. One round trip. Raises :class:`CommandError` where something
-        stays.
+        An empty folder goes too, unless it is ``needed``. One round trip. Raises
+        :class:`CommandError` where something stays.
         """
-        answer = self._run(removal_script(folders))
+        answer = self._run(removal_script(folders, needed))
         if answer.exit_code != 0:
             raise CommandError(
                 "files of jobs could not be removed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,8 @@ class Ticket:
     script: str  # relative to the workdir, or absolute
     # of logs that the user named: no scheduler makes them
     log_folders: tuple[str, ...] = ()
+    # folders of other batches whose jobs are elements of it, absolute
+    folders: tuple[str, ...] = ()
 
 
 def clean_environment(backend: Backend) -> str:
@@ -105,6 +107,9 @@ def _batch_lines(tickets: Sequence[Ticket]) -> Iterable[str]:
     """Yield what submits all at once: only jobs of which a receipt can be written are."""
     yield "cj_worker 0"
     logs = _log_folders(tickets)
+    others: dict[tuple[str, str], list[str]] = {}
+    for ticket in tickets:
+        others.setdefault((ticket.workdir, ticket.folder), []).extend(ticket.folders)
     numbers: dict[tuple[str, str], int] = {}
     members: dict[int, list[str]] = {}
     for ticket in tickets:
@@ -112,7 +117,8 @@ def _batch_lines(tickets: Sequence[Ticket]) -> Iterable[str]:
         if place not in numbers:
             number = numbers[place] = len(numbers)
             words = quote_all([*place, *logs.get(place, ())])
-            yield f"if ( cj_enter {words} ); then cj_ready_{number}=:"
+            steps = " && ".join([f"cj_enter {words}", *_preparations(others[place])])
+            yield f"if ( {steps} ); then cj_ready_{number}=:"
             yield f"else cj_ready_{number}=false; cj_bad=1; fi"
         members.setdefault(numbers[place], []).append(ticket.token)
     yield "set --"
@@ -140,6 +146,15 @@ def _log_folders(tickets: Iterable[Ticket]) -> dict[tuple[str, str], dict[str, N
     return found
 
 
+def _preparations(folders: Sequence[str]) -> list[str]:
+    """Return the commands that make folders of batches ready for their jobs."""
+    both = [path for folder in folders for path in (os.path.dirname(folder), folder)]
+    wanted = list(dict.fromkeys(both))
+    return [
+        f"cj_prepare {quote_all(portion)}" for portion in in_portions(wanted, _FILES)
+    ]
+
+
 def _worker_lines(number: int, tickets: Sequence[Ticket]) -> Iterable[str]:
     logs = _log_folders(tickets)
     yield f"( cj_worker {number}"
@@ -148,17 +163,24 @@ def _worker_lines(number: int, tickets: Sequence[Ticket]) -> Iterable[str]:
         if (ticket.workdir, ticket.folder) != here:
             here = (ticket.workdir, ticket.folder)
             yield f"cj_enter {quote_all([*here, *logs.get(here, ())])}"
+        for step in _preparations(ticket.folders):
+            yield f"{step} || exit {ExitCode.FOLDER_UNUSABLE:d}"
         yield f"cj_submit {ticket.token} {quote(ticket.script)}"
     yield ") &"
     yield 'cj_workers="$cj_workers $!"'
 
 
 def find_script(
-    backend: Backend, command: str, tokens: Mapping[str, Sequence[str]], mark: str
+    backend: Backend,
+    command: str,
+    folders: Iterable[str],
+    owners: Mapping[str, Sequence[str]],
+    mark: str,
 ) -> str:
-    """Return the script that looks for submissions.
+    """Return the script that looks for submissions in ``folders``.
 
-    It reads receipts, the list of ``command``, and exit records. The list comes before the exit
+    ``owners`` are tokens of jobs, by their folders, whose exit records may say what they ran as. It
+    reads receipts, the list of ``command``, and exit records. The list comes before the exit
     records: a job that ends between the two is in one of them.
     """
     lines = [
@@ -167,13 +189,13 @@ def find_script(
         start_replies(mark),
         load_shell(_LOOK),
         "cj_part receipts",
-        f"cj_read_receipts {quote_all(tokens)}",
+        f"cj_read_receipts {quote_all(folders)}",
         run_marked(command, "find"),
         "cj_part owners",
     ]
-    for folder, names in tokens.items():
-        patterns = [f"{name}*.exit" for name in names]
-        lines.append(f"cj_read_owners {quote_all([folder, *patterns])}")
+    for folder, names in owners.items():
+        for portion in in_portions([f"{name}*.exit" for name in names], _FILES):
+            lines.append(f"cj_read_owners {quote_all([folder, *portion])}")
     return "\n".join([*lines, "cj_part done"])
 
 
@@ -214,11 +236,17 @@ def cancel_script(backend: Backend, commands: Iterable[str], mark: str) -> str:
     return "\n".join(lines)
 
 
-def removal_script(folders: Mapping[str, Sequence[str]]) -> str:
-    """Return the script that removes the files of jobs, given by token, from their folders."""
+def removal_script(
+    folders: Mapping[str, Sequence[str]], needed: Collection[str]
+) -> str:
+    """Return the script that removes the files of jobs, given by token, from their folders.
+
+    Folders that are ``needed`` stay though they are empty.
+    """
     lines = [start_replies("-"), load_shell(_LOOK)]
     for folder, tokens in folders.items():
         for portion in in_portions([f"{token}.*" for token in tokens], _FILES):
             lines.append(f"cj_remove {quote_all([folder, *portion])}")
-        lines.append(f"cj_tidy {quote(folder)}")
+        if folder not in needed:
+            lines.append(f"cj_tidy {quote(folder)}")
     return "\n".join([*lines, "cj_end_removing"])

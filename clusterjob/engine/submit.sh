@@ -91,6 +91,17 @@ cj_guard() {
     done
 }
 
+# cj_prepare FOLDER...: make folders for the exit records of jobs that are submitted from another one,
+# and see to them as cj_guard does.
+cj_prepare() {
+    (umask 077; mkdir -p -- "$@") || return 1
+    cj_open=$(find -H "$@" -prune \( ! -user "$(id -u)" -o -perm -020 -o -perm -002 \) 2>&1)
+    [ -z "$cj_open" ] || {
+        echo "others may write here, and could put other scripts there: use another workdir: $cj_open" >&2
+        return 1
+    }
+}
+
 # cj_enter WORKDIR FOLDER [LOGS]...: go where the next jobs are submitted from. LOGS are folders of
 # logs that the user named; what keeps one from being made will keep the job from writing there.
 cj_enter() {

@@ -8,6 +8,7 @@ from clusterjob.store.base import (
     Note,
     Rebuilt,
     Report,
+    Settle,
     Store,
 )
 from clusterjob.store.listed import Listed
@@ -18,6 +19,7 @@ from clusterjob.store.record import (
     ONCE_DUE,
     ONCE_NONE,
     ONCE_STARTED,
+    Bundle,
     Event,
     Once,
     OnceState,
@@ -41,6 +43,7 @@ __all__ = [
     "ONCE_NONE",
     "ONCE_STARTED",
     "Again",
+    "Bundle",
     "Change",
     "ClusterReference",
     "Damaged",
@@ -57,6 +60,7 @@ __all__ = [
     "Rebuilt",
     "Record",
     "Report",
+    "Settle",
     "Store",
     "Task",
     "foreign_error",

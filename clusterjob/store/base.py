@@ -26,7 +26,9 @@ Begun = Literal["prologue", "epilogue"]
 Change = Callable[[Record], object]
 # whether the record that holds a key makes room for another one
 Again = Callable[[Record, Record], bool]
-VERSION = 4  # of what is stored, whatever the kind of store
+# what is still to be said of records before they are written
+Settle = Callable[[Sequence[Record]], object]
+VERSION = 5  # of what is stored, whatever the kind of store
 VERSION_OF_KEYS = 3  # since then keys are those of the rules of today
 # the note of a store that has records with keys of the first rules: see clusterjob.keys
 OLD_KEYS = "keys:1"
@@ -109,9 +111,15 @@ class Store(ABC):
     # -- submitting --------------------------------------------------------------------------------
 
     @abstractmethod
-    def claim(self, records: Sequence[Record], again: Again) -> list[Record | None]:
+    def claim(
+        self,
+        records: Sequence[Record],
+        again: Again,
+        settle: Settle = lambda records: None,
+    ) -> list[Record | None]:
         """Make each record the one of its key, unless the key has one already and ``again(holder,
-        record)`` does not say to replace it.
+        record)`` does not say to replace it. ``settle`` is called with those that get their keys,
+        and may still change them.
 
         Returns for each record the one that holds its key now: itself where it was written, else
         the earlier one; None where that one is damaged. What ``again`` raises leaves the store as

@@ -30,6 +30,7 @@ from clusterjob.store.base import (
     Note,
     Rebuilt,
     Report,
+    Settle,
     Store,
     decide_claims,
     has_old_keys,
@@ -72,9 +73,15 @@ class FileStore(Store):
 
     # -- submitting --------------------------------------------------------------------------------
 
-    def claim(self, records: Sequence[Record], again: Again) -> list[Record | None]:
+    def claim(
+        self,
+        records: Sequence[Record],
+        again: Again,
+        settle: Settle = lambda records: None,
+    ) -> list[Record | None]:
         with self._locked():
             claims = decide_claims(records, self._holders(records), again)
+            settle(claims.fresh)
             self._save(claims.fresh)
         mine = {id(record) for record in claims.fresh}
 

@@ -80,6 +80,15 @@ _ONCE_BY_WORD = {
 }
 
 
+class Bundle(NamedTuple):
+    """The array in which a single job went to its scheduler: each element is a job of its own."""
+
+    token: str  # of the array: its script, its receipt, the scheduler's lists
+    folder: str  # where script and receipt are, absolute
+    element: int  # its index
+    array_id: str = ""  # the scheduler's id of the whole
+
+
 class Event(NamedTuple):
     """A change of state that was seen: when (s since the epoch), the state's name, and words."""
 
@@ -175,6 +184,7 @@ class Record(_Referable):
     retry_at: float | None = None
     cancel_requested: float | None = None
     cluster_id: str = ""  # the jobs of one cluster are asked for together
+    bundle: Bundle | None = None  # where it did not go alone
     owner: str = ""  # the process that submits
     leased: float = 0.0  # s since the epoch; since then it does
     prologue: Once = ONCE_NONE
@@ -246,6 +256,18 @@ class Record(_Referable):
     def full_job_id(self) -> str | None:
         """The scheduler's id, as :attr:`AsyncResult.job_id` has it."""
         return full_job_id(self.job_id, self.member)
+
+    @property
+    def submission(self) -> tuple[str, str]:
+        """The folder and the token of what its scheduler was given: a job, or an array of jobs."""
+        if self.bundle is None:
+            return self.folder, self.token
+        return self.bundle.folder, self.bundle.token
+
+    @property
+    def submitted_id(self) -> str | None:
+        """The scheduler's id of what it was given."""
+        return self.job_id if self.bundle is None else self.bundle.array_id or None
 
     @property
     def settled(self) -> bool:
@@ -362,6 +384,8 @@ class Record(_Referable):
         if record.submitted is not None:  # JSON has lists alone
             began, ended = record.submitted
             record.submitted = (began, ended)
+        if record.bundle is not None:
+            record.bundle = Bundle(*record.bundle)
         record.programs = tuple((path, digest) for path, digest in record.programs)
         record.wanted = tuple(OutputPattern(*item) for item in record.wanted)
         if tasks is not None:

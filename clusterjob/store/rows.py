@@ -57,7 +57,8 @@ ALTER TABLE records ADD COLUMN listed TEXT NOT NULL DEFAULT '';
 CREATE INDEX misfiled ON records (token) WHERE {_MISFILED}
 """
 # from each version to the next; `fill_columns` does what SQL cannot
-MIGRATIONS = {1: _TO_2, 2: _TO_3, 3: _TO_4}
+MIGRATIONS = {1: _TO_2, 2: _TO_3, 3: _TO_4, 4: ""}
+_VERSION_OF_COLUMNS = 4  # since then they are those of today
 _HALVES = re.compile("[\ud800-\udfff]")
 PORTION = 500  # keys of one SELECT ... IN
 # columns of READ
@@ -259,10 +260,11 @@ def migrate(connection: Connection, version: int) -> None:
     In the transaction of the caller, who has made a backup.
     """
     for earlier in range(version, VERSION):
-        for statement in MIGRATIONS[earlier].split(";"):
+        for statement in filter(None, MIGRATIONS[earlier].split(";")):
             connection.execute(statement)
-    tokens = [row[0] for row in connection.execute("SELECT token FROM records")]
-    fill_columns(connection, list(filter(is_storable, tokens)))
+    if version < _VERSION_OF_COLUMNS:
+        tokens = [row[0] for row in connection.execute("SELECT token FROM records")]
+        fill_columns(connection, list(filter(is_storable, tokens)))
     if version < VERSION_OF_KEYS:
         note_old_keys(connection)
 

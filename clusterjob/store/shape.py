@@ -149,6 +149,14 @@ def _are_histories(values: Sequence[Any]) -> bool:
     return _are_numbers(times) and _have_types(chain(states, words), str)
 
 
+def _are_bundles(values: Sequence[Any]) -> bool:
+    if set(map(len, values)) != {4}:
+        return False
+    tokens, folders, indices, ids = zip(*values, strict=True)
+    texts = _have_types(chain(tokens, folders, ids), str)
+    return texts and _have_types(indices, int) and min(indices) >= 0
+
+
 def _are_texts_by_name(values: Sequence[Any]) -> bool:
     return _have_types(values, dict) and _have_types(_flat_values(values), str)
 
@@ -218,6 +226,7 @@ _RECORD = _Shape(
                 set(map(len, values)) == {2} and _are_numbers(_flat(values))
             ),
         ),
+        "bundle": _kind(list, check=_are_bundles),
         "wanted": _PAIRS,
         "programs": _PAIRS,
         "task": _kind(dict, check=_have_shape(_TASK)),
@@ -237,7 +246,7 @@ _CLUSTER = _Shape(
 )
 _PARENT = _Shape(
     {
-        **dict.fromkeys(("name", "job_id", "key", "token"), _TEXT),
+        **dict.fromkeys(("name", "job_id", "key", "token", "array_id"), _TEXT),
         "records": _TEXTS,
         "done": _FLAG,
     },
@@ -260,6 +269,7 @@ _SPEC = _Shape(
             list, check=lambda values: _have_shape(_PARENT)(_flat(values))
         ),
         "rules": _COUNT,
+        "alone": _FLAG,
     }
 )
 

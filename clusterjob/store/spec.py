@@ -41,7 +41,8 @@ class Parent:
     """A job that must complete first, and its exit records on the scheduler's host.
 
     ``key`` and ``token`` name the submission; of a job that an older version wrote they are empty.
-    ``done``: it had completed already, so that nothing has to wait for it.
+    ``done``: it had completed already, so that nothing has to wait for it. ``array_id``: the
+    scheduler's id of the array that it is an element of, where it is a job of its own.
     """
 
     name: str
@@ -50,11 +51,17 @@ class Parent:
     key: str = ""
     token: str = ""
     done: bool = False
+    array_id: str = ""
 
     @property
     def is_array(self) -> bool:
         """Whether it has elements, each with an exit record of its own: ``TOKEN.3.exit``."""
         return any(os.path.basename(path).count(".") == 2 for path in self.records)
+
+    @property
+    def is_element(self) -> bool:
+        """Whether it went to its scheduler as an element of an array of single jobs."""
+        return bool(self.array_id)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Parent:
@@ -66,7 +73,7 @@ class Parent:
             "job_id": self.job_id,
             "records": list(self.records),
         }
-        for name in ("key", "token", "done"):
+        for name in ("key", "token", "done", "array_id"):
             if value := getattr(self, name):
                 data[name] = value
         return data
@@ -143,6 +150,7 @@ class JobSpec:
     setup: str = ""  # shell that runs before the body
     params: Mapping[str, Any] = field(default_factory=dict)  # as plain values
     rules: int = 1  # by which the key was made: see clusterjob.keys
+    alone: bool = False  # it does not go with others in an array
 
     @property
     def outputs_folder(self) -> str:
@@ -213,4 +221,5 @@ _OPTIONAL = (
     "into",
     "setup",
     "params",
+    "alone",
 )

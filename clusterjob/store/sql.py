@@ -20,6 +20,7 @@ from clusterjob.store.base import (
     Edits,
     Note,
     Report,
+    Settle,
     Store,
     decide_claims,
     has_old_keys,
@@ -70,12 +71,18 @@ class SqlStore(Store):
 
     # -- submitting --------------------------------------------------------------------------------
 
-    def claim(self, records: Sequence[Record], again: Again) -> list[Record | None]:
+    def claim(
+        self,
+        records: Sequence[Record],
+        again: Again,
+        settle: Settle = lambda records: None,
+    ) -> list[Record | None]:
         keys = [record.key for record in records]
         with self._transaction() as connection:
             held = dict(self._readings(connection, "current = 1 AND key", keys, KEY))
             held |= self._lost(connection, [key for key in keys if key not in held])
             claims = decide_claims(records, held, again)
+            settle(claims.fresh)
             connection.executemany(
                 "UPDATE records SET current = NULL WHERE key = ? AND current = 1",
                 [(key,) for key in claims.replaced],

@@ -66,14 +66,7 @@ class Machine(RuleBasedStateMachine):
             mock.patch.object(
                 lease, "_is_dead", side_effect=lambda name: name not in self.alive
             ),
-            *(
-                mock.patch.object(module, "uploads_of", return_value=[])
-                for module in (recovery, submission)
-            ),
-            *(
-                mock.patch.object(module, "upload", side_effect=self.world.take_files)
-                for module in (recovery, submission)
-            ),
+            *self.world.without_files(),
             mock.patch.object(
                 submission.time, "time", side_effect=lambda: self.world.now
             ),
@@ -113,8 +106,21 @@ class Machine(RuleBasedStateMachine):
         crash=st.sampled_from(CRASHES),
         lose=st.booleans(),
         retry=st.booleans(),
+        alone=st.sampled_from([False, False, True]),
+        most=st.sampled_from([100, 100, 2, 0]),
+        busy=st.sampled_from([False, False, False, True]),
     )
-    def submit(self, keys: list[str], crash: str, lose: bool, retry: bool) -> None:
+    def submit(
+        self,
+        keys: list[str],
+        crash: str,
+        lose: bool,
+        retry: bool,
+        alone: bool = False,
+        most: int = 100,
+        busy: bool = False,
+    ) -> None:
+        self.world.most, self.world.busy = most, busy
         self.world.crash, self.world.lose_receipt = crash, lose and crash != ""
         made = []
         for key in keys:
@@ -127,7 +133,7 @@ class Machine(RuleBasedStateMachine):
                     "local",
                     "/w",
                     "/w/runs",
-                    spec_json=JobSpec().to_json(),
+                    spec_json=JobSpec(alone=alone).to_json(),
                     created=self.world.now,
                     cluster_id="here",
                 )
@@ -141,9 +147,11 @@ class Machine(RuleBasedStateMachine):
             )
         except Crash:
             self.world.crash, self.world.lose_receipt = "", False
+            self.world.busy = False
             self.restart()
         else:
             self.world.crash, self.world.lose_receipt = "", False
+            self.world.busy = False
             self.handles = [self.cluster.track(record) for record in done.winners]
 
     @rule(

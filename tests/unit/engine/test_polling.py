@@ -52,7 +52,8 @@ def profile(**commands: str) -> str:
         "find": "cat found",
     } | commands
     Path("p.ini").write_text(
-        "[Attributes]\nbackend = slurm\n[Limits]\nfirst_poll = 0\npoll_interval = 0\nsettle = "
+        "[Attributes]\nbackend = slurm\nbundle = no\n"
+        "[Limits]\nfirst_poll = 0\npoll_interval = 0\nsettle = "
         "0.2\nlost_after = 0.5\nretry_wait = 0.05\n[Commands]\n"
         + "".join(f"{name} = {text}\n" for name, text in lines.items())
     )

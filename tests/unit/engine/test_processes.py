@@ -93,14 +93,7 @@ class Machine(RuleBasedStateMachine):
                 for module in (lease, recovery, submitting)
             ),
             mock.patch.object(lease, "_is_dead", return_value=False),
-            *(
-                mock.patch.object(module, "uploads_of", return_value=[])
-                for module in (recovery, submitting)
-            ),
-            *(
-                mock.patch.object(module, "upload", side_effect=self.world.take_files)
-                for module in (recovery, submitting)
-            ),
+            *self.world.without_files(),
             mock.patch.object(
                 submitting.time, "time", side_effect=lambda: self.world.now
             ),
@@ -171,8 +164,18 @@ class Machine(RuleBasedStateMachine):
                 process.cluster.finish(record)
 
     def submit(self, process: Process, which: int) -> None:
+        records = [self.make() for _ in range(1 + which % 3)]  # alone, or in an array
+        done = submitting.submit_records(
+            process.store,
+            self.world,  # type: ignore[arg-type]
+            records,
+            lambda old, new: old.settled and which % 2 == 1,
+        )
+        process.copies += [process.cluster.track(winner) for winner in done.winners]
+
+    def make(self) -> Record:
         self.count += 1
-        record = Record(
+        return Record(
             f"key {self.count % 5}",
             f"{self.count:016x}",
             "n",
@@ -185,13 +188,6 @@ class Machine(RuleBasedStateMachine):
             epilogue=ONCE_DUE,
             outputs=ONCE_DUE,
         )
-        done = submitting.submit_records(
-            process.store,
-            self.world,  # type: ignore[arg-type]
-            [record],
-            lambda old, new: old.settled and which % 2 == 1,
-        )
-        process.copies += [process.cluster.track(winner) for winner in done.winners]
 
     # -- rules -------------------------------------------------------------------------------------
 

@@ -1,0 +1,149 @@
+"""Single jobs that ask for the same go to their scheduler as one array: which of them do, and what
+the array is called. Each stays a job of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from clusterjob.backend import Backend
+from clusterjob.shell import in_portions
+from clusterjob.store import Bundle, Record
+
+# what may differ between jobs of one array: each has its own
+_OWN = ("jobname", "stdout", "stderr")
+# of what schedulers replace in the name of a log
+_SIGNS = re.compile(r"[%$^{\\~]")
+_SHORTEST_NAME = 3  # characters that the names of jobs share
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """What a scheduler is given with one command: a job, or an array of single jobs."""
+
+    folder: str
+    token: str
+    members: Sequence[Record]
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it is an array of single jobs."""
+        return self.members[0].bundle is not None
+
+    @property
+    def workdir(self) -> str:
+        """The folder that it is submitted from: the members' own, or what these have in common."""
+        return os.path.commonpath([record.workdir for record in self.members])
+
+    def name(self, backend: Backend) -> str:
+        """Return what the names of its jobs have in common, else the first one's."""
+        names = [record.name for record in self.members]
+        common = os.path.commonprefix(names)  # noqa: RUF071  # of texts
+        if len(common) < len(names[0]):
+            common = common.rstrip("_-.=,0123456789 ")
+        is_name = len(common) >= _SHORTEST_NAME or common == names[0]
+        fits = is_name and backend.general.jobname.fullmatch(common) is not None
+        return common if fits else names[0]
+
+
+def units_of(records: Iterable[Record]) -> list[Unit]:
+    """Return what was or will be submitted with one command each."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        found.setdefault(record.submission, []).append(record)
+    return [Unit(*submission, members) for submission, members in found.items()]
+
+
+def bundle(
+    backend: Backend,
+    records: Sequence[Record],
+    most: int,
+    alone: Collection[str] = (),
+) -> None:
+    """Put jobs that ask for the same together, ``most`` in one array; what was put together before
+    is forgotten. ``alone`` are tokens of jobs that go alone.
+    """
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        record.bundle = None
+        if record.token not in alone and _may_go_with_others(backend, record):
+            groups.setdefault(_what_it_asks(record), []).append(record)
+    for group in groups.values():
+        for portion in in_portions(group, most):
+            if len(portion) == 1:
+                continue
+            token, folder = secrets.token_hex(8), portion[0].folder
+            for index, record in enumerate(portion, start=1):
+                record.bundle = Bundle(token, folder, index)
+
+
+def _what_it_asks(record: Record) -> tuple[object, ...]:
+    """Return what must be the same of jobs in one array."""
+    spec = record.spec
+    resources = {
+        name: value for name, value in spec.resources.items() if name not in _OWN
+    }
+    after = tuple(parent.job_id for parent in spec.waits_for)
+    return (
+        tuple(sorted(resources.items())),
+        tuple(sorted(spec.attributes.items())),
+        after,
+    )
+
+
+def _may_go_with_others(backend: Backend, record: Record) -> bool:
+    """Whether a job can be an element of an array, and nobody sees a difference."""
+    rules, spec = backend.bundles, record.spec
+    if not rules.id or not backend.has_arrays:
+        return False
+    if spec.alone or spec.filename or record.tasks is not None:
+        return False
+    if any(
+        name.lstrip("-").replace("_", "-") in rules.alone for name in spec.resources
+    ):
+        return False
+    if not all(
+        _is_known(backend, spec.resources.get(name)) for name in ("stdout", "stderr")
+    ):
+        return False
+    texts = (spec.body, spec.setup, *spec.aux.values())
+    return not any(
+        re.search(rf"\b{name}\b", text) for name in rules.share for text in texts
+    )
+
+
+def _is_known(backend: Backend, log: object) -> bool:
+    """Whether all that a scheduler would replace in the name of a log is known."""
+    if log is None:
+        return True
+    path = str(log)
+    for sign, meaning in backend.general.patterns:
+        if meaning != "{task}":
+            path = path.replace(sign, "")
+    return not _SIGNS.search(path)
+
+
+def note_id(backend: Backend, record: Record, job_id: str) -> None:
+    """Note the id that the scheduler gave to what it was given: a job, or the array it went in."""
+    record.job_id = job_id
+    if record.bundle is not None:
+        match = re.match(r"\d+", job_id)
+        number = match[0] if match else job_id
+        array_id = backend.bundles.array.replace("{id}", number)
+        record.bundle = record.bundle._replace(array_id=array_id)
+        record.job_id = element_id(backend, record.bundle)
+
+
+def element_id(backend: Backend, found: Bundle) -> str:
+    """Return what the scheduler calls an element."""
+    match = re.match(r"\d+", found.array_id)
+    number = match[0] if match else found.array_id
+    return (
+        backend.bundles.id.replace("{id}", number)
+        .replace("{task}", str(found.element))
+        .replace("{process}", str(found.element - 1))
+    )
