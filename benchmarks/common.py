@@ -51,9 +51,9 @@ def held_jobs(label: str, count: int) -> list[JobScript]:
     ]
 
 
-def submission_time(jobs: Sequence[JobScript]) -> float:
+def submission_time(jobs: Sequence[JobScript], bundle: bool = True) -> float:
     """Return the seconds that it takes to submit a batch, all of it."""
     with stopwatch() as watch:
-        results = submit(jobs)
+        results = submit(jobs, bundle=bundle)
     assert all(result.job_id for result in results)
     return watch[0]

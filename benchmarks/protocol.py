@@ -36,7 +36,7 @@ cat plain/ids.*
 
 
 def with_protocol(label: str) -> float:
-    return submission_time(held_jobs(label, COUNT))
+    return submission_time(held_jobs(label, COUNT), bundle=False)
 
 
 def without(label: str) -> float:

@@ -1,5 +1,5 @@
-"""500 separate jobs to the real Slurm of the lab: one batch, against a serial shell loop of bare
-`sbatch --parsable`. `make lab` first.
+"""500 jobs that go alone to the real Slurm of the lab: one batch, against a serial shell loop of
+bare `sbatch --parsable`. `make lab` first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def bare() -> float:
 
 def batch(label: str) -> float:
     """Return the seconds of a batch of ours."""
-    return submission_time(held_jobs(label, COUNT))
+    return submission_time(held_jobs(label, COUNT), bundle=False)
 
 
 def clear() -> None:

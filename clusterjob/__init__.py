@@ -46,6 +46,13 @@ from clusterjob.status import (
 
 if TYPE_CHECKING:
     from clusterjob.admin import connect
+    from clusterjob.dependencies import (
+        AfterJobs,
+        afterany,
+        aftercorr,
+        afternotok,
+        afterok,
+    )
     from clusterjob.errors import (
         BackendNotFoundError,
         ClusterJobError,
@@ -76,6 +83,7 @@ if TYPE_CHECKING:
     )
     from clusterjob.session import Session
     from clusterjob.store import Event, Task
+    from clusterjob.sweeping import sweep
     from clusterjob.transport import Connections, Hooks
 
 __version__ = "3.0.0.dev0"
@@ -87,6 +95,7 @@ __all__ = [
     "PENDING",
     "RUNNING",
     "Action",
+    "AfterJobs",
     "AsyncResult",
     "BackendNotFoundError",
     "ClusterJobError",
@@ -118,18 +127,24 @@ __all__ = [
     "TransportError",
     "WaitOutcome",
     "WaitTimeoutError",
+    "afterany",
+    "aftercorr",
+    "afternotok",
+    "afterok",
     "as_completed",
     "cancel",
     "connect",
     "default_session",
     "plan",
     "submit",
+    "sweep",
     "wait",
 ]
 
 # where each public name lives; what is not here is an error of clusterjob.errors
 _HOMES = {
     "Action": "planning",
+    "AfterJobs": "dependencies",
     "AsyncResult": "result",
     "Connections": "transport",
     "Event": "store",
@@ -144,12 +159,16 @@ _HOMES = {
     "Session": "session",
     "Task": "store",
     "WaitOutcome": "results",
+    **dict.fromkeys(
+        ("aftercorr", "afterany", "afternotok", "afterok"), "dependencies"
+    ),
     "as_completed": "results",
     "cancel": "results",
     "connect": "admin",
     "default_session": "script",
     "plan": "script",
     "submit": "script",
+    "sweep": "sweeping",
     "wait": "results",
 }
 

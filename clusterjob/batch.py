@@ -4,40 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
-from clusterjob.engine import Engine
+from clusterjob.dependencies import AfterJobs, Job
 from clusterjob.errors import SettingsError
 from clusterjob.result import AsyncResult
 from clusterjob.results import check_handles
+from clusterjob.status import Dependency
 from clusterjob.store import Record
 
-
-class Job(Protocol):
-    """What can be submitted: a :class:`JobScript`."""
-
-    def prepare(
-        self,
-        engine: Engine,
-        *,
-        cache_id: str | None = None,
-        parents: Sequence[Record] = (),
-        batch: str = "",
-        bundle: bool = True,
-    ) -> Record:
-        """Return the record of a submission, not stored anywhere yet.
-
-        Without ``batch`` it is for looking at only: no host need be reached. Without ``bundle`` it
-        never goes with others in an array.
-        """
-
-
-# jobs that must complete first: of all jobs of a batch, or of each
+# jobs that come first: of all jobs of a batch, or of each
+Parents = AsyncResult | AfterJobs | Iterable[AsyncResult | AfterJobs]
 After = (
-    AsyncResult
-    | Iterable[AsyncResult]
-    | Mapping[Job, "AsyncResult | Job | Iterable[AsyncResult | Job]"]
+    Parents
+    | Mapping[
+        Job, "AsyncResult | Job | AfterJobs | Iterable[AsyncResult | Job | AfterJobs]"
+    ]
 )
+# one of them: its number in the batch, or its handle; and what it must come to
+Parent = tuple[int | AsyncResult, Dependency]
 
 
 class Batch:
@@ -47,12 +31,15 @@ class Batch:
         self,
         jobs: list[Job],
         cache_ids: list[str | None],
-        parents: list[list[int | AsyncResult]],
+        parents: list[list[Parent]],
     ) -> None:
         self.jobs, self.cache_ids, self._parents = jobs, cache_ids, parents
         self.generations = list(self._generations())
         self._followed = {
-            parent for found in parents for parent in found if isinstance(parent, int)
+            parent
+            for found in parents
+            for parent, _ in found
+            if isinstance(parent, int)
         }
         self.results: dict[int, AsyncResult] = {}
         self._counts: Counter[str] = Counter()
@@ -74,7 +61,7 @@ class Batch:
                 f"there are {len(members)} jobs and {len(ids)} cache_ids"
             )
         if not isinstance(after, Mapping):
-            common: list[int | AsyncResult] = [*check_handles(after)]
+            common = _parents(after, {})
             return cls(members, ids, [common] * len(members))
         numbers = {id(job): number for number, job in enumerate(members)}
         for job in after:
@@ -87,16 +74,16 @@ class Batch:
 
     def earlier_parents(self) -> list[AsyncResult]:
         """Return the parents that were submitted before this batch."""
-        found = (parent for parents in self._parents for parent in parents)
+        found = (parent for parents in self._parents for parent, _ in parents)
         return list(
             dict.fromkeys(item for item in found if not isinstance(item, int))
         )
 
-    def parents_of(self, number: int) -> list[AsyncResult]:
+    def parents_of(self, number: int) -> list[tuple[AsyncResult, Dependency]]:
         """Return the handles of what a job comes after, once they are there."""
         return [
-            self.results[parent] if isinstance(parent, int) else parent
-            for parent in self._parents[number]
+            (self.results[parent] if isinstance(parent, int) else parent, how)
+            for parent, how in self._parents[number]
         ]
 
     def parents_among(
@@ -127,7 +114,9 @@ class Batch:
             left = [number for number in left if number not in done]
 
     def _mates(self, number: int) -> set[int]:
-        return {parent for parent in self._parents[number] if isinstance(parent, int)}
+        return {
+            parent for parent, _ in self._parents[number] if isinstance(parent, int)
+        }
 
     def count(self, key: str) -> int:
         """Return how many jobs of this key came before, and count one more."""
@@ -135,19 +124,27 @@ class Batch:
         return self._counts[key] - 1
 
 
-def _parents(given: object, numbers: Mapping[int, int]) -> list[int | AsyncResult]:
+def _parents(
+    given: object,
+    numbers: Mapping[int, int],
+    how: Dependency = Dependency.AFTER_OK,
+) -> list[Parent]:
     """Return parents as numbers of jobs of the batch, or handles."""
     items = (
         given
         if isinstance(given, Iterable) and not hasattr(given, "prepare")
         else [given]
     )
-    found: list[int | AsyncResult] = []
+    found: list[Parent] = []
     for item in items:
-        if id(item) in numbers:
-            found.append(numbers[id(item)])
+        if isinstance(item, AfterJobs):
+            found += _parents(item.jobs, numbers, item.how)
+        elif id(item) in numbers:
+            found.append((numbers[id(item)], how))
+        elif isinstance(item, Iterable) and how is not Dependency.AFTER_OK:
+            found += _parents(item, numbers, how)
         else:
-            found += check_handles(item)
+            found += [(handle, how) for handle in check_handles(item)]
     return found
 
 

@@ -21,7 +21,7 @@ from clusterjob.errors import (
     SubmissionError,
 )
 from clusterjob.profile import Profile
-from clusterjob.status import Status
+from clusterjob.status import Dependency, Status
 from clusterjob.store import ClusterReference, JobSpec, Parent, Record
 
 RULES = 2  # changes when equal jobs would get other keys
@@ -61,7 +61,7 @@ def job_key(spec: JobSpec, name: str, backend: str, workdir: str) -> str:
             spec.aux,
             [(item.path, item.digest) for item in spec.inputs],
             shape_of(spec),
-            sorted(parent.key for parent in spec.after),
+            sorted(map(_dependency, spec.after)),
         ]
     )
 
@@ -153,14 +153,27 @@ def check_array(backend: Backend, array: ResourceValue | None) -> list[int]:
     return indices
 
 
+def _dependency(parent: Parent) -> str:
+    """Return what a key says of a job that comes before."""
+    is_plain = parent.how is Dependency.AFTER_OK
+    return parent.key if is_plain else f"{parent.how} {parent.key}"
+
+
 def parent_of(
-    record: Record, reference: ClusterReference, dry: bool = False
+    record: Record,
+    reference: ClusterReference,
+    how: Dependency = Dependency.AFTER_OK,
+    dry: bool = False,
 ) -> Parent:
     """Return what a successor keeps of a job; in a ``dry`` run it need not be submitted yet.
 
     Raises :class:`SubmissionError`.
     """
-    is_done = record.status is Status.COMPLETED
+    has_completed = record.status is Status.COMPLETED
+    is_done = record.finished and {
+        Dependency.AFTER_ANY: True,
+        Dependency.AFTER_NOT_OK: not has_completed,
+    }.get(how, has_completed)
     if not is_done and record.cluster_id != reference.cluster_id:
         raise SubmissionError(
             "a job can only come after jobs of the same scheduler; "
@@ -169,7 +182,11 @@ def parent_of(
     if record.finished and not is_done:
         raise SubmissionError(
             f"job {record.name!r} ({record.job_id}) is {record.status}: "
-            "what comes after it would never run"
+            f"what comes after it ({how}) would never run"
+        )
+    if how is Dependency.AFTER_CORRESPONDING and record.tasks is None:
+        raise SettingsError(
+            f"job {record.name!r} is no array: it has no elements to come after ({how})"
         )
     if not record.job_id and not dry:
         why = record.task.words or record.phase.value
@@ -185,6 +202,7 @@ def parent_of(
         record.token,
         is_done,
         record.bundle.array_id if record.bundle is not None else "",
+        how,
     )
 
 

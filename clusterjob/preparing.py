@@ -31,6 +31,7 @@ from clusterjob.files import (
     Files,
     check_inside,
     expand_inputs,
+    parse_files,
     parse_outputs,
     programs_in,
 )
@@ -44,6 +45,7 @@ from clusterjob.keys import (
 )
 from clusterjob.native_script import NativeScript, check_no_directives
 from clusterjob.profile import ATTRIBUTES
+from clusterjob.status import Dependency
 from clusterjob.store import (
     ClusterReference,
     InputFile,
@@ -54,7 +56,9 @@ from clusterjob.store import (
     Task,
 )
 
-_LOCAL_TEXTS = ("prologue", "epilogue", "setup")  # attributes that are templates
+_LOCAL_TEXTS = ("prologue", "epilogue", "setup")  # scripts that are templates
+_NAMES = ("jobname", "stdout", "stderr")  # resources that are
+_TEMPLATES = (*_LOCAL_TEXTS, "workdir")  # attributes that are
 # what templates may use where nothing is set
 _BLANK_VARIABLES: Mapping[str, object] = {
     **dict.fromkeys(COMMON_RESOURCES),
@@ -93,8 +97,13 @@ class Draft:
         if self.verbatim:
             return frozenset()
         found: frozenset[str] = frozenset()
-        more = map(self.attributes.get, _LOCAL_TEXTS)
+        more: list[object] = [self.attributes.get(name) for name in _TEMPLATES]
+        more += [self.resources.get(name) for name in _NAMES]
+        for files in (self.inputs, self.outputs):
+            if not isinstance(files, str):
+                more += [name for pair in parse_files(files, "file") for name in pair]
         for text in (self.body, *self.aux_scripts.values(), *more):
+            text = str(text or "")
             if not text or "{" not in text:
                 continue
             names = names_in(text)
@@ -147,7 +156,7 @@ class Draft:
         engine: Engine,
         reference: ClusterReference,
         cache_id: str | None,
-        parents: Sequence[Record],
+        parents: Sequence[tuple[Record, Dependency]],
         batch: str,
         bundle: bool = True,
     ) -> Record:
@@ -157,18 +166,20 @@ class Draft:
         dry = not batch
         scheduler = engine.scheduler(reference)
         backend = scheduler.backend
-        workdir = self._resolve_workdir(scheduler, dry)
+        variables = self.variables()
+        workdir = self._resolve_workdir(scheduler, variables, dry)
         if not dry and not reference.host:
             _check_filename(workdir, self.attributes.get("filename") or "")
-        after = [parent_of(parent, reference, dry) for parent in parents]
-        inputs = self._inputs(workdir, parents)
+        after = [parent_of(item, reference, how, dry) for item, how in parents]
+        inputs = self._inputs(workdir, [item for item, _ in parents], variables)
         spec = self._make_spec(
-            backend, reference, workdir, cache_id, after, inputs, bundle
+            backend, reference, workdir, cache_id, after, inputs, variables, bundle
         )
         spec_json = spec.to_json()
         name = str(spec.resources["jobname"])
         _check_characters(name, workdir, spec_json)
         indices = check_array(backend, spec.resources.get("array"))
+        _check_corresponding(name, indices, parents)
         return Record(
             key=job_key(spec, name, backend.name, workdir),
             token="TOKEN" if dry else secrets.token_hex(8),
@@ -187,10 +198,28 @@ class Draft:
             tasks={index: Task() for index in indices} if indices else None,
         )
 
-    def _resolve_workdir(self, scheduler: Scheduler, dry: bool) -> str:
+    def _render_files(self, files: Files, variables: Mapping[str, object]) -> Files:
+        """Fill in variables in the names of inputs or outputs."""
+        if isinstance(files, str):
+            return files
+        return [
+            (self._fill(first, variables), self._fill(second, variables))
+            for first, second in parse_files(files, "file")
+        ]
+
+    def _fill(self, text: str, variables: Mapping[str, object]) -> str:
+        """Fill in variables in a setting, also where the body is taken as it stands."""
+        if "{{" not in text:
+            return text
+        return render_text(text, variables, f"{text!r} of job {self.label!r}")
+
+    def _resolve_workdir(
+        self, scheduler: Scheduler, variables: Mapping[str, object], dry: bool
+    ) -> str:
         """Return the absolute workdir; a dry run does without a host that cannot be reached."""
         rootdir = self.attributes.get("rootdir") or ""
-        path = os.path.join(rootdir, self.attributes.get("workdir") or "")
+        workdir = self._fill(self.attributes.get("workdir") or "", variables)
+        path = os.path.join(rootdir, workdir)
         try:
             return scheduler.resolve(path, os.getcwd())
         except TransportError:
@@ -206,15 +235,16 @@ class Draft:
         cache_id: str | None,
         after: Sequence[Parent],
         inputs: tuple[InputFile, ...],
+        given: Mapping[str, object],
         bundle: bool,
     ) -> JobSpec:
         """Render all that is submitted, and check it against the backend."""
         settings, here = self.attributes, os.getcwd()
-        resources = self._all_resources(backend)
+        resources = self._all_resources(backend, given)
         name = str(resources.setdefault("jobname", "job"))
         check_name(backend, "jobname", backend.general.jobname, name)
         check_name(backend, "workdir", backend.general.workdir, workdir)
-        variables = {**self.variables(), "full_workdir": workdir, "jobname": name}
+        variables = {**given, "full_workdir": workdir, "jobname": name}
         self._warn_of_unused(name, backend)
         body = self.render_body(variables)
         if "\0" in body:
@@ -229,8 +259,7 @@ class Draft:
             for path, text in self.aux_scripts.items()
         }
         _check_names(name, aux, inputs)
-        named = {**settings, **self.params}
-        outputs = parse_outputs(self.outputs)
+        outputs = parse_outputs(self._render_files(self.outputs, given))
         filename = settings.get("filename")
         prologue, epilogue, setup = (
             self._render(settings.get(name) or "", f"the {name}", variables)
@@ -245,7 +274,7 @@ class Draft:
             aux=aux,
             inputs=inputs,
             outputs=outputs,
-            into=self._outputs_folder(here) if outputs else "",
+            into=self._outputs_folder(here, given) if outputs else "",
             after=tuple(after),
             params=plain_params(self.params),
             rules=RULES,
@@ -254,14 +283,15 @@ class Draft:
             setup=setup,
             alone=not (bundle and self._may_go_with_others()),
             filename=check_inside(filename, "filename") if filename else "",
-            attributes={
-                key: str(named[key]) for key in named if key in backend.attributes
-            },
+            attributes=self._directive_attributes(backend),
             cache_id=cache_id,
         )
 
     def _inputs(
-        self, workdir: str, parents: Sequence[Record]
+        self,
+        workdir: str,
+        parents: Sequence[Record],
+        variables: Mapping[str, object],
     ) -> tuple[InputFile, ...]:
         """Return the inputs; those that a parent makes have no sum of their contents.
 
@@ -278,7 +308,8 @@ class Draft:
                 for path in named
                 if os.path.isfile(path) and not os.path.isabs(path)
             ]
-        found = expand_inputs(files, may_lack=bool(parents))
+        wanted = self._render_files(files, variables)
+        found = expand_inputs(wanted, may_lack=bool(parents))
         return tuple(
             InputFile(item.path, "", "") if _is_made(item, workdir, parents) else item
             for item in found
@@ -294,16 +325,27 @@ class Draft:
             raise SettingsError(f"bundle = {given!r}: expected yes or no")
         return answer
 
-    def _all_resources(self, backend: Backend) -> dict[str, ResourceValue]:
+    def _directive_attributes(self, backend: Backend) -> dict[str, str]:
+        """Return the values of the names in directives that are no resources."""
+        named = {**self.attributes, **self.params}
+        return {key: str(named[key]) for key in named if key in backend.attributes}
+
+    def _all_resources(
+        self, backend: Backend, variables: Mapping[str, object]
+    ) -> dict[str, ResourceValue]:
         """Return what is asked for, by the user and by the directives of a native script."""
         given = self.resources.amounts()
         more = self.native.more_resources(backend, given)
         asked = {**given, **more} if more else given
-        return {name: value for name, value in asked.items() if value is not None}
+        found = {name: value for name, value in asked.items() if value is not None}
+        for name in _NAMES:
+            if name in found:
+                found[name] = self._fill(str(found[name]), variables)
+        return found
 
-    def _outputs_folder(self, here: str) -> str:
+    def _outputs_folder(self, here: str, variables: Mapping[str, object]) -> str:
         """Outputs come to the folder that a local job would have had as its workdir."""
-        workdir = str(self.attributes.get("workdir") or "")
+        workdir = self._fill(str(self.attributes.get("workdir") or ""), variables)
         if workdir.startswith(("/", "~")):
             return here
         return os.path.normpath(os.path.join(here, workdir))
@@ -322,6 +364,22 @@ def _is_made(item: InputFile, workdir: str, parents: Sequence[Record]) -> bool:
         if is_here and os.path.getmtime(target) >= parent.created:
             return True
     return False
+
+
+def _check_corresponding(
+    name: str, indices: Sequence[int], parents: Sequence[tuple[Record, Dependency]]
+) -> None:
+    """See that each element has one to come after, where that is wanted."""
+    for parent, how in parents:
+        if how is not Dependency.AFTER_CORRESPONDING:
+            continue
+        lacking = [index for index in indices if index not in (parent.tasks or ())]
+        if lacking or not indices:
+            what = f"its element {lacking[0]}" if lacking else "it is no array, and"
+            raise SettingsError(
+                f"job {name!r} comes {how} {parent.name!r}: {what} has no element there to come "
+                "after. Both must be arrays, of the same indices"
+            )
 
 
 def _check_filename(workdir: str, filename: str) -> None:

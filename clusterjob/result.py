@@ -214,6 +214,16 @@ class AsyncResult:
         return self.record.key
 
     @property
+    def params(self) -> dict[str, object]:
+        """The parameters of the job, as plain values."""
+        return dict(self.record.spec.params)
+
+    @property
+    def outputs_folder(self) -> Path:
+        """The folder here that its outputs come into."""
+        return Path(self.record.outputs_folder)
+
+    @property
     def reused(self) -> bool:
         """Whether the submission that returned this handle found the job submitted before."""
         return self._reused
@@ -600,11 +610,12 @@ def resubmit(
     """Submit jobs that have ended once more, as they were, in one batch.
 
     Jobs that come after others of them are a batch of their own. Where the job was submitted anew
-    meanwhile, ``again`` says whether that one makes room.
+    meanwhile, ``again`` says whether that one makes room. Those that were cancelled because one of
+    these did not complete come back too.
     """
     folder = new_batch()
     done: dict[str, AsyncResult] = {}  # by the token of the old record
-    left = list(records)
+    left = [*records, *_cancelled_for(engine, records)]
     while left:
         keys = {record.key for record in left}
         ready = [record for record in left if not keys & _parent_keys(record)] or left
@@ -616,6 +627,46 @@ def resubmit(
         )
         left = [record for record in left if record.token not in done]
     return [done[record.token] for record in records]
+
+
+def _cancelled_for(engine: Engine, records: Sequence[Record]) -> list[Record]:
+    """Return the jobs that were cancelled because one of these, or one of themselves, did not
+    complete, and that have no other reason.
+    """
+    coming = {record.key for record in records if record.status > Status.COMPLETED}
+    if not coming:
+        return []
+    waiting = [
+        record
+        for record in engine.store.select(statuses=[Status.CANCELLED])
+        if record.task.reason is Reason.DEPENDENCY and record.key not in coming
+    ]
+    found: list[Record] = []
+    while True:
+        more = [record for record in waiting if _parent_keys(record) & coming]
+        if not more:
+            return _without_orphans(engine, found, coming)
+        found += more
+        coming |= {record.key for record in more}
+        waiting = [record for record in waiting if record.key not in coming]
+
+
+def _without_orphans(
+    engine: Engine, children: Sequence[Record], coming: set[str]
+) -> list[Record]:
+    """Leave out jobs that come after others too that did not complete and do not come back."""
+    keys = {key for record in children for key in _parent_keys(record)} - coming
+    parents = engine.store.by_keys(list(keys)) if keys else {}
+    dead = {
+        key for key, parent in parents.items() if parent.status > Status.COMPLETED
+    }
+    left = list(children)
+    while True:
+        alive = [record for record in left if not _parent_keys(record) & dead]
+        if len(alive) == len(left):
+            return alive
+        dead |= {record.key for record in left} - {record.key for record in alive}
+        left = alive
 
 
 def _parent_keys(record: Record) -> set[str]:
@@ -631,7 +682,9 @@ def _renew(
     if keys:
         now = {**engine.store.by_keys(keys), **new}
         after = tuple(
-            parent_of(now[parent.key], spec.cluster) if parent.key in now else parent
+            parent_of(now[parent.key], spec.cluster, parent.how)
+            if parent.key in now
+            else parent
             for parent in spec.after
         )
         spec = replace(spec, after=after)

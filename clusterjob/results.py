@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple, SupportsIndex, overload
 
 from clusterjob.engine import Engine
 from clusterjob.errors import SettingsError, WaitTimeoutError
-from clusterjob.result import AsyncResult, JobRow, resubmit
+from clusterjob.plain_files import expand
+from clusterjob.result import AsyncResult, resubmit
 from clusterjob.status import Status
 from clusterjob.store import Record
 from clusterjob.waiting import rounds
@@ -74,13 +77,50 @@ class Results(list[AsyncResult]):
         """Yield each when it has ended. Raises :class:`WaitTimeoutError`."""
         return as_completed(self, timeout)
 
-    def table(self) -> list[JobRow]:
-        """Return a row a job, as plain values: for a data frame, or for a file."""
-        rows = []
+    def table(
+        self, read: Callable[[AsyncResult], object] | None = None
+    ) -> list[dict[str, object]]:
+        """Return a row a job, as plain values: for a data frame, or for a file.
+
+        Its columns are the job's parameters, then those of :class:`JobRow`; a parameter of such a
+        name is ``param_NAME``. ``read`` is called with the handle of each job that completed, and
+        returns what its outputs say: a mapping of columns, or a value for the column ``result``. In
+        the rows of other jobs these are None. What it raises ends the table.
+
+        ::
+
+            pandas.DataFrame(results.table(lambda r: json.loads(r.stdout())))
+        """
+        rows: list[dict[str, object]] = []
+        columns: dict[str, None] = {}
         for result in self:
             _ = result.usage  # peak memory is asked for, once for all
-            rows.append(result.row())
+            row: dict[str, object] = {**result.row()}
+            taken = row.keys()
+            params = {
+                f"param_{name}" if name in taken else name: value
+                for name, value in result.params.items()
+            }
+            found: dict[str, object] = {}
+            if read is not None and result.record.status == Status.COMPLETED:
+                found = _columns(read(result), params.keys() | taken, result.name)
+            rows.append({**params, **row, **found})
+            columns.update(dict.fromkeys(rows[-1]))
+        if len({tuple(row) for row in rows}) > 1:
+            rows = [{name: row.get(name) for name in columns} for row in rows]
         return rows
+
+    def to_csv(
+        self,
+        path: str | os.PathLike[str],
+        read: Callable[[AsyncResult], object] | None = None,
+    ) -> None:
+        """Write :meth:`table` to a CSV file with a header; None is empty."""
+        rows = self.table(read)
+        with open(expand(path), "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+            writer.writeheader()
+            writer.writerows(rows)
 
     def cancel(self) -> None:
         """Cancel all that have not ended: one command a cluster. Raises :class:`CommandError`."""
@@ -109,6 +149,22 @@ class Results(list[AsyncResult]):
             for position, result in zip(members, retried, strict=True):
                 everyone[position] = result
         return Results(everyone)
+
+
+def _columns(found: object, taken: Collection[str], name: str) -> dict[str, object]:
+    """Return what was read of a job's outputs, as columns."""
+    columns = (
+        {str(key): value for key, value in found.items()}
+        if isinstance(found, Mapping)
+        else {"result": found}
+    )
+    twice = sorted(columns.keys() & taken)
+    if twice:
+        raise SettingsError(
+            f"what was read of job {name!r} has the column {twice[0]!r}, which the table has "
+            "already; call it something else"
+        )
+    return columns
 
 
 def _end_of(result: AsyncResult) -> float:

@@ -19,8 +19,9 @@ from clusterjob.backend import (
     is_known_word,
     load_backend,
 )
-from clusterjob.batch import After, Job
+from clusterjob.batch import After, Parents
 from clusterjob.class_defaults import JobScriptType
+from clusterjob.dependencies import Job
 from clusterjob.engine import (
     Engine,
     default_engines,
@@ -46,7 +47,7 @@ from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.session import Session
 from clusterjob.session import default_session as open_default_session
-from clusterjob.status import Status
+from clusterjob.status import Dependency, Status
 from clusterjob.store import (
     ClusterReference,
     Record,
@@ -348,6 +349,18 @@ class JobScript(metaclass=JobScriptType):
         backend = self.attributes.get("backend") or "local"
         self.__dict__["_profiles"] = (*self._profiles, (backend, profile))
 
+    def copy(self) -> JobScript:
+        """Return a job that says the same, and can be changed alone."""
+        twin = type(self).__new__(type(self))
+        own = dict(self.__dict__)
+        for name in ("aux_scripts", "params", "attributes"):
+            own[name] = dict(own[name])
+        own["resources"] = Resources()
+        own["resources"].data = dict(self.resources.data)
+        twin.__dict__.update(own)
+        _unsubmitted.add(twin)
+        return twin
+
     def set_resource(self, name: str, value: object) -> None:
         """Set a resource, or an option of the scheduler's own. Raises :class:`SettingsError`."""
         self.resources[name] = value
@@ -483,7 +496,7 @@ class JobScript(metaclass=JobScriptType):
         cache_id: str | None = None,
         force: bool = False,
         retry: bool = True,
-        after: Iterable[AsyncResult] = (),
+        after: Parents = (),
     ) -> AsyncResult: ...
 
     @overload
@@ -493,7 +506,7 @@ class JobScript(metaclass=JobScriptType):
         cache_id: str | None = None,
         force: bool = False,
         retry: bool = True,
-        after: Iterable[AsyncResult] = (),
+        after: Parents = (),
     ) -> Status: ...
 
     def submit(
@@ -502,7 +515,7 @@ class JobScript(metaclass=JobScriptType):
         cache_id: str | None = None,
         force: bool = False,
         retry: bool = True,
-        after: Iterable[AsyncResult] = (),
+        after: Parents = (),
     ) -> AsyncResult | Status:
         """Submit the job, unless it was submitted before, and return its :class:`AsyncResult`.
 
@@ -522,7 +535,7 @@ class JobScript(metaclass=JobScriptType):
         cache_id: str | None = None,
         force: bool = False,
         retry: bool = True,
-        after: Iterable[AsyncResult] = (),
+        after: Parents = (),
     ) -> Plan:
         """Say what :meth:`submit` would do with the same arguments, and why."""
         return plan(
@@ -534,7 +547,7 @@ class JobScript(metaclass=JobScriptType):
         engine: Engine,
         *,
         cache_id: str | None = None,
-        parents: Sequence[Record] = (),
+        parents: Sequence[tuple[Record, Dependency]] = (),
         batch: str = "",
         bundle: bool = True,
     ) -> Record:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from clusterjob.batch import After, Batch, Job
+from clusterjob.batch import After, Batch
+from clusterjob.dependencies import Job
 from clusterjob.engine import Engine, default_engines, new_batch
 from clusterjob.errors import JobNotFoundError, SettingsError, SubmissionError
 from clusterjob.keys import repeated_key
@@ -96,6 +97,8 @@ class Session:
 
         ``after`` are jobs that must complete first: those of all jobs, or a mapping from a job to
         its own, which may be of the same batch. Each generation of those is a batch of its own.
+        :func:`afterany`, :func:`afternotok` and :func:`aftercorr` wait for something else. A job
+        whose turn cannot come any more ends as CANCELLED, with the reason ``dependency``.
 
         Jobs that ask for the same go to the scheduler as one array, where it has arrays, unless
         ``bundle`` is False; each stays a job of its own.
@@ -171,7 +174,9 @@ class Session:
             record = batch.jobs[number].prepare(
                 self.engine,
                 cache_id=batch.cache_ids[number],
-                parents=[parent.record for parent in batch.parents_of(number)],
+                parents=[
+                    (parent.record, how) for parent, how in batch.parents_of(number)
+                ],
                 batch=folder,
                 bundle=bundle,
             )

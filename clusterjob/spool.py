@@ -285,7 +285,7 @@ def hold(database: sqlite3.Connection, job: int, after: list[Any]) -> None:
         return
     database.executemany(
         "INSERT OR IGNORE INTO dependencies VALUES (?, ?)",
-        [(parent, job) for parent, _ in map(task_of, after)],
+        [(parent, job) for parent, _, _ in map(parent_of, after)],
     )
     database.execute(
         "UPDATE tasks SET held = 1, why = 'Dependency' WHERE job = ? AND state = 'PENDING'",
@@ -300,11 +300,14 @@ def job_values(script: str, workdir: str, options: dict[str, str]) -> dict[str, 
     memory_wanted = number_of(options, "mem", 0)
     check_room(cores_wanted, cores(), "cores")
     check_room(memory_wanted, memory(), "MB")
-    # an id, or that of an element: "12_3"
-    after = [
-        [int(number) for number in word.split("_")]
-        for word in re.findall(r"\d+(?:_\d+)?", options.get("after", ""))
-    ]
+    after: list[Any] = []
+    for word in filter(None, options.get("after", "").split(",")):
+        how, _, task = word.rpartition(":")  # "afterany:12_3"
+        job, _, index = task.partition("_")
+        # as an older version has it, where that is all
+        is_plain = not index and how in ("", "afterok")
+        found = [int(job), int(index) if index else None, how or "afterok"]
+        after.append(int(job) if is_plain else found)
     output = options.get("output", "/dev/null")
     return {
         "token": options.get("token") or None,
@@ -673,7 +676,21 @@ def release_after(database: sqlite3.Connection, condition: str, value: float) ->
 def release(database: sqlite3.Connection, job: int) -> None:
     """Queue a job that waited, or cancel it, where its parents allow."""
     after = database.execute("SELECT after FROM jobs WHERE id = ?", (job,)).fetchone()
-    waits = parents(database, json.loads(after["after"]))
+    wanted = json.loads(after["after"])
+    if all(parent_of(parent)[2] != "aftercorr" for parent in wanted):
+        release_tasks(database, job, parents(database, wanted, -1))
+        return
+    for row in database.execute(
+        "SELECT idx FROM tasks WHERE job = ? AND held = 1", (job,)
+    ).fetchall():
+        answer = parents(database, wanted, row["idx"])
+        release_tasks(database, job, answer, row["idx"])
+
+
+def release_tasks(
+    database: sqlite3.Connection, job: int, waits: str, index: int | None = None
+) -> None:
+    """Queue or cancel what waited of a job: all of it, or an element."""
     if waits == "wait":
         return
     values: dict[str, Any] = {"held": 0, "why": ""}
@@ -682,9 +699,9 @@ def release(database: sqlite3.Connection, job: int) -> None:
         values = {"held": 0, "why": why, "state": "CANCELLED", "ended": time.time()}
     names = ", ".join(name + " = ?" for name in values)
     done = database.execute(
-        "UPDATE tasks SET %s WHERE job = ? AND held = 1 AND state = 'PENDING'"
-        % names,
-        (*values.values(), job),
+        "UPDATE tasks SET %s WHERE job = ? AND held = 1 AND state = 'PENDING' "
+        "AND (? IS NULL OR idx = ?)" % names,
+        (*values.values(), job, index, index),
     )
     if waits == "never" and done.rowcount:
         release_after(database, "job = ?", job)
@@ -754,27 +771,49 @@ def mark(database: sqlite3.Connection, row: Any, **values: Any) -> None:
     )
 
 
-def task_of(parent: Any) -> tuple[int, int | None]:
-    """Return a job that another one waits for, and the index of the element, or None for all.
+def parent_of(parent: Any) -> tuple[int, int | None, str]:
+    """Return a job that another one waits for, the index of the element (None: all of them), and
+    what it waits for.
 
-    It is a list of those; an older version wrote the number of the job.
+    It is a list of these, or the number of a job that must complete.
     """
     words = parent if isinstance(parent, list) else [parent]
-    return words[0], words[1] if len(words) > 1 else None
+    job, index, how = [*words, None, None][:3]
+    return job, index, how or "afterok"
 
 
-def parents(database: sqlite3.Connection, after: list[Any]) -> str:
-    """Return '' where all these jobs completed, 'never' where they cannot any more, else 'wait'."""
-    states: set[str] = set()
-    for job, index in map(task_of, after):
+def parents(database: sqlite3.Connection, after: list[Any], child: int) -> str:
+    """Return '' where these jobs came to what element ``child`` waits for, 'never' where they
+    cannot any more, else 'wait'.
+    """
+    answers = set()
+    for job, index, how in map(parent_of, after):
+        one = child if how == "aftercorr" else index
         rows = database.execute(
             "SELECT DISTINCT state FROM tasks WHERE job = ? AND (? IS NULL OR idx = ?)",
-            (job, index, index),
+            (job, one, one),
         ).fetchall()
-        states |= {row["state"] for row in rows} or {"UNKNOWN"}
-    if states <= {"COMPLETED"}:
-        return ""
-    return "wait" if states <= {"COMPLETED", "PENDING", "RUNNING"} else "never"
+        states = {row["state"] for row in rows} or {"UNKNOWN"}
+        answers.add(_answer(how, states))
+    for answer in ("never", "wait"):
+        if answer in answers:
+            return answer
+    return ""
+
+
+def _answer(how: str, states: set[str]) -> str:
+    """Say what the states of a job mean to one that waits for it."""
+    is_over = not states & {"PENDING", "RUNNING"}
+    has_failed = bool(states - {"COMPLETED", "PENDING", "RUNNING"})
+    if how == "afterany":
+        return "" if is_over else "wait"
+    if how == "afternotok":
+        if is_over:
+            return "" if has_failed else "never"
+        return "wait"
+    if has_failed:
+        return "never"
+    return "" if is_over else "wait"
 
 
 def running(database: sqlite3.Connection, job: int) -> int:

@@ -54,3 +54,16 @@ RUNNING = Status.RUNNING
 COMPLETED = Status.COMPLETED
 CANCELLED = Status.CANCELLED
 FAILED = Status.FAILED
+
+
+class Dependency(str, Enum):
+    """When a job may start after another one, in the words of Slurm and PBS."""
+
+    AFTER_OK = "afterok"  # when it completed
+    AFTER_ANY = "afterany"  # when it ended, however that was
+    AFTER_NOT_OK = "afternotok"  # when it failed or was cancelled
+    # each element of an array when the one of the same index completed
+    AFTER_CORRESPONDING = "aftercorr"
+
+    def __str__(self) -> str:
+        return self.value

@@ -110,7 +110,7 @@ def test_a_users_program_is_checked(tmp_path: Path) -> None:
         "reveal_type(job.submit(block=True))\n"
         "reveal_type(submit([job]))\n"
         "reveal_type(submit([job])[0].tail())\n"
-        "reveal_type(submit([job]).table()[0]['max_rss'])\n"
+        "reveal_type(submit([job])[0].row()['max_rss'])\n"
         "reveal_type(plan([job])[0].differences)\n"
         "reveal_type(Session('x').results(states=[Status.FAILED]))\n"
         "JobScript('true', tme='2h')\n"

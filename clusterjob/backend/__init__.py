@@ -24,7 +24,7 @@ from clusterjob.backend.model import (
 from clusterjob.backend.names import common_name, is_known_word
 from clusterjob.backend.native import NativeOption, directive_lines, read_native
 from clusterjob.backend.parse import Answer, Reading, read_output
-from clusterjob.backend.render import ArrayOfJobs, Renderer, Script
+from clusterjob.backend.render import ArrayOfJobs, Guard, Renderer, Script
 from clusterjob.backend.requested import Quantity, Resources, check_once, readable
 from clusterjob.backend.resources import (
     COMMON_RESOURCES,
@@ -50,6 +50,7 @@ __all__ = [
     "Backend",
     "ErrorKind",
     "ExitRecord",
+    "Guard",
     "Limits",
     "NativeOption",
     "Quantity",

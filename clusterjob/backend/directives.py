@@ -20,11 +20,14 @@ from clusterjob.backend.templates import (
     render_template,
 )
 from clusterjob.errors import ResourcesNotSupportedError, SettingsError
+from clusterjob.status import Dependency
 
 _PLAIN = re.compile(r"([^{}]*)\{\{ (\w+) \}\}")  # a directive that needs no Jinja
 _MOST_KNOWN = 10_000
 
 Values = Mapping[str, object]
+# ids of jobs that come before, by what they must have come to
+Dependencies = Mapping[Dependency, Sequence[str]]
 
 
 class DirectiveWriter:
@@ -48,7 +51,7 @@ class DirectiveWriter:
     def write(
         self,
         resources: Mapping[str, ResourceValue | None],
-        after: Sequence[str] = (),
+        after: Dependencies | None = None,
         attributes: Values | None = None,
     ) -> list[str]:
         """Return the options, one string each, in the order of the backend's file.
@@ -61,7 +64,7 @@ class DirectiveWriter:
             name: value for name, value in resources.items() if value is not None
         }
         if after:
-            given["after"] = list(after)
+            given["after"] = after
         self._check_expressible(given)
         derived = derive_resources(given)
         lines = []
@@ -125,6 +128,10 @@ class DirectiveWriter:
             context[name] = (
                 Quoted(value, self._quote) if isinstance(value, str) else value
             )
+        after = wanted.get("after")
+        if isinstance(after, Mapping):
+            context["dependencies"] = [(str(how), ids) for how, ids in after.items()]
+            context["after"] = [job_id for ids in after.values() for job_id in ids]
         array = wanted.get("array")
         if isinstance(array, str):
             context["array"], context["array_max"] = self._split_array(array)

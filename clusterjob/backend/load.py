@@ -40,7 +40,7 @@ from clusterjob.backend.model import (
 )
 from clusterjob.backend.resources import COMMON_RESOURCES
 from clusterjob.errors import SettingsError, suggest
-from clusterjob.status import Reason, Status
+from clusterjob.status import Dependency, Reason, Status
 
 _Choice = TypeVar("_Choice", bound=Enum)
 # section, key -> the file that it came from
@@ -318,6 +318,7 @@ class _Reader:
             **texts,
             quoting=quoting,
             after=after,
+            dependencies=self.dependencies(given.get("dependencies", "afterok")),
             array_lists=lists,
             job_variables=tuple(words("job_variables")),
             options=tuple(words("options")),
@@ -330,6 +331,16 @@ class _Reader:
             forward_option=self.pattern("Backend", "forward_option"),
             patterns=tuple(map(_pair, words("patterns"))),
         )
+
+    def dependencies(self, text: str) -> tuple[Dependency, ...]:
+        known = {item.value: item for item in Dependency}
+        for word in text.split():
+            if word not in known:
+                hint = suggest(word, known)
+                raise self.error(
+                    f"unknown word {word!r}.{hint}", "Backend", "dependencies"
+                )
+        return tuple(known[word] for word in text.split())
 
     def output(self, name: str) -> Output:
         section = f"Output:{name}"

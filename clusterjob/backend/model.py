@@ -18,7 +18,7 @@ from typing import NamedTuple
 from clusterjob.backend.resources import COMMON_RESOURCES
 from clusterjob.errors import SettingsError
 from clusterjob.plain_files import read_text
-from clusterjob.status import Reason, Status
+from clusterjob.status import Dependency, Reason, Status
 
 # What is read from files is neither compared nor printed: dataclasses without the methods for that
 # are made in half the time, at every start.
@@ -67,7 +67,15 @@ VARIABLES = (
     "CLUSTERJOB_ARRAY_INDEX",
 )
 _TEMPLATE_NAME = re.compile(r"{[{%]-?\s*(?:if\s+)?([a-z]\w*)")
-_NOT_ATTRIBUTES = {*COMMON_RESOURCES, "after", "for", "endif", "endfor", "else"}
+_NOT_ATTRIBUTES = {
+    *COMMON_RESOURCES,
+    "after",
+    "dependencies",
+    "for",
+    "endif",
+    "endfor",
+    "else",
+}
 
 
 class Quoting(str, Enum):
@@ -135,6 +143,8 @@ class General:
     array_lists: bool = True
     clusters: str = ""  # the option that names one of several clusters
     after: AfterForm = AfterForm.NATIVE
+    # what the directive "after" can express
+    dependencies: tuple[Dependency, ...] = (Dependency.AFTER_OK,)
     scan: re.Pattern[str] | None = (
         None  # lines that the scheduler finds in bodies too
     )

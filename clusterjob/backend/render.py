@@ -11,13 +11,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from clusterjob.backend.directives import DirectiveWriter
+from clusterjob.backend.directives import Dependencies, DirectiveWriter
 from clusterjob.backend.model import Backend
 from clusterjob.backend.resources import ResourceValue
 from clusterjob.backend.templates import compile_template
 from clusterjob.errors import RenderError
+from clusterjob.status import Dependency
 
 if TYPE_CHECKING:
     import jinja2
@@ -35,6 +36,16 @@ _TOKEN, _NAME, _DIRECTIVE, _BODY, _OUT, _ERR = (
 _OWN_LOGS = ('"${cj_record%.exit}".out', '"${cj_record%.exit}".err')
 
 
+class Guard(NamedTuple):
+    """What a job must have come to before another one begins: its exit records tell.
+
+    Those of an array's elements, for ``AFTER_CORRESPONDING`` without index and ``.exit``.
+    """
+
+    how: Dependency
+    records: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Script:
     """What one submission needs besides its directives."""
@@ -45,9 +56,9 @@ class Script:
     body: str  # rendered
     shell: str = "/bin/bash"
     setup: str = ""  # rendered; the shell runs it before the body
-    guards: Sequence[str] = ()  # exit records that must say exit=0
+    guards: Sequence[Guard] = ()  # what the job itself looks at before it begins
     inputs: Sequence[tuple[str, str]] = ()  # path in the workdir, sha256
-    after: Sequence[str] = ()  # job ids
+    after: Dependencies | None = None
     attributes: Mapping[str, object] = field(default_factory=dict)
     by_hand: bool = False  # a person submits it, perhaps several times
     is_element: bool = False  # an element of an array runs it
@@ -61,7 +72,7 @@ class ArrayOfJobs:
     folder: str  # where it is, absolute, on the scheduler's host
     # paths of the jobs' scripts, without extension, by the index of their elements
     scripts: Mapping[int, str]
-    after: Sequence[str] = ()  # job ids
+    after: Dependencies | None = None
     attributes: Mapping[str, object] = field(default_factory=dict)
 
 

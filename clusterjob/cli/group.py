@@ -19,6 +19,7 @@ from clusterjob.cli.inspect import backends, check, list_jobs, logs, show, statu
 from clusterjob.cli.jobs import cancel, plan, render, resubmit, submit, wait
 from clusterjob.cli.output import NOT_FOUND, PrintableFormatter, echo
 from clusterjob.cli.store import doctor, prune, store
+from clusterjob.cli.sweeps import sweep
 from clusterjob.errors import ClusterJobError, JobNotFoundError, StoreError
 from clusterjob.script import JobScript
 from clusterjob.store import open_store
@@ -77,6 +78,7 @@ def cli(context: click.Context, where: str | None) -> None:
 
 for command in (
     submit,
+    sweep,
     render,
     plan,
     list_jobs,

@@ -112,13 +112,13 @@ def make_job(options: ScriptOptions) -> JobScript:
         dialect=dialect,
         inputs=options["inputs"],
         outputs=options["outputs"],
-        params=dict(map(_split_pair, options["params"])),
+        params=dict(map(split_pair, options["params"])),
         verbatim=options["verbatim"],
         **settings,
     )
     if options["profile"] is not None:
         job.read_settings(options["profile"])
-    for key, value in map(_split_pair, options["resources"]):
+    for key, value in map(split_pair, options["resources"]):
         job.set_resource(key, value)
     if options["backend"] is not None:
         job.backend = options["backend"]
@@ -131,7 +131,8 @@ def make_job(options: ScriptOptions) -> JobScript:
     return job
 
 
-def _split_pair(text: str) -> tuple[str, str]:
+def split_pair(text: str) -> tuple[str, str]:
+    """Return name and value of ``NAME=VALUE``."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip("-"):
         raise click.UsageError(f"{text!r} is not NAME=VALUE")

@@ -87,7 +87,7 @@ def _what_it_asks(record: Record) -> tuple[object, ...]:
     resources = {
         name: value for name, value in spec.resources.items() if name not in _OWN
     }
-    after = tuple(parent.job_id for parent in spec.waits_for)
+    after = tuple((parent.how, parent.job_id) for parent in spec.waits_for)
     return (
         tuple(sorted(resources.items())),
         tuple(sorted(spec.attributes.items())),

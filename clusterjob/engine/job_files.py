@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from clusterjob.backend import AfterForm, ArrayOfJobs, Backend, Script
+from clusterjob.backend import AfterForm, ArrayOfJobs, Backend, Guard, Script
 from clusterjob.engine.bundles import Unit, units_of
 from clusterjob.engine.scheduler import Scheduler
-from clusterjob.errors import CommandError
+from clusterjob.errors import CommandError, ResourcesNotSupportedError
 from clusterjob.files import Upload, programs_in
 from clusterjob.plain_files import foreign_link
+from clusterjob.status import Dependency
 from clusterjob.store import Parent, Record
 
 RUNS = ".clusterjob-runs"
@@ -91,7 +93,7 @@ def _render_array(scheduler: Scheduler, unit: Unit) -> str:
             _index_of(record): f"{record.folder}/{record.token}"
             for record in unit.members
         },
-        after=_ids_of_parents(scheduler.backend, spec.waits_for),
+        after=_waits(scheduler.backend, spec.waits_for),
         attributes=spec.attributes,
     )
     return scheduler.renderer.render_array(resources, array)
@@ -102,25 +104,56 @@ def _index_of(record: Record) -> int:
     return record.bundle.element
 
 
-def _ids_of_parents(backend: Backend, parents: Iterable[Parent]) -> list[str]:
-    """Return the ids that a job waits for: where that cannot be an element it is the array."""
-    return [
-        parent.array_id
-        if parent.is_element and not backend.bundles.after
-        else parent.job_id
-        for parent in parents
-    ]
+def _waits(
+    backend: Backend, parents: Iterable[Parent]
+) -> dict[Dependency, list[str]]:
+    """Return what the scheduler is told to wait for.
 
-
-def _guards(backend: Backend, parents: Iterable[Parent]) -> list[str]:
-    """Return the exit records that the job itself must look at before it begins."""
-    form = backend.general.after
-    guards: list[str] = []
+    What it cannot tell apart, and elements that it cannot wait for, it waits for the end of; the
+    job itself looks then. Raises :class:`ResourcesNotSupportedError`.
+    """
+    found: dict[Dependency, list[str]] = {}
     for parent in parents:
-        is_blind = form is AfterForm.GUARDED_ARRAYS and parent.is_array
+        how = parent.how
         is_late = parent.is_element and not backend.bundles.after
-        if form is AfterForm.GUARDED or is_blind or is_late:
-            guards += parent.records
+        if (
+            _must_look(backend, parent) and how is not Dependency.AFTER_OK
+        ) or is_late:
+            how = Dependency.AFTER_ANY
+        if backend.general.after is AfterForm.GUARDED:
+            how = parent.how
+        elif how not in backend.general.dependencies:
+            raise ResourcesNotSupportedError(
+                f"backend {backend.name!r} cannot let a job wait for {parent.name!r} in the way "
+                f"{how}; it knows {', '.join(map(str, backend.general.dependencies))}"
+            )
+        found.setdefault(how, []).append(
+            parent.array_id if is_late else parent.job_id
+        )
+    return found
+
+
+def _must_look(backend: Backend, parent: Parent) -> bool:
+    """Whether the job itself must look what became of a job that it comes after."""
+    if parent.how is Dependency.AFTER_ANY:
+        return False
+    form = backend.general.after
+    is_blind = form is AfterForm.GUARDED_ARRAYS and parent.is_array
+    is_late = parent.is_element and not backend.bundles.after
+    is_unknown = parent.how not in backend.general.dependencies
+    return form is AfterForm.GUARDED or is_blind or is_late or is_unknown
+
+
+def _guards(backend: Backend, parents: Iterable[Parent]) -> list[Guard]:
+    """Return what the job itself must look at before it begins."""
+    guards = []
+    for parent in parents:
+        if not _must_look(backend, parent):
+            continue
+        records = parent.records
+        if parent.how is Dependency.AFTER_CORRESPONDING:
+            records = (re.sub(r"\.\d+\.exit$", "", parent.records[0]),)
+        guards.append(Guard(parent.how, records))
     return guards
 
 
@@ -141,7 +174,7 @@ def _script(backend: Backend, record: Record) -> Script:
         setup=spec.setup,
         guards=_guards(backend, spec.waits_for),
         inputs=[(item.path, item.digest) for item in spec.inputs if item.digest],
-        after=_ids_of_parents(backend, spec.waits_for),
+        after=_waits(backend, spec.waits_for),
         attributes=spec.attributes,
         by_hand=record.token == BY_HAND,
         is_element=record.bundle is not None,

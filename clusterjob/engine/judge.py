@@ -158,8 +158,11 @@ class _Case:
         exit_code: int | None = None,
         signal: int | None = None,
     ) -> None:
-        self.task.status = status
-        self.task.reason = Reason.CANCELLED if status is Status.CANCELLED else reason
+        if reason == Reason.DEPENDENCY:  # it never ran, and is not to blame
+            status, exit_code = Status.CANCELLED, None
+        elif status is Status.CANCELLED:
+            reason = Reason.CANCELLED
+        self.task.status, self.task.reason = status, reason
         self.task.exit_code, self.task.signal = exit_code, signal
 
     def _from_record(self, own: ExitRecord, word: _FinalWord | None) -> None:

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from clusterjob.errors import show
-from clusterjob.status import Reason, Status
+from clusterjob.status import Dependency, Reason, Status
 
 # s since the epoch, of a year with four digits; also other amounts
 _MOST = 2.5e11
@@ -248,6 +248,7 @@ _PARENT = _Shape(
     {
         **dict.fromkeys(("name", "job_id", "key", "token", "array_id"), _TEXT),
         "records": _TEXTS,
+        "how": _kind(str, check=_are_among(item.value for item in Dependency)),
         "done": _FLAG,
     },
     ("name", "job_id", "records"),

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from clusterjob.status import Dependency
 from clusterjob.store.shape import check_specs, read_values
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -38,11 +39,12 @@ class OutputPattern(NamedTuple):
 
 @dataclass(frozen=True)
 class Parent:
-    """A job that must complete first, and its exit records on the scheduler's host.
+    """A job that another one comes after, and its exit records on the scheduler's host.
 
     ``key`` and ``token`` name the submission; of a job that an older version wrote they are empty.
-    ``done``: it had completed already, so that nothing has to wait for it. ``array_id``: the
-    scheduler's id of the array that it is an element of, where it is a job of its own.
+    ``how``: what it must have come to; ``done``: it had, so that nothing has to wait for it.
+    ``array_id``: the scheduler's id of the array that it is an element of, where it is a job of its
+    own.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Parent:
     token: str = ""
     done: bool = False
     array_id: str = ""
+    how: Dependency = Dependency.AFTER_OK
 
     @property
     def is_array(self) -> bool:
@@ -65,7 +68,10 @@ class Parent:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Parent:
-        return cls(**{**data, "records": tuple(data["records"])})
+        parent = {**data, "records": tuple(data["records"])}
+        if "how" in data:
+            parent["how"] = Dependency(data["how"])
+        return cls(**parent)
 
     def to_json(self) -> dict[str, Any]:
         data = {
@@ -76,6 +82,8 @@ class Parent:
         for name in ("key", "token", "done", "array_id"):
             if value := getattr(self, name):
                 data[name] = value
+        if self.how is not Dependency.AFTER_OK:
+            data["how"] = self.how.value
         return data
 
 
@@ -159,7 +167,7 @@ class JobSpec:
 
     @property
     def waits_for(self) -> tuple[Parent, ...]:
-        """The parents that had not completed when the job was submitted."""
+        """The parents that had not come to what is wanted when the job was submitted."""
         return tuple(parent for parent in self.after if not parent.done)
 
     @classmethod

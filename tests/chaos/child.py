@@ -1,9 +1,10 @@
 """A process that submits a batch, and is killed by itself at a step of the protocol that it is
 told.
 
-    child.py PROFILE LEDGER NAME COUNT [STEP]
+    child.py PROFILE LEDGER NAME COUNT TOGETHER [STEP]
 
-Each job appends its name to LEDGER; the first is an array of two. STEP is a point in POINTS; with
+Each job appends its name to LEDGER; the first is an array of two; with TOGETHER = yes the others go
+as one array. STEP is a point in POINTS; with
 ``+all`` behind it the shell that talks to the scheduler dies too, as if the power went off;
 without, it goes on, as a login node does when a laptop falls asleep. Prints ``ready`` when it is
 about to submit, and the job ids when it gets to the end.
@@ -130,7 +131,7 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
 
 def main() -> None:
     global everything, far
-    profile, ledger, name, count, *step = sys.argv[1:]
+    profile, ledger, name, count, together, *step = sys.argv[1:]
     jobs = []
     for number in range(int(count)):
         job = JobScript(
@@ -148,7 +149,8 @@ def main() -> None:
 
         arrange(point, int(count), type(default_session().store))
     print("ready", flush=True)
-    print(*(result.job_id for result in submit(jobs)))
+    results = submit(jobs, bundle=together == "yes")
+    print(*(result.job_id for result in results))
 
 
 main()

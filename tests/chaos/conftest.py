@@ -26,6 +26,7 @@ def start(
     count: int,
     step: str = "",
     prefix: Sequence[str] = (),
+    together: bool = True,
 ) -> subprocess.Popen[str]:
     """Start a process that submits ``count`` jobs; ``prefix`` is a command to start it with."""
     command = [
@@ -36,6 +37,7 @@ def start(
         str(Path("ledger").absolute()),
         name,
         str(count),
+        "yes" if together else "no",
         step,
     ]
     return subprocess.Popen(
@@ -43,12 +45,14 @@ def start(
     )
 
 
-def run(flavour: Flavour, name: str, count: int, step: str = "") -> int:
+def run(
+    flavour: Flavour, name: str, count: int, step: str = "", together: bool = True
+) -> int:
     """Let a process submit ``count`` jobs; return how it ended.
 
     One that is not killed must succeed.
     """
-    process = start(flavour, name, count, step)
+    process = start(flavour, name, count, step, together=together)
     out, err = process.communicate(timeout=120)
     assert step or process.returncode == 0, out + err
     return process.returncode

@@ -33,11 +33,18 @@ COUNT = 4
     )
 )
 def test_killed_at_every_step(cluster: Flavour) -> None:
-    steps = [f"{point}{suffix}" for point in POINTS for suffix in ("", "+all")]
-    for number, step in enumerate(steps):
-        assert run(cluster, f"s{number}", COUNT, step) == -signal.SIGKILL, step
-        run(cluster, f"s{number}", COUNT)
-    everything_ran_once(len(steps) * COUNT)
+    """Of jobs that go in an array, and of such that go alone."""
+    ways = [("", True), ("+all", True), ("", False), ("+all", False)]
+    if not LONG:
+        ways = ways[1:3]
+    cases = [
+        (point + suffix, together) for point in POINTS for suffix, together in ways
+    ]
+    for number, (step, together) in enumerate(cases):
+        ended = run(cluster, f"s{number}", COUNT, step, together)
+        assert ended == -signal.SIGKILL, (step, together)
+        run(cluster, f"s{number}", COUNT, together=together)
+    everything_ran_once(len(cases) * COUNT)
 
 
 @on("local", "slurm", "sge", "pbspro", "slurm@ssh", "pbspro@openssh")
@@ -52,7 +59,8 @@ def test_killed_at_random_moments(cluster: Flavour) -> None:
         assert number < 4 * MOMENTS, (
             f"only {killed} of {number} were killed before they were done"
         )
-        process = start(cluster, f"r{number}", COUNT)
+        together = moments.random() < 0.7
+        process = start(cluster, f"r{number}", COUNT, together=together)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(moments.uniform(0, span))
@@ -63,7 +71,7 @@ def test_killed_at_random_moments(cluster: Flavour) -> None:
             kill_below(process.pid)
         process.kill()
         process.communicate()
-        run(cluster, f"r{number}", COUNT)
+        run(cluster, f"r{number}", COUNT, together=together)
         number += 1
     print(f"{killed} of {number} were killed before they were done")
     everything_ran_once((number + 1) * COUNT, 600 if LONG else 120)

@@ -112,14 +112,14 @@ def outcome(task: Task) -> tuple[Status, Reason | None]:
         ),
         # it had ended before
         (decide("CANCELLED", ended(0)), (Status.COMPLETED, None)),
-        (decide("CANCELLED", after=True), (Status.FAILED, Reason.DEPENDENCY)),
+        (decide("CANCELLED", after=True), (Status.CANCELLED, Reason.DEPENDENCY)),
         (
             decide("CANCELLED", after=True, cancelled=True),
             (Status.CANCELLED, Reason.CANCELLED),
         ),
         (
             decide(None, ended(1, reason="dependency")),
-            (Status.FAILED, Reason.DEPENDENCY),
+            (Status.CANCELLED, Reason.DEPENDENCY),
         ),
         (
             decide(None, ended(1, reason="submission")),

@@ -1,0 +1,77 @@
+"""1,000 single jobs that ask for the same, which go as arrays, against a serial loop of the bare
+submit command, on the lab's Slurm, Grid Engine and OpenPBS. `make lab` first.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from common import report, stopwatch, submission_time, workplace
+
+from clusterjob import JobScript, cancel, default_session
+
+COUNT = 1000
+LOOP = 200  # submissions of the serial loop
+LAB = Path(
+    os.environ.get("CLUSTERJOB_LAB")
+    or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
+)
+PBS = os.environ.get("CLUSTERJOB_PBS") or "/opt/pbs"
+# the bare command; the option with which a job waits; the ratio that is wanted
+SCHEDULERS = {
+    "slurm": ("sbatch --parsable --output=/dev/null --hold", {"hold": True}, 20),
+    "sge": ("qsub -terse -o /dev/null -e /dev/null -h", {"h": True}, 10),
+    "pbspro": ("qsub -o /dev/null -e /dev/null -h", {"h": True}, 10),
+}
+PATHS = {"sge": "/usr/lib/gridengine", "pbspro": f"{PBS}/bin"}
+
+
+def bare(command: str) -> float:
+    """Return the jobs a second of a serial loop."""
+    Path("bare.sh").write_text("#!/bin/sh\ntrue\n")
+    loop = f"i=0; while [ $i -lt {LOOP} ]; do {command} bare.sh || exit; i=$((i + 1)); done"
+    with stopwatch() as watch:
+        done = subprocess.run(
+            ["/bin/sh", "-c", loop], check=True, capture_output=True, text=True
+        )
+    delete = "scancel" if command.startswith("sbatch") else "qdel"
+    subprocess.run([delete, *done.stdout.split()], check=True, capture_output=True)
+    return LOOP / watch[0]
+
+
+def ours(name: str, label: str, options: dict[str, bool]) -> float:
+    """Return the jobs a second of a batch."""
+    jobs = [
+        JobScript(
+            f"true {label} {number}", f"b{number}", backend=name, options=options
+        )
+        for number in range(COUNT)
+    ]
+    seconds = submission_time(jobs)
+    cancel(default_session().results())
+    time.sleep(3)
+    return COUNT / seconds
+
+
+def main() -> None:
+    """Report the medians of three runs each."""
+    os.environ["SLURM_CONF"] = str(LAB / "slurm" / "slurm.conf")
+    os.environ |= {"SGE_ROOT": "/var/lib/gridengine", "SGE_CELL": "default"}
+    before = os.environ["PATH"]
+    for name, (command, options, wanted) in SCHEDULERS.items():
+        os.environ["PATH"] = f"{PATHS.get(name, '')}:{before}"
+        loops, batches = [], []
+        for number in range(3):
+            loops.append(bare(command))
+            batches.append(ours(name, f"{os.getpid()}-{number}", dict(options)))
+        loop, batch = sorted(loops)[1], sorted(batches)[1]
+        report(f"{name}: serial loop of the bare command", loop, "jobs/s", "-")
+        report(f"{name}: 1,000 single jobs in one batch", batch, "jobs/s", "-")
+        report(f"{name}: ratio", batch / loop, "x", f">= {wanted}")
+
+
+with workplace():
+    main()

@@ -1,0 +1,61 @@
+"""What can be submitted, and when it may start: what ``after`` of :func:`clusterjob.submit` takes
+besides handles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from clusterjob.engine import Engine
+from clusterjob.result import AsyncResult
+from clusterjob.status import Dependency
+from clusterjob.store import Record
+
+
+class Job(Protocol):
+    """What can be submitted: a :class:`JobScript`."""
+
+    def prepare(
+        self,
+        engine: Engine,
+        *,
+        cache_id: str | None = None,
+        parents: Sequence[tuple[Record, Dependency]] = (),
+        batch: str = "",
+        bundle: bool = True,
+    ) -> Record:
+        """Return the record of a submission, not stored anywhere yet.
+
+        Without ``batch`` it is for looking at only: no host need be reached. Without ``bundle`` it
+        never goes with others in an array.
+        """
+
+
+@dataclass(frozen=True)
+class AfterJobs:
+    """Jobs, and what they must have come to before another one starts."""
+
+    jobs: tuple[AsyncResult | Job, ...]
+    how: Dependency
+
+
+def afterok(*jobs: AsyncResult | Job) -> AfterJobs:
+    """Start when all of these completed; what a handle alone means in ``after``."""
+    return AfterJobs(jobs, Dependency.AFTER_OK)
+
+
+def afterany(*jobs: AsyncResult | Job) -> AfterJobs:
+    """Start when all of these ended, however that was."""
+    return AfterJobs(jobs, Dependency.AFTER_ANY)
+
+
+def afternotok(*jobs: AsyncResult | Job) -> AfterJobs:
+    """Start when all of these failed or were cancelled: to clean up, or to try something else."""
+    return AfterJobs(jobs, Dependency.AFTER_NOT_OK)
+
+
+def aftercorr(*arrays: AsyncResult | Job) -> AfterJobs:
+    """Start each element of an array when those of the same index in these arrays completed."""
+    return AfterJobs(arrays, Dependency.AFTER_CORRESPONDING)
