@@ -46,6 +46,7 @@ from clusterjob.status import (
 
 if TYPE_CHECKING:
     from clusterjob.admin import connect
+    from clusterjob.attempts import Attempt
     from clusterjob.dependencies import (
         AfterJobs,
         afterany,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from clusterjob.planning import Action, Plan, PlannedJob
     from clusterjob.result import AsyncResult, JobRow
     from clusterjob.results import Results, WaitOutcome, as_completed, cancel, wait
+    from clusterjob.retry import Retry
     from clusterjob.script import (
         JobScript,
         JobSettings,
@@ -97,6 +99,7 @@ __all__ = [
     "Action",
     "AfterJobs",
     "AsyncResult",
+    "Attempt",
     "BackendNotFoundError",
     "ClusterJobError",
     "CommandError",
@@ -118,6 +121,7 @@ __all__ = [
     "RenderError",
     "ResourcesNotSupportedError",
     "Results",
+    "Retry",
     "Session",
     "SettingsError",
     "Status",
@@ -146,6 +150,7 @@ _HOMES = {
     "Action": "planning",
     "AfterJobs": "dependencies",
     "AsyncResult": "result",
+    "Attempt": "attempts",
     "Connections": "transport",
     "Event": "store",
     "Hooks": "transport",
@@ -156,6 +161,7 @@ _HOMES = {
     "PlannedJob": "planning",
     "RemoteFile": "files",
     "Results": "results",
+    "Retry": "retry",
     "Session": "session",
     "Task": "store",
     "WaitOutcome": "results",

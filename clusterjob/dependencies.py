@@ -10,6 +10,7 @@ from typing import Protocol
 
 from clusterjob.engine import Engine
 from clusterjob.result import AsyncResult
+from clusterjob.retry import Retry
 from clusterjob.status import Dependency
 from clusterjob.store import Record
 
@@ -25,11 +26,12 @@ class Job(Protocol):
         parents: Sequence[tuple[Record, Dependency]] = (),
         batch: str = "",
         bundle: bool = True,
+        retry: Retry | None = None,
     ) -> Record:
         """Return the record of a submission, not stored anywhere yet.
 
         Without ``batch`` it is for looking at only: no host need be reached. Without ``bundle`` it
-        never goes with others in an array.
+        never goes with others in an array; ``retry`` says when it is tried again.
         """
 
 

@@ -21,7 +21,7 @@ from clusterjob.errors import (
     SubmissionError,
 )
 from clusterjob.profile import Profile
-from clusterjob.status import Dependency, Status
+from clusterjob.status import Dependency
 from clusterjob.store import ClusterReference, JobSpec, Parent, Record
 
 RULES = 2  # changes when equal jobs would get other keys
@@ -169,11 +169,7 @@ def parent_of(
 
     Raises :class:`SubmissionError`.
     """
-    has_completed = record.status is Status.COMPLETED
-    is_done = record.finished and {
-        Dependency.AFTER_ANY: True,
-        Dependency.AFTER_NOT_OK: not has_completed,
-    }.get(how, has_completed)
+    is_done = record.has_met(how)
     if not is_done and record.cluster_id != reference.cluster_id:
         raise SubmissionError(
             "a job can only come after jobs of the same scheduler; "
@@ -193,17 +189,7 @@ def parent_of(
         raise SubmissionError(
             f"job {record.name!r} has no job id yet ({why}); submit its successors later"
         )
-    names = [record.exit_name(index) for index in record.all_tasks()]
-    return Parent(
-        record.name,
-        record.job_id or "",
-        tuple(f"{record.folder}/{name}.exit" for name in names),
-        record.key,
-        record.token,
-        is_done,
-        record.bundle.array_id if record.bundle is not None else "",
-        how,
-    )
+    return record.as_parent(how)
 
 
 @functools.lru_cache(maxsize=256)

@@ -45,6 +45,7 @@ from clusterjob.keys import (
 )
 from clusterjob.native_script import NativeScript, check_no_directives
 from clusterjob.profile import ATTRIBUTES
+from clusterjob.retry import Retry
 from clusterjob.status import Dependency
 from clusterjob.store import (
     ClusterReference,
@@ -84,6 +85,7 @@ class Draft:
     attributes: Mapping[str, str]
     resources: Resources
     native: NativeScript
+    retry: Retry | None = None
 
     # -- templates ---------------------------------------------------------------------------------
 
@@ -159,6 +161,7 @@ class Draft:
         parents: Sequence[tuple[Record, Dependency]],
         batch: str,
         bundle: bool = True,
+        retry: Retry | None = None,
     ) -> Record:
         """Return the record of a submission, not stored anywhere yet: see
         :meth:`JobScript.prepare`.
@@ -172,8 +175,17 @@ class Draft:
             _check_filename(workdir, self.attributes.get("filename") or "")
         after = [parent_of(item, reference, how, dry) for item, how in parents]
         inputs = self._inputs(workdir, [item for item, _ in parents], variables)
+        rules = self._retry_rules(backend, retry or self.retry)
         spec = self._make_spec(
-            backend, reference, workdir, cache_id, after, inputs, variables, bundle
+            backend,
+            reference,
+            workdir,
+            cache_id,
+            after,
+            inputs,
+            variables,
+            bundle,
+            rules,
         )
         spec_json = spec.to_json()
         name = str(spec.resources["jobname"])
@@ -237,6 +249,7 @@ class Draft:
         inputs: tuple[InputFile, ...],
         given: Mapping[str, object],
         bundle: bool,
+        retry: Mapping[str, object],
     ) -> JobSpec:
         """Render all that is submitted, and check it against the backend."""
         settings, here = self.attributes, os.getcwd()
@@ -247,11 +260,7 @@ class Draft:
         variables = {**given, "full_workdir": workdir, "jobname": name}
         self._warn_of_unused(name, backend)
         body = self.render_body(variables)
-        if "\0" in body:
-            raise RenderError(
-                f"the body of job {name!r} contains a NUL character, which no shell can read"
-            )
-        check_no_directives(body, backend, name)
+        _check_body(body, backend, name)
         aux = {
             check_inside(path, "auxiliary script"): self._render(
                 text, f"auxiliary script {path!r}", variables
@@ -285,6 +294,7 @@ class Draft:
             filename=check_inside(filename, "filename") if filename else "",
             attributes=self._directive_attributes(backend),
             cache_id=cache_id,
+            retry=retry,
         )
 
     def _inputs(
@@ -324,6 +334,25 @@ class Draft:
         if answer is None:
             raise SettingsError(f"bundle = {given!r}: expected yes or no")
         return answer
+
+    def _retry_rules(
+        self, backend: Backend, retry: Retry | None
+    ) -> dict[str, object]:
+        """Return the rules of retries, which must be possible. Raises :class:`SettingsError`."""
+        if retry is None:
+            return {}
+        lacking = sorted(retry.scaled() - self.resources.amounts().keys())
+        if lacking:
+            raise SettingsError(
+                f"Retry: job {self.label!r} asks for no {lacking[0]}, so there is nothing to "
+                f"multiply: say how much {lacking[0]} the first attempt has"
+            )
+        if retry.excludes() and not backend.can_exclude:
+            raise SettingsError(
+                f"Retry: backend {backend.name!r} cannot leave nodes out; take 'exclude' out, or "
+                "give the profile a line 'exclude = ...' in [Directives]"
+            )
+        return retry.rules()
 
     def _directive_attributes(self, backend: Backend) -> dict[str, str]:
         """Return the values of the names in directives that are no resources."""
@@ -393,6 +422,15 @@ def _check_filename(workdir: str, filename: str) -> None:
                 f"filename = {filename!r}: {path} is a file of yours, which the script would "
                 "replace; choose another name for the script"
             )
+
+
+def _check_body(body: str, backend: Backend, name: str) -> None:
+    """Refuse what no shell can read, and directives that would be ignored."""
+    if "\0" in body:
+        raise RenderError(
+            f"the body of job {name!r} contains a NUL character, which no shell can read"
+        )
+    check_no_directives(body, backend, name)
 
 
 def _check_names(

@@ -23,6 +23,7 @@ from clusterjob.backend import (
 )
 from clusterjob.errors import SettingsError
 from clusterjob.plain_files import expand
+from clusterjob.retry import Retry, read_retry
 
 # attributes that mean something to clusterjob; any other is a variable of the body
 ATTRIBUTES = (
@@ -88,6 +89,7 @@ class Profile:
     attributes: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, ResourceValue | None] = field(default_factory=dict)
     overrides: Sections = field(default_factory=dict)
+    retry: Retry | None = None
 
     @functools.cached_property
     def backends(self) -> str:
@@ -145,7 +147,9 @@ def read_profile(path: str | Path) -> Profile:
                 str(error), file=file, section="Resources", key=key
             ) from None
     check_once(given, file)
-    return Profile(file, attributes, resources, sections)
+    rules = sections.pop("Retry", None)
+    retry = None if rules is None else read_retry(rules, file)
+    return Profile(file, attributes, resources, sections, retry)
 
 
 def _check_interpolation(sections: Sections, file: Path) -> None:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from clusterjob.attempts import Attempt, past_attempts, present_attempt
 from clusterjob.dumped import read_dump, write_dump
 from clusterjob.engine import Cluster, Engine, default_engines, new_batch
 from clusterjob.errors import (
@@ -235,6 +236,15 @@ class AsyncResult:
         return list(self.record.task.history)
 
     @property
+    def attempts(self) -> list[Attempt]:
+        """Every attempt of the job, the present one last; one, where it was not tried again."""
+        self.refresh()
+        now = present_attempt(
+            self.record, self.log_path("stdout"), self.log_path("stderr")
+        )
+        return [*past_attempts(self.record), now]
+
+    @property
     def usage(self) -> dict[str, float]:
         """What the job used, as far as is known.
 
@@ -405,7 +415,7 @@ class AsyncResult:
 
         ``index`` is that of an array's element.
         """
-        if not self.record.spec.resources.get(stream):
+        if not self.record.resources.get(stream):
             # no backend is needed to say where it is
             return log_path(self.record, stream, index)
         return log_path(self.record, stream, index, self.cluster.scheduler.backend)

@@ -45,6 +45,7 @@ from clusterjob.preparing import Draft
 from clusterjob.profile import ATTRIBUTES, Profile, check_gone, read_profile
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
+from clusterjob.retry import Retry
 from clusterjob.session import Session
 from clusterjob.session import default_session as open_default_session
 from clusterjob.status import Dependency, Status
@@ -147,6 +148,7 @@ class JobScript(metaclass=JobScriptType):
     resources: Resources
     _profiles: tuple[tuple[str, Profile], ...]  # with the backend that each was for
     _native: NativeScript
+    _retry: Retry | None
     if TYPE_CHECKING:
         backend: str | None
         remote: str | None
@@ -214,7 +216,7 @@ class JobScript(metaclass=JobScriptType):
         """Set everything: what a script's directives say, the defaults over it, then the rest."""
         own = self.__dict__
         own["body"], own["verbatim"] = native.body, verbatim
-        own["_native"] = native
+        own["_native"], own["_retry"] = native, None
         own["aux_scripts"] = dict(aux_scripts or {})
         own["inputs"] = "auto" if inputs == "auto" else parse_files(inputs, "input")
         own["outputs"] = parse_files(outputs, "output")
@@ -346,6 +348,8 @@ class JobScript(metaclass=JobScriptType):
         if self.attributes.pop("inputs", None) == "auto" and not self.inputs:
             self.__dict__["inputs"] = "auto"
         self.resources.put(profile.resources)
+        if profile.retry is not None:
+            self.__dict__["_retry"] = profile.retry
         backend = self.attributes.get("backend") or "local"
         self.__dict__["_profiles"] = (*self._profiles, (backend, profile))
 
@@ -396,6 +400,7 @@ class JobScript(metaclass=JobScriptType):
             attributes=self.attributes,
             resources=self.resources,
             native=self._native,
+            retry=self._retry,
         )
 
     def __getattr__(self, name: str) -> object:
@@ -495,7 +500,7 @@ class JobScript(metaclass=JobScriptType):
         block: Literal[False] = False,
         cache_id: str | None = None,
         force: bool = False,
-        retry: bool = True,
+        retry: bool | Retry = True,
         after: Parents = (),
     ) -> AsyncResult: ...
 
@@ -505,7 +510,7 @@ class JobScript(metaclass=JobScriptType):
         block: Literal[True],
         cache_id: str | None = None,
         force: bool = False,
-        retry: bool = True,
+        retry: bool | Retry = True,
         after: Parents = (),
     ) -> Status: ...
 
@@ -514,7 +519,7 @@ class JobScript(metaclass=JobScriptType):
         block: bool = False,
         cache_id: str | None = None,
         force: bool = False,
-        retry: bool = True,
+        retry: bool | Retry = True,
         after: Parents = (),
     ) -> AsyncResult | Status:
         """Submit the job, unless it was submitted before, and return its :class:`AsyncResult`.
@@ -550,10 +555,11 @@ class JobScript(metaclass=JobScriptType):
         parents: Sequence[tuple[Record, Dependency]] = (),
         batch: str = "",
         bundle: bool = True,
+        retry: Retry | None = None,
     ) -> Record:
         """Return the record of a submission of this job, not stored anywhere yet.
 
-        Without ``bundle`` it never goes with others in an array.
+        Without ``bundle`` it never goes with others in an array; ``retry`` goes over the profile's.
         ``batch`` names the folder of the batch; without it the record is for looking at only, and a
         host that cannot be reached leaves its paths as they were written. Raises
         :class:`SettingsError`, :class:`RenderError`, :class:`SubmissionError`.
@@ -561,7 +567,7 @@ class JobScript(metaclass=JobScriptType):
         if batch:
             _unsubmitted.discard(self)
         return self._draft().prepare(
-            engine, self.cluster_reference, cache_id, parents, batch, bundle
+            engine, self.cluster_reference, cache_id, parents, batch, bundle, retry
         )
 
 
@@ -578,7 +584,7 @@ def submit(
     *,
     cache_ids: Iterable[str | None] | None = None,
     force: bool = False,
-    retry: bool = True,
+    retry: bool | Retry = True,
     after: After = (),
     bundle: bool = True,
 ) -> Results:

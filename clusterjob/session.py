@@ -15,6 +15,7 @@ from clusterjob.errors import JobNotFoundError, SettingsError, SubmissionError
 from clusterjob.keys import repeated_key
 from clusterjob.result import AsyncResult, submit_records
 from clusterjob.results import Results
+from clusterjob.retry import Retry
 from clusterjob.reuse import (
     adopt_former,
     tell_changed,
@@ -83,7 +84,7 @@ class Session:
         *,
         cache_ids: Iterable[str | None] | None = None,
         force: bool = False,
-        retry: bool = True,
+        retry: bool | Retry = True,
         after: After = (),
         bundle: bool = True,
     ) -> Results:
@@ -101,7 +102,8 @@ class Session:
         whose turn cannot come any more ends as CANCELLED, with the reason ``dependency``.
 
         Jobs that ask for the same go to the scheduler as one array, where it has arrays, unless
-        ``bundle`` is False; each stays a job of its own.
+        ``bundle`` is False; each stays a job of its own. With a :class:`Retry` for ``retry`` one
+        that fails is tried again by itself, as those rules say, by whoever asks about it.
 
         Raises :class:`SubmissionError` where the scheduler refused some; its ``results`` are the
         handles of the others. Raises :class:`SettingsError`, :class:`RenderError`,
@@ -111,10 +113,11 @@ class Session:
         self.recover()
         for parent in batch.earlier_parents():
             parent.refresh()
-        again = functools.partial(_may_replace, force, retry)
+        policy = retry if isinstance(retry, Retry) else None
+        again = functools.partial(_may_replace, force, retry is not False)
         folder = new_batch()
         for generation in batch.generations:
-            records = self._prepare(batch, generation, folder, bundle)
+            records = self._prepare(batch, generation, folder, bundle, policy)
             adopt_former(self.store, records)
             try:
                 parents = batch.parents_among(generation, records)
@@ -167,6 +170,7 @@ class Session:
         generation: Sequence[int],
         folder: str,
         bundle: bool = True,
+        retry: Retry | None = None,
     ) -> list[Record]:
         """Return the records of the jobs with these numbers; equal ones get keys of their own."""
         records = []
@@ -179,6 +183,7 @@ class Session:
                 ],
                 batch=folder,
                 bundle=bundle,
+                retry=retry,
             )
             repeats = batch.count(record.key)
             record.key = repeated_key(record.key, repeats)

@@ -14,8 +14,8 @@ from clusterjob.session import Session
 from clusterjob.status import Status
 from clusterjob.store import Listed, Record, full_job_id
 
-# the end of the name of an exit record: of a job, or of an element of an array
-_EXIT_RECORD = re.compile(r"(\.\d+)?\.exit$")
+# the end of the name of an exit record: of an attempt, of an element of an array
+_EXIT_RECORD = re.compile(r"(_\d+)?(\.\d+)?\.exit$")
 
 
 class Removed(NamedTuple):
@@ -98,7 +98,7 @@ def _needed_jobs(records: Iterable[Record]) -> set[str]:
         _EXIT_RECORD.sub("", path)
         for record in records
         if not record.finished
-        for parent in record.spec.waits_for
+        for parent in record.waits_for
         for path in parent.records
     }
 

@@ -31,6 +31,7 @@ from clusterjob.backend.resources import (
     ResourceValue,
     check_resource,
     check_spelling,
+    format_array,
     parse_array,
 )
 from clusterjob.backend.templates import (
@@ -68,6 +69,7 @@ __all__ = [
     "directive_lines",
     "find_backend",
     "find_dialect",
+    "format_array",
     "is_known_word",
     "job_variable_patterns",
     "list_backends",

@@ -85,7 +85,7 @@ class DirectiveWriter:
 
     def _check_expressible(self, given: Values) -> None:
         for name, value in given.items():
-            is_common = name in COMMON_RESOURCES or name == "after"
+            is_common = name in COMMON_RESOURCES or name in ("after", "exclude")
             if is_common and name not in self._expressed:
                 raise ResourcesNotSupportedError(
                     f"backend {self._backend.name!r} has no directive for {name!r} ({value!r}). "
@@ -101,7 +101,7 @@ class DirectiveWriter:
         attributes: Values,
     ) -> str:
         """Render one directive; everything filled in is quoted for the place it stands in."""
-        if "after" in wanted:
+        if "after" in wanted or "exclude" in wanted:
             return self._render(template, wanted, derived, attributes)
         key = (template, *wanted.values(), *derived.values(), *attributes.items())
         known = self._known.get(key)

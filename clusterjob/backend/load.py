@@ -218,7 +218,7 @@ def _check_sections(
 def _check_directive_names(entries: Iterable[str], file: object) -> None:
     for key in entries:
         for resource in split_words(key):
-            if resource not in COMMON_RESOURCES and resource != "after":
+            if resource not in (*COMMON_RESOURCES, "after", "exclude"):
                 hint = suggest(resource, COMMON_RESOURCES)
                 raise SettingsError(
                     f"{resource!r} is not a common resource.{hint}",

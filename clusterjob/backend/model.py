@@ -71,6 +71,7 @@ _NOT_ATTRIBUTES = {
     *COMMON_RESOURCES,
     "after",
     "dependencies",
+    "exclude",
     "for",
     "endif",
     "endfor",
@@ -356,6 +357,11 @@ class Backend:
         return any(
             "array" in item.resources and item.template for item in self.directives
         )
+
+    @functools.cached_property
+    def can_exclude(self) -> bool:
+        """Whether a job can be kept from nodes."""
+        return any("exclude" in item.resources for item in self.directives)
 
     @functools.cached_property
     def attributes(self) -> frozenset[str]:

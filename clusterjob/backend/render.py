@@ -62,6 +62,8 @@ class Script:
     attributes: Mapping[str, object] = field(default_factory=dict)
     by_hand: bool = False  # a person submits it, perhaps several times
     is_element: bool = False  # an element of an array runs it
+    # of an array: the elements that run, where the scheduler starts more than these
+    due: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,7 @@ class Renderer:
             is_small,
             forward,
             script.is_element,
+            script.due,
             has_named_logs,
         )
         frame = self._frames.get(key)
@@ -272,6 +275,7 @@ class Renderer:
                 body_is_small=is_small,
                 element=self._element_id if script.is_element else "",
                 has_named_logs=has_named_logs,
+                due=script.due,
                 element_variables=self._element_variables,
                 out=_OUT,
                 err=_ERR,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from clusterjob import units
 from clusterjob.backend.ini import parse_boolean
@@ -199,6 +199,20 @@ def parse_array(spec: str) -> list[int]:
             )
         indices.update(dict.fromkeys(elements))
     return list(indices)
+
+
+def format_array(indices: Sequence[int], as_list: bool = True) -> str:
+    """Return indices as an array has them; not ``as_list`` one range with all of them in it."""
+    wanted = sorted(indices)
+    if not as_list:
+        return f"{wanted[0]}-{wanted[-1]}"
+    runs: list[list[int]] = []
+    for index in wanted:
+        if runs and runs[-1][-1] == index - 1:
+            runs[-1] = [runs[-1][0], index]
+        else:
+            runs.append([index])
+    return ",".join("-".join(map(str, run)) for run in runs)
 
 
 def _parse_range(part: str, spec: str) -> range:

@@ -142,8 +142,7 @@ def _page(result: AsyncResult) -> str:
         for name, value in result.usage.items()
     )
     data["resources"] = ", ".join(
-        f"{name}={readable(name, value)}"
-        for name, value in record.spec.resources.items()
+        f"{name}={readable(name, value)}" for name, value in record.resources.items()
     )
     if record.epilogue.state is not OnceState.DONE:
         data["epilogue"] = record.epilogue.to_json()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from clusterjob.backend import Answer, Backend, ExitRecord
 from clusterjob.engine.arrays import aggregate
+from clusterjob.engine.attempts import try_again, wait_for_parents
 from clusterjob.engine.bundles import element_id
 from clusterjob.engine.jobs import ids_to_ask
 from clusterjob.engine.judge import Evidence, judge
@@ -46,6 +47,8 @@ class Assessment:
     backend: Backend
     changed: list[Record] = field(default_factory=list)
     error: str = ""
+    # tokens of jobs whose scheduler dropped them, though their parents are tried again
+    dropped: set[str] = field(default_factory=set)
     # by token and index
     _findings: dict[str, dict[int | None, _Finding]] = field(default_factory=dict)
 
@@ -74,6 +77,10 @@ class Assessment:
                 task = record.tasks[index]
                 record.tasks[index] = self._judge_task(record, task, finding)
         aggregate(record)
+        if record.token in self.dropped and record.is_dropped:
+            wait_for_parents(record, time.time())
+        else:
+            try_again(record, time.time())
 
     def _judge_task(self, record: Record, task: Task, finding: _Finding) -> Task:
         if task is finding.seen and record.version == finding.version:

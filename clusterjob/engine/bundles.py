@@ -85,9 +85,9 @@ def _what_it_asks(record: Record) -> tuple[object, ...]:
     """Return what must be the same of jobs in one array."""
     spec = record.spec
     resources = {
-        name: value for name, value in spec.resources.items() if name not in _OWN
+        name: value for name, value in record.resources.items() if name not in _OWN
     }
-    after = tuple((parent.how, parent.job_id) for parent in spec.waits_for)
+    after = tuple((parent.how, parent.job_id) for parent in record.waits_for)
     return (
         tuple(sorted(resources.items())),
         tuple(sorted(spec.attributes.items())),
@@ -103,7 +103,7 @@ def _may_go_with_others(backend: Backend, record: Record) -> bool:
     if spec.alone or spec.filename or record.tasks is not None:
         return False
     if any(
-        name.lstrip("-").replace("_", "-") in rules.alone for name in spec.resources
+        name.lstrip("-").replace("_", "-") in rules.alone for name in record.resources
     ):
         return False
     if not all(

@@ -62,7 +62,7 @@ def _request(now: float, record: Record) -> bool:
     if record.finished:
         return False
     record.cancel_requested = record.cancel_requested or now
-    if record.phase is Phase.DEFERRED:
+    if record.phase in (Phase.DEFERRED, Phase.HELD):
         record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
     return True
 

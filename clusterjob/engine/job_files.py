@@ -7,9 +7,17 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from clusterjob.backend import AfterForm, ArrayOfJobs, Backend, Guard, Script
+from clusterjob.backend import (
+    AfterForm,
+    ArrayOfJobs,
+    Backend,
+    Guard,
+    Script,
+    format_array,
+)
 from clusterjob.engine.bundles import Unit, units_of
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.errors import CommandError, ResourcesNotSupportedError
@@ -37,7 +45,7 @@ def script_path(scheduler: Scheduler, record: Record) -> str:
     filename = record.spec.filename
     if filename:
         return os.path.join(record.workdir, filename)
-    return f"{record.folder}/{record.token}.{scheduler.backend.general.extension}"
+    return f"{record.folder}/{record.run_token}.{scheduler.backend.general.extension}"
 
 
 def submitted_path(scheduler: Scheduler, unit: Unit) -> str:
@@ -60,11 +68,11 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
     """Render the script of a record, as it is or will be submitted."""
     if record.bundle is not None:
         script = _script(scheduler.backend, record)
-        return scheduler.renderer.render_element(record.spec.resources, script)
+        return scheduler.renderer.render_element(record.resources, script)
     general = scheduler.backend.general
     is_array = record.tasks is not None and general.array_task
     suffix = f".{general.array_task}" if is_array else ""
-    log = f"{RUNS}/{os.path.basename(record.folder)}/{record.token}{suffix}"
+    log = f"{RUNS}/{os.path.basename(record.folder)}/{record.run_token}{suffix}"
     return _render(
         scheduler, record, {"stdout": f"{log}.out", "stderr": f"{log}.err"}
     )
@@ -78,9 +86,9 @@ def render_by_hand(scheduler: Scheduler, record: Record) -> str:
 
 def _render_array(scheduler: Scheduler, unit: Unit) -> str:
     """Render the script of an array of single jobs."""
-    spec = unit.members[0].spec
+    first = unit.members[0]
     resources = {
-        **spec.resources,
+        **first.resources,
         "jobname": unit.name(scheduler.backend),
         "stdout": _NOWHERE,
         "stderr": _NOWHERE,
@@ -90,11 +98,11 @@ def _render_array(scheduler: Scheduler, unit: Unit) -> str:
         token=unit.token,
         folder=unit.folder,
         scripts={
-            _index_of(record): f"{record.folder}/{record.token}"
+            _index_of(record): f"{record.folder}/{record.run_token}"
             for record in unit.members
         },
-        after=_waits(scheduler.backend, spec.waits_for),
-        attributes=spec.attributes,
+        after=_waits(scheduler.backend, first.waits_for),
+        attributes=first.spec.attributes,
     )
     return scheduler.renderer.render_array(resources, array)
 
@@ -158,23 +166,37 @@ def _guards(backend: Backend, parents: Iterable[Parent]) -> list[Guard]:
 
 
 def _render(scheduler: Scheduler, record: Record, logs: Mapping[str, str]) -> str:
-    resources = {**logs, **record.spec.resources}
+    resources = {**logs, **record.resources}
     given = {name: value for name, value in resources.items() if value != ""}
-    return scheduler.renderer.render(given, _script(scheduler.backend, record))
+    script = _script(scheduler.backend, record)
+    due = _due(record)
+    if due:
+        as_list = scheduler.backend.general.array_lists
+        _, percent, most = str(given["array"]).partition("%")
+        given["array"] = format_array(due, as_list) + percent + most
+        script = replace(script, due=() if as_list else due)
+    return scheduler.renderer.render(given, script)
+
+
+def _due(record: Record) -> tuple[int, ...]:
+    """Return the elements of an array that are left to run; none where that is all of them."""
+    tasks = record.tasks or {}
+    due = tuple(index for index, task in tasks.items() if not task.status.finished)
+    return due if len(due) < len(tasks) else ()
 
 
 def _script(backend: Backend, record: Record) -> Script:
     spec = record.spec
     return Script(
-        token=record.token,
+        token=record.run_token,
         folder=record.folder,
         workdir=record.workdir,
         body=spec.body,
         shell=spec.shell,
         setup=spec.setup,
-        guards=_guards(backend, spec.waits_for),
+        guards=_guards(backend, record.waits_for),
         inputs=[(item.path, item.digest) for item in spec.inputs if item.digest],
-        after=_waits(backend, spec.waits_for),
+        after=_waits(backend, record.waits_for),
         attributes=spec.attributes,
         by_hand=record.token == BY_HAND,
         is_element=record.bundle is not None,

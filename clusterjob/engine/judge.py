@@ -129,7 +129,7 @@ class _Case:
         """
         if reason != TIMEOUT_OR_MEMORY:
             return None if reason is None else Reason(reason)
-        resources = self.record.spec.resources
+        resources = self.record.resources
         limit, elapsed = resources.get("time"), answer.usage.get("elapsed", 0.0)
         is_in_time = limit is None or elapsed < limit - 1
         if resources.get("mem") is not None and is_in_time:
@@ -215,7 +215,7 @@ class _Case:
         if word.status == Status.CANCELLED:
             if (
                 self.own is None
-                and self.record.spec.waits_for
+                and self.record.waits_for
                 and not self.record.cancel_requested
             ):
                 return self._finish(Status.FAILED, Reason.DEPENDENCY)
@@ -247,7 +247,7 @@ class _Case:
 
     def _never_began(self, answer: Answer) -> None:
         """It ended badly before its script could make an exit record, the first thing it does."""
-        resources = self.record.spec.resources
+        resources = self.record.resources
         logs = [
             resources[name] for name in ("stdout", "stderr") if resources.get(name)
         ]

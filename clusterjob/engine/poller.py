@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from clusterjob.engine.assess import Assessor
 from clusterjob.engine.jobs import TrackedJobs
 from clusterjob.engine.pace import Pace
+from clusterjob.engine.parents import find_dropped
 from clusterjob.engine.recovery import finish_submissions
 from clusterjob.engine.replies import Listing
 from clusterjob.engine.scheduler import Scheduler
@@ -116,6 +117,7 @@ class Poller:
         found = self.assessor.assess(submitted, listing)
         if found.error:
             self._note_error(found.error)
+        found.dropped = find_dropped(self.store, found.changed, found.judge)
         self.store.update(found.changed, found.judge)
 
     def _note_answer(self, listing: Listing) -> None:

@@ -5,13 +5,16 @@ scheduler could not take a job before.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from clusterjob.engine.arrays import aggregate
+from clusterjob.engine.bundles import bundle
 from clusterjob.engine.job_files import array_uploads, job_uploads
 from clusterjob.engine.jobs import ids_to_cancel
 from clusterjob.engine.lease import Lease, heartbeats, is_abandoned, process_name
 from clusterjob.engine.local_scripts import WrongMachineError, run_prologue
 from clusterjob.engine.offering import Refusal, accept, offer
+from clusterjob.engine.parents import Resolved, resolve_parents
 from clusterjob.engine.replies import Receipt
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.errors import (
@@ -38,8 +41,11 @@ def finish_submissions(
     now = time.time()
     is_any_doubtful = any(record.phase is Phase.SUBMITTING for record in records)
     beats = heartbeats(store) if is_any_doubtful else {}
-    deferred = {record.token for record in records if record.phase is Phase.DEFERRED}
+    phases = {record.token: record.phase for record in records}
     free = [record for record in records if is_abandoned(record, beats, now)]
+    held = [record for record in free if record.phase is Phase.HELD]
+    resolved = resolve_parents(store, held)
+    free = [record for record in free if record.token not in resolved.waiting]
     if not free:
         return
     taken = store.take_over(free, process_name(), now)
@@ -47,7 +53,7 @@ def finish_submissions(
         return
     with Lease(store, taken):
         try:
-            _Recovery(store, scheduler, deferred).finish(taken)
+            _Recovery(store, scheduler, phases, resolved).finish(taken)
         except StoreError:
             raise
         except ClusterJobError as error:
@@ -55,24 +61,29 @@ def finish_submissions(
 
 
 class _Recovery:
-    """The submissions that one process has taken over; ``deferred`` are the tokens of those that
-    the scheduler said "not now" to.
+    """The submissions that one process has taken over; ``phases`` are those in which they were, by
+    token.
     """
 
     def __init__(
-        self, store: Store, scheduler: Scheduler, deferred: set[str]
+        self,
+        store: Store,
+        scheduler: Scheduler,
+        phases: Mapping[str, Phase],
+        resolved: Resolved,
     ) -> None:
-        self.store, self.scheduler, self.deferred = store, scheduler, deferred
+        self.store, self.scheduler, self.phases = store, scheduler, phases
+        self.resolved = resolved
 
     def finish(self, taken: Sequence[Record]) -> None:
         """Look for the doubtful ones, then submit what the scheduler does not have."""
-        self._look_for(
-            [record for record in taken if record.token not in self.deferred]
-        )
-        left = self._without_cancelled(taken)
-        ready = [record for record in left if record.token in self.deferred]
-        doubtful = [record for record in left if record.token not in self.deferred]
-        able, refused = self._run_prologues(doubtful)
+        self._look_for(self._that_were(Phase.SUBMITTING, taken))
+        left = self._without_dead(self._without_cancelled(taken))
+        ready = self._that_were(Phase.DEFERRED, left)
+        fresh = self._that_were(Phase.HELD, left)
+        self._bundle(fresh)
+        doubtful = self._that_were(Phase.SUBMITTING, left)
+        able, refused = self._run_prologues([*fresh, *doubtful])
         ready += self._send_files(able)
         self._take_apart(left, ready)
         if ready:
@@ -90,6 +101,40 @@ class _Recovery:
             return True
 
         self.store.update([refusal.record for refusal in refused], fail)
+
+    def _that_were(self, phase: Phase, records: Sequence[Record]) -> list[Record]:
+        return [record for record in records if self.phases[record.token] is phase]
+
+    def _bundle(self, fresh: Sequence[Record]) -> None:
+        """Put jobs together that have not been offered in this attempt."""
+        if not fresh:
+            return
+        parents = self.resolved.parents
+        for record in fresh:
+            record.parents = parents.get(record.token, record.parents)
+        bundle(self.scheduler.backend, fresh, self.scheduler.array_size)
+        bundles = {record.token: record.bundle for record in fresh}
+
+        def note(record: Record) -> None:
+            record.bundle = bundles[record.token]
+            record.parents = parents.get(record.token, record.parents)
+
+        self.store.update(fresh, note)
+
+    def _without_dead(self, records: Sequence[Record]) -> list[Record]:
+        """Return the records to submit; a parent of the others came to another end."""
+        dead = [item for item in records if item.token in self.resolved.dead]
+
+        def drop(record: Record) -> bool:
+            if not record.unsent:
+                return False
+            for task in record.all_tasks().values():
+                task.status, task.reason = Status.CANCELLED, Reason.DEPENDENCY
+            aggregate(record)
+            return True
+
+        self.store.update(dead, drop)
+        return [item for item in records if item.token not in self.resolved.dead]
 
     def _look_for(self, doubtful: Sequence[Record]) -> None:
         """Ask whether the scheduler has jobs whose answer was lost, and note their ids."""
@@ -199,7 +244,7 @@ def find_submissions(
         folder, token = record.submission
         tokens.setdefault(folder, {})[token] = None
         if record.bundle is not None:
-            elements.setdefault(record.folder, {})[record.token] = token
+            elements.setdefault(record.folder, {})[record.run_token] = token
     names = {folder: list(found) for folder, found in tokens.items()}
     return scheduler.find(names, elements, strangers)
 

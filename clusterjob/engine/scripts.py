@@ -245,7 +245,8 @@ def removal_script(
     """
     lines = [start_replies("-"), load_shell(_LOOK)]
     for folder, tokens in folders.items():
-        for portion in in_portions([f"{token}.*" for token in tokens], _FILES):
+        patterns = [f"{token}{end}*" for token in tokens for end in "._"]
+        for portion in in_portions(patterns, _FILES):
             lines.append(f"cj_remove {quote_all([folder, *portion])}")
         if folder not in needed:
             lines.append(f"cj_tidy {quote(folder)}")

@@ -5,6 +5,7 @@ from clusterjob.files.listing import Order, RemoteFile, list_files
 from clusterjob.files.logs import (
     LogFollower,
     Stream,
+    attempt_log_path,
     explain,
     log_folders,
     log_path,
@@ -31,6 +32,7 @@ __all__ = [
     "RemoteFile",
     "Stream",
     "Upload",
+    "attempt_log_path",
     "check_inside",
     "digest_script",
     "download",

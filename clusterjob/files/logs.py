@@ -20,7 +20,7 @@ from clusterjob.errors import (
 from clusterjob.fields import require_number
 from clusterjob.shell import quote, quote_all
 from clusterjob.status import Reason, Status
-from clusterjob.store import Listed, OnceState, Record
+from clusterjob.store import Listed, OnceState, Record, attempt_token
 from clusterjob.transport import Sink, Transport
 
 _log = logging.getLogger(__name__)
@@ -49,11 +49,10 @@ def log_path(
     Raises :class:`SettingsError` for a stream and an element that there are not.
     """
     _check_log(record, stream, index)
-    resources = record.spec.resources
+    resources = record.resources
     path = _named(resources.get("stdout"), resources.get("stderr"), stream)
     if not path:
-        suffix = f".{index}" if index is not None else ""
-        return f"{record.folder}/{record.token}{suffix}{LOG_SUFFIX[stream]}"
+        return f"{record.folder}/{record.exit_name(index)}{LOG_SUFFIX[stream]}"
     if backend is not None and _SIGN.search(path):
         values = {
             "{id}": record.job_id or "",
@@ -65,11 +64,21 @@ def log_path(
     return os.path.join(record.workdir, path)
 
 
+def attempt_log_path(record: Record, stream: Stream, attempt: int) -> str:
+    """Return the path of a log of an attempt; one that the user named is that of all of them."""
+    resources = record.resources
+    path = _named(resources.get("stdout"), resources.get("stderr"), stream)
+    if path:
+        return os.path.join(record.workdir, path)
+    token = attempt_token(record.token, attempt)
+    return f"{record.folder}/{token}{LOG_SUFFIX[stream]}"
+
+
 def log_path_of_listed(listed: Listed, stream: Stream) -> str | None:
     """Return what :func:`log_path` does, out of less; None where only the backend can tell."""
     path = _named(listed.stdout, listed.stderr, stream)
     if not path:
-        return f"{listed.folder}/{listed.token}{LOG_SUFFIX[stream]}"
+        return f"{listed.folder}/{listed.run_token}{LOG_SUFFIX[stream]}"
     return None if _SIGN.search(path) else os.path.join(listed.workdir, path)
 
 
@@ -83,7 +92,7 @@ def log_folders(record: Record) -> tuple[str, ...]:
 
     Those with signs in them that a scheduler replaces are not known.
     """
-    resources = record.spec.resources
+    resources = record.resources
     paths = (resources.get(name) or "" for name in ("stdout", "stderr"))
     folders = dict.fromkeys(os.path.dirname(path) for path in paths)
     return tuple(folder for folder in folders if re.search(r"^[^%${}~\\]+$", folder))
@@ -159,7 +168,7 @@ def stream_log(
 
 def _is_of_another(record: Record, stream: Stream) -> bool:
     """Whether what has the name that the user gave a log is no log of this job: it never began."""
-    resources = record.spec.resources
+    resources = record.resources
     named = _named(resources.get("stdout"), resources.get("stderr"), stream)
     task = record.task
     has_ended = task.exit_code is not None or task.signal is not None

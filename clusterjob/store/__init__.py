@@ -26,6 +26,7 @@ from clusterjob.store.record import (
     Phase,
     Record,
     Task,
+    attempt_token,
     full_job_id,
 )
 from clusterjob.store.spec import (
@@ -63,6 +64,7 @@ __all__ = [
     "Settle",
     "Store",
     "Task",
+    "attempt_token",
     "foreign_error",
     "foreign_owner",
     "full_job_id",

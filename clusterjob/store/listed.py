@@ -32,6 +32,7 @@ class Listed(NamedTuple):
     host: str
     workdir: str
     folder: str
+    run_token: str  # of the attempt, which names its logs
     created: float
     started: float | None
     ended: float | None
@@ -46,7 +47,7 @@ class Listed(NamedTuple):
     @classmethod
     def of(cls, record: Record, is_current: bool = True) -> Listed:
         """Return what lists need of a record."""
-        task, resources = record.task, record.spec.resources
+        task, resources = record.task, record.resources
         last = task.history[-1].time if task.history else None
         return cls(
             record.token,
@@ -63,6 +64,7 @@ class Listed(NamedTuple):
             record.host,
             record.workdir,
             record.folder,
+            record.run_token,
             record.created,
             task.started,
             task.ended,

@@ -11,13 +11,14 @@ import operator
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, NamedTuple
 
-from clusterjob.status import Reason, Status
+from clusterjob.status import Dependency, Reason, Status
 from clusterjob.store.shape import check_records, check_specs, read_values
-from clusterjob.store.spec import JobSpec, OutputPattern
+from clusterjob.store.spec import JobSpec, OutputPattern, Parent
 
 
 class Phase(str, Enum):
@@ -27,6 +28,8 @@ class Phase(str, Enum):
     SUBMITTING = "submitting"
     # the scheduler said "not now": offered again later, with the same token
     DEFERRED = "deferred"
+    # it is not to be offered yet: until a time, or until others have come to an end
+    HELD = "held"
     SUBMITTED = "submitted"
 
 
@@ -113,6 +116,7 @@ class Task:
     usage: dict[str, float] = field(default_factory=dict)
     runs: int = 1  # more than one where the scheduler started it over
     missing_since: float | None = None  # no good listing has shown it since then
+    attempt: int = 1  # of its job, in which an element of an array ran
     history: list[Event] = field(default_factory=list)
 
     def note_event(self, when: float, state: str, words: str) -> None:
@@ -130,8 +134,9 @@ class Task:
             value = getattr(self, name)
             if value not in (None, "", {}, []):
                 data[name] = value
-        if self.runs == 1:
-            del data["runs"]
+        for name in ("runs", "attempt"):
+            if data[name] == 1:
+                del data[name]
         return data
 
     @classmethod
@@ -155,6 +160,11 @@ class _Referable:
     """
 
     __slots__ = ("__weakref__",)
+
+
+def attempt_token(token: str, attempt: int) -> str:
+    """Return what names an attempt of a submission; the first one is called like that."""
+    return token if attempt == 1 else f"{token}_{attempt}"
 
 
 def full_job_id(job_id: str | None, member: str | None) -> str | None:
@@ -185,6 +195,13 @@ class Record(_Referable):
     cancel_requested: float | None = None
     cluster_id: str = ""  # the jobs of one cluster are asked for together
     bundle: Bundle | None = None  # where it did not go alone
+    attempt: int = 1  # more than one where it is tried again by itself
+    # attempts that are over: see clusterjob.engine.attempts
+    past: tuple[dict[str, Any], ...] = ()
+    # resources that are other ones than at first
+    changed: dict[str, Any] = field(default_factory=dict)
+    # what it comes after, where that was submitted anew since
+    parents: tuple[Parent, ...] = ()
     owner: str = ""  # the process that submits
     leased: float = 0.0  # s since the epoch; since then it does
     prologue: Once = ONCE_NONE
@@ -218,6 +235,47 @@ class Record(_Referable):
     def outputs_folder(self) -> str:
         """The folder here that outputs go into."""
         return self.into if self.wanted else self.spec.outputs_folder
+
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        """The resources of this attempt."""
+        asked = self.spec.resources
+        return {**asked, **self.changed} if self.changed else asked
+
+    @property
+    def after(self) -> tuple[Parent, ...]:
+        """What it comes after."""
+        return self.parents or self.spec.after
+
+    def has_met(self, how: Dependency) -> bool:
+        """Whether this job came to what another one waits for."""
+        if not self.finished:
+            return False
+        has_completed = self.status is Status.COMPLETED
+        met = {
+            Dependency.AFTER_ANY: True,
+            Dependency.AFTER_NOT_OK: not has_completed,
+        }
+        return met.get(how, has_completed)
+
+    def as_parent(self, how: Dependency) -> Parent:
+        """Return what a job keeps of this one that comes after it."""
+        names = [self.exit_name(index) for index in self.all_tasks()]
+        return Parent(
+            self.name,
+            self.job_id or "",
+            tuple(f"{self.folder}/{name}.exit" for name in names),
+            self.key,
+            self.token,
+            self.has_met(how),
+            self.bundle.array_id if self.bundle is not None else "",
+            how,
+        )
+
+    @property
+    def waits_for(self) -> tuple[Parent, ...]:
+        """The parents that had not come to what is wanted when the job was submitted."""
+        return tuple(parent for parent in self.after if not parent.done)
 
     # -- what became of it -------------------------------------------------------------------------
 
@@ -261,13 +319,23 @@ class Record(_Referable):
     def submission(self) -> tuple[str, str]:
         """The folder and the token of what its scheduler was given: a job, or an array of jobs."""
         if self.bundle is None:
-            return self.folder, self.token
+            return self.folder, self.run_token
         return self.bundle.folder, self.bundle.token
 
     @property
     def submitted_id(self) -> str | None:
         """The scheduler's id of what it was given."""
         return self.job_id if self.bundle is None else self.bundle.array_id or None
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether it was cancelled because of what a job came to that it comes after; of an array
+        all of it.
+        """
+        return all(
+            task.status is Status.CANCELLED and task.reason is Reason.DEPENDENCY
+            for task in self.all_tasks().values()
+        )
 
     @property
     def settled(self) -> bool:
@@ -287,7 +355,14 @@ class Record(_Referable):
 
     def exit_name(self, index: int | None) -> str:
         """Return the name, without ``.exit``, of the exit record of the job or of an element."""
-        return self.token if index is None else f"{self.token}.{index}"
+        if index is None or self.tasks is None:
+            return self.run_token
+        return f"{attempt_token(self.token, self.tasks[index].attempt)}.{index}"
+
+    @property
+    def run_token(self) -> str:
+        """What names this attempt in its folder, and to the scheduler."""
+        return attempt_token(self.token, self.attempt)
 
     # -- other records of it -----------------------------------------------------------------------
 
@@ -347,8 +422,12 @@ class Record(_Referable):
         data: dict[str, Any] = {}
         for name, word in _WORDS.items():
             value = getattr(self, name)
-            if value not in (None, "", ()):
+            if value not in (None, "", (), {}):
                 data[word] = value
+        if self.attempt == 1:
+            del data["attempt"]
+        if self.parents:
+            data["parents"] = [parent.to_json() for parent in self.parents]
         for name in _ONCE:
             if text := getattr(self, name).to_json():
                 data[name] = text
@@ -373,6 +452,7 @@ class Record(_Referable):
         """Make a record of plain values that were checked: its state, and its spec."""
         task = Task.from_json(data.pop("task"))
         tasks = data.pop("tasks", None)
+        parents = data.pop("parents", ())
         for name, word in _RENAMED.items():
             if word in data:
                 data[name] = data.pop(word)
@@ -386,6 +466,8 @@ class Record(_Referable):
             record.submitted = (began, ended)
         if record.bundle is not None:
             record.bundle = Bundle(*record.bundle)
+        record.past = tuple(record.past)
+        record.parents = tuple(map(Parent.from_json, parents))
         record.programs = tuple((path, digest) for path, digest in record.programs)
         record.wanted = tuple(OutputPattern(*item) for item in record.wanted)
         if tasks is not None:
@@ -406,5 +488,5 @@ _RENAMED = {"cluster_id": "place", "folder": "runs", "member": "cluster"}
 _WORDS = {
     name: _RENAMED.get(name, name)
     for name in _STATE
-    if name not in (*_ONCE, "phase", "task", "tasks")
+    if name not in (*_ONCE, "phase", "task", "tasks", "parents")
 }

@@ -58,7 +58,7 @@ CREATE INDEX misfiled ON records (token) WHERE {_MISFILED}
 """
 # from each version to the next; `fill_columns` does what SQL cannot
 MIGRATIONS = {1: _TO_2, 2: _TO_3, 3: _TO_4, 4: ""}
-_VERSION_OF_COLUMNS = 4  # since then they are those of today
+_VERSION_OF_COLUMNS = 5  # since then they are those of today
 _HALVES = re.compile("[\ud800-\udfff]")
 PORTION = 500  # keys of one SELECT ... IN
 # columns of READ

@@ -202,8 +202,18 @@ _TASK = _Shape(
         "runs": _COUNT,
         "missing_since": _NUMBER,
         "history": _kind(list, check=_are_histories),
+        "attempt": _COUNT,
     },
     ("status",),
+)
+_PARENT = _Shape(
+    {
+        **dict.fromkeys(("name", "job_id", "key", "token", "array_id"), _TEXT),
+        "records": _TEXTS,
+        "how": _kind(str, check=_are_among(item.value for item in Dependency)),
+        "done": _FLAG,
+    },
+    ("name", "job_id", "records"),
 )
 _RECORD = _Shape(
     {
@@ -218,13 +228,19 @@ _RECORD = _Shape(
             ("created", "retry_at", "cancel_requested", "leased"), _NUMBER
         ),
         "phase": _kind(
-            str, check=_are_among(("submitting", "deferred", "submitted"))
+            str, check=_are_among(("submitting", "deferred", "held", "submitted"))
         ),
         "submitted": _kind(
             list,
             check=lambda values: (
                 set(map(len, values)) == {2} and _are_numbers(_flat(values))
             ),
+        ),
+        "attempt": _COUNT,
+        "past": _kind(list, check=lambda values: _have_types(_flat(values), dict)),
+        "changed": _OBJECT,
+        "parents": _kind(
+            list, check=lambda values: _have_shape(_PARENT)(_flat(values))
         ),
         "bundle": _kind(list, check=_are_bundles),
         "wanted": _PAIRS,
@@ -244,15 +260,6 @@ _CLUSTER = _Shape(
         ),
     }
 )
-_PARENT = _Shape(
-    {
-        **dict.fromkeys(("name", "job_id", "key", "token", "array_id"), _TEXT),
-        "records": _TEXTS,
-        "how": _kind(str, check=_are_among(item.value for item in Dependency)),
-        "done": _FLAG,
-    },
-    ("name", "job_id", "records"),
-)
 _SPEC = _Shape(
     {
         **dict.fromkeys(
@@ -271,6 +278,7 @@ _SPEC = _Shape(
         ),
         "rules": _COUNT,
         "alone": _FLAG,
+        "retry": _OBJECT,
     }
 )
 
@@ -287,6 +295,7 @@ _LISTED = {
     "reason": _TEXT_OR_NONE,
     **dict.fromkeys(("exit_code", "signal"), _INTEGER_OR_NONE),
     **dict.fromkeys(("words", "backend", "host", "workdir", "folder"), _TEXT),
+    "run_token": _TEXT,
     "created": _NUMBER,
     **dict.fromkeys(("started", "ended"), _TIME_OR_NONE),
     "usage": _AMOUNTS,

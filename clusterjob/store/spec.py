@@ -159,6 +159,8 @@ class JobSpec:
     params: Mapping[str, Any] = field(default_factory=dict)  # as plain values
     rules: int = 1  # by which the key was made: see clusterjob.keys
     alone: bool = False  # it does not go with others in an array
+    # when it is tried again by itself: the rules of clusterjob.retry
+    retry: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def outputs_folder(self) -> str:
@@ -230,4 +232,5 @@ _OPTIONAL = (
     "setup",
     "params",
     "alone",
+    "retry",
 )

@@ -1,0 +1,94 @@
+"""Jobs that wait for others that are tried again: their parents are known by key, not by job id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from clusterjob.store import Parent, Record, Store
+
+
+@dataclass
+class Resolved:
+    """What became of the parents of jobs that are held, by the jobs' tokens."""
+
+    # what they come after now; of jobs that can be submitted
+    parents: dict[str, tuple[Parent, ...]] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
+    # jobs of which a parent did not come to what they wait for
+    dead: set[str] = field(default_factory=set)
+
+
+def resolve_parents(store: Store, held: Sequence[Record]) -> Resolved:
+    """Look up what jobs come after now."""
+    found = Resolved()
+    having = [record for record in held if record.after]
+    if not having:
+        return found
+    keys = {parent.key for record in having for parent in record.after if parent.key}
+    newest = store.by_keys(list(keys))
+    for record in having:
+        _resolve(record, newest, found)
+    return found
+
+
+def _resolve(record: Record, newest: Mapping[str, Record], found: Resolved) -> None:
+    parents = []
+    for parent in record.after:
+        now = newest.get(parent.key)
+        if now is None:  # of an older version, or deleted: it stays what it was
+            parents.append(parent)
+        elif is_dead(now, parent):
+            found.dead.add(record.token)
+            return
+        elif not now.finished and (now.unsent or now.cluster_id != record.cluster_id):
+            found.waiting.add(record.token)
+        else:
+            parents.append(now.as_parent(parent.how))
+    if record.token not in found.waiting:
+        found.parents[record.token] = tuple(parents)
+
+
+def is_dead(now: Record, parent: Parent) -> bool:
+    """Whether a parent has come to another end than is waited for."""
+    return now.finished and not now.has_met(parent.how)
+
+
+def find_dropped(
+    store: Store, records: Iterable[Record], judge: Callable[[Record], object]
+) -> set[str]:
+    """Return the tokens of jobs that were dropped for a parent that is tried again.
+
+    ``records`` are those that a poll changes, ``judge`` makes of one what the poll found out.
+    """
+    after = {}
+    for record in records:
+        after[record.key] = record.snapshot()
+        judge(after[record.key])
+    dropped = [record for record in after.values() if record.is_dropped]
+    if not dropped:
+        return set()
+    keys = {
+        parent.key for record in dropped for parent in record.after
+    } - after.keys()
+    known = {**store.by_keys(list(keys)), **after}
+    coming = {record.key for record in dropped}
+    while True:
+        dead = {
+            record.key
+            for record in dropped
+            if record.key in coming and _has_dead_parent(record, known, coming)
+        }
+        if not dead:
+            return {record.token for record in dropped if record.key in coming}
+        coming -= dead
+
+
+def _has_dead_parent(
+    record: Record, known: Mapping[str, Record], coming: set[str]
+) -> bool:
+    for parent in record.after:
+        now = known.get(parent.key)
+        if now is None or (parent.key not in coming and is_dead(now, parent)):
+            return True
+    return False

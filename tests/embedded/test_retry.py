@@ -1,0 +1,155 @@
+"""Jobs that are tried again by themselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clusterjob import JobScript, Reason, Retry, SettingsError, Status, submit
+
+HOG = "python3 -c 'import time; x = bytearray({{ mb }} << 20); time.sleep(0.5)'"
+
+
+def test_out_of_memory_succeeds_with_doubled_memory() -> None:
+    job = JobScript(HOG, "hog", params={"mb": 150}, mem=100)
+    result = job.submit(retry=Retry(2, out_of_memory={"mem": 2}))
+    assert result.wait(30)
+    assert result.status == Status.COMPLETED, result.explain()
+    first, second = result.attempts
+    assert (first.number, first.task.reason) == (1, Reason.OUT_OF_MEMORY)
+    assert first.job_id != second.job_id == result.job_id
+    assert (first.resources, second.resources) == ({}, {"mem": 200})
+    assert Path(first.stdout).exists()
+    assert Path(second.stdout).exists()
+    assert first.stdout != second.stdout == result.log_path()
+    assert "attempt 1 failed (out_of_memory)" in str(result.history)
+    again = job.submit()
+    assert again == result
+    assert again.reused
+
+
+def test_each_reason_has_its_own_rule_and_times_are_counted() -> None:
+    body = "n=$(cat n{{ i }} 2>/dev/null || echo 0); echo $((n + 1)) > n{{ i }}; exit {{ i }}"
+    jobs = [JobScript(body, f"j{i}", params={"i": i}) for i in (75, 76)]
+    results = submit(jobs, retry=Retry(times=2, exit_codes={75: {}}, delay=0.1))
+    results.wait(30)
+    assert [result.record.attempt for result in results] == [3, 1]
+    assert {result.status for result in results} == {Status.FAILED}
+    assert Path("n75").read_text() == "3\n"
+    assert results[0].exit_code == 75
+
+
+def test_only_the_elements_that_failed_run_again() -> None:
+    body = (
+        "echo $CLUSTERJOB_ARRAY_INDEX >> ran; "
+        "[ $CLUSTERJOB_ARRAY_INDEX != 2 ] || [ $(grep -c 2 ran) -gt 1 ]"
+    )
+    result = JobScript(body, "array", array="1-3").submit(retry=Retry(2))
+    assert result.wait(30)
+    assert result.status == Status.COMPLETED, result.explain()
+    assert sorted(Path("ran").read_text().split()) == ["1", "2", "2", "3"]
+    first = result.attempts[0]
+    assert first.tasks is not None
+    assert list(first.tasks) == [2]
+    assert result.stdout(2) == ""
+    assert "/" + result.record.token + "_2.2.out" in result.log_path(index=2)
+    assert "/" + result.record.token + ".3.out" in result.log_path(index=3)
+
+
+def test_what_is_cancelled_is_not_tried_again() -> None:
+    result = JobScript("exit 1", "c").submit(retry=Retry(5, delay=60))
+    while result.record.attempt == 1:
+        result.refresh(force=True)
+    assert result.status == Status.PENDING
+    assert "tried again" in result.words
+    result.cancel()
+    assert result.wait(10)
+    assert (result.status, result.reason) == (Status.CANCELLED, Reason.CANCELLED)
+
+
+def test_whoever_comes_next_goes_on() -> None:
+    """The process that submitted is gone; another one that looks tries again."""
+    program = (
+        "from clusterjob import JobScript, Retry\n"
+        "JobScript('test -e ok || { touch ok; exit 1; }', 'g').submit(retry=Retry(1))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    for _ in range(100):
+        done = subprocess.run(
+            [sys.executable, "-m", "clusterjob", "wait", "g", "--timeout", "10s"],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_profile_says_it_too() -> None:
+    Path("p.ini").write_text(
+        "[Attributes]\nbackend = local\n[Retry]\ntimes = 1\nexit 3 = time*1.5\ndelay = 1s\n"
+    )
+    job = JobScript("test -e ok || { touch ok; exit 3; }", "p", time="10m")
+    job.read_settings("p.ini")
+    result = job.submit()
+    assert result.wait(30)
+    assert result.status == Status.COMPLETED
+    assert result.attempts[1].resources == {"time": 900}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tmies = 3", r"\[Retry\] tmies: unknown key. Did you mean 'times'"),
+        ("times = many", r"\[Retry\] times: times = 'many'"),
+        ("timeout = time*fast", "'fast' is no factor"),
+        ("timeout = longer", "'longer' is no change"),
+        ("exit 300 = ", "from 1 to 255"),
+        ("delay = 10", "expected seconds, or '30s'"),
+        ("most = nodes=4", "expected time or mem"),
+        ("out_of_memory = mem*0.5", "a factor from 1 on"),
+    ],
+)
+def test_mistakes_in_a_profile(text: str, words: str) -> None:
+    Path("p.ini").write_text(f"[Retry]\n{text}\n")
+    with pytest.raises(SettingsError, match=words):
+        JobScript("true").read_settings("p.ini")
+
+
+def test_what_cannot_be_is_refused_before_anything_runs() -> None:
+    with pytest.raises(SettingsError, match="asks for no mem"):
+        JobScript("true").submit(retry=Retry(out_of_memory={"mem": 2}))
+    with pytest.raises(SettingsError, match="cannot leave nodes out"):
+        JobScript("true").submit(retry=Retry(node_failure={"exclude": True}))
+    with pytest.raises(SettingsError, match="times"):
+        Retry(times=-1)
+    assert not os.path.exists(".clusterjob")
+
+
+def test_children_of_a_job_that_is_tried_again_wait_for_it() -> None:
+    body = "test -e ok-{{ i }} || { touch ok-{{ i }}; exit 1; }"
+    parent = JobScript(body, "parent", params={"i": 1})
+    child = JobScript("touch child", "child")
+    grandchild = JobScript("test -e child", "grandchild")
+    other = JobScript("exit 1", "other")
+    orphan = JobScript("touch orphan", "orphan")
+    results = submit(
+        [parent, child, grandchild, other, orphan],
+        after={child: parent, grandchild: child, orphan: [parent, other]},
+        retry=Retry(1),
+    )
+    results.wait(30)
+    states = {result.name: result.status for result in results}
+    assert states == {
+        "parent": Status.COMPLETED,
+        "child": Status.COMPLETED,
+        "grandchild": Status.COMPLETED,
+        "other": Status.FAILED,
+        "orphan": Status.CANCELLED,
+    }
+    assert results[4].reason is Reason.DEPENDENCY
+    assert not Path("orphan").exists()
