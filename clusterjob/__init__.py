@@ -72,8 +72,9 @@ if TYPE_CHECKING:
         WaitTimeoutError,
     )
     from clusterjob.files import RemoteFile
+    from clusterjob.job_rows import JobRow
     from clusterjob.planning import Action, Plan, PlannedJob
-    from clusterjob.result import AsyncResult, JobRow
+    from clusterjob.result import AsyncResult
     from clusterjob.results import Results, WaitOutcome, as_completed, cancel, wait
     from clusterjob.retry import Retry
     from clusterjob.script import (
@@ -154,7 +155,7 @@ _HOMES = {
     "Connections": "transport",
     "Event": "store",
     "Hooks": "transport",
-    "JobRow": "result",
+    "JobRow": "job_rows",
     "JobScript": "script",
     "JobSettings": "script",
     "Plan": "planning",

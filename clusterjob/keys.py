@@ -48,10 +48,12 @@ def job_key(spec: JobSpec, name: str, backend: str, workdir: str) -> str:
     where = [spec.cluster.host, backend]
     if spec.cache_id:
         return _hash([RULES, "cache_id", spec.cache_id, name, *where])
+    rows = [spec.rows] if spec.rows else []
     return _hash(
         [
             RULES,
             *where,
+            *rows,
             workdir,
             name,
             spec.params,
@@ -76,6 +78,8 @@ def shape_of(spec: JobSpec) -> dict[str, ResourceValue]:
         if name in COMMON_RESOURCES:
             is_one = value == 1 and name in _ONE_IS_NO_WORD
             counts = name in _SHAPE and not is_one
+            if name == "array" and spec.rows:  # how many run at once does not count
+                value = str(value).partition("%")[0]
         else:
             counts = name.lstrip("-").replace("_", "-") not in _HARMLESS
         if counts and value is not None:

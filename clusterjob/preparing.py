@@ -86,6 +86,7 @@ class Draft:
     resources: Resources
     native: NativeScript
     retry: Retry | None = None
+    rows: tuple[Mapping[str, str], ...] = ()
 
     # -- templates ---------------------------------------------------------------------------------
 
@@ -295,6 +296,7 @@ class Draft:
             attributes=self._directive_attributes(backend),
             cache_id=cache_id,
             retry=retry,
+            rows=self.rows,
         )
 
     def _inputs(

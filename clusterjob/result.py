@@ -15,7 +15,7 @@ from collections.abc import (
 )
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from clusterjob.attempts import Attempt, past_attempts, present_attempt
 from clusterjob.dumped import read_dump, write_dump
@@ -44,6 +44,7 @@ from clusterjob.files import (
     stream_log,
     summarize,
 )
+from clusterjob.job_rows import JobRow, task_columns
 from clusterjob.keys import parent_of
 from clusterjob.plain_files import expand
 from clusterjob.status import Reason, Status
@@ -64,33 +65,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _LOOK = 1.0  # s between two looks at a log that is followed
-
-
-class JobRow(TypedDict):
-    """What is known of a job, as plain values: a row of :meth:`Results.table`.
-
-    Times are in s since the epoch, ``elapsed`` and ``cpu`` in s, ``max_rss`` in MB.
-    """
-
-    name: str
-    job_id: str | None
-    key: str
-    status: str
-    reason: str | None
-    exit_code: int | None
-    signal: int | None
-    words: str
-    backend: str
-    host: str
-    workdir: str
-    submitted: float
-    started: float | None
-    ended: float | None
-    elapsed: float | None
-    cpu: float | None
-    max_rss: float | None
-    stdout: str
-    stderr: str
 
 
 class AsyncResult:
@@ -297,23 +271,37 @@ class AsyncResult:
             name=record.name,
             job_id=self.job_id,
             key=record.key,
-            status=task.status.name,
-            reason=task.reason.value if task.reason else None,
-            exit_code=task.exit_code,
-            signal=task.signal,
-            words=task.words,
             backend=record.backend,
             host=record.host,
             workdir=record.workdir,
             submitted=record.created,
-            started=task.started,
-            ended=task.ended,
-            elapsed=task.usage.get("elapsed"),
-            cpu=task.usage.get("cpu"),
-            max_rss=task.usage.get("max_rss"),
+            **task_columns(task),
             stdout=self.log_path("stdout"),
             stderr=self.log_path("stderr"),
         )
+
+    def rows(self) -> list[tuple[dict[str, object], dict[str, object]]]:
+        """Return the parameters, and what is known, of the job: of an array whose elements have
+        parameters those of each element, with its ``array_index``.
+        """
+        parameters = self.record.spec.rows
+        tasks = self.record.tasks
+        if not parameters or tasks is None:
+            return [(self.params, {**self.row()})]
+        pairs = zip(tasks.items(), parameters, strict=True)
+        return [
+            ({**self.params, **values}, self._element_row(index, task))
+            for (index, task), values in pairs
+        ]
+
+    def _element_row(self, index: int, task: Task) -> dict[str, object]:
+        return {
+            **self.row(),
+            **task_columns(task),
+            "array_index": index,
+            "stdout": self.log_path("stdout", index),
+            "stderr": self.log_path("stderr", index),
+        }
 
     # -- waiting -----------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, SupportsIndex, overload
 
 from clusterjob.engine import Engine
@@ -92,23 +92,15 @@ class Results(list[AsyncResult]):
             pandas.DataFrame(results.table(lambda r: json.loads(r.stdout())))
         """
         rows: list[dict[str, object]] = []
-        columns: dict[str, None] = {}
         for result in self:
             _ = result.usage  # peak memory is asked for, once for all
-            row: dict[str, object] = {**result.row()}
-            taken = row.keys()
-            params = {
-                f"param_{name}" if name in taken else name: value
-                for name, value in result.params.items()
-            }
-            found: dict[str, object] = {}
+            found: object = {}
             if read is not None and result.record.status == Status.COMPLETED:
-                found = _columns(read(result), params.keys() | taken, result.name)
-            rows.append({**params, **row, **found})
-            columns.update(dict.fromkeys(rows[-1]))
-        if len({tuple(row) for row in rows}) > 1:
-            rows = [{name: row.get(name) for name in columns} for row in rows]
-        return rows
+                found = read(result)
+            for given, row in result.rows():
+                rows.append(_with_columns(result.name, given, row, found))
+        columns = dict.fromkeys(name for row in rows for name in row)
+        return [{name: row.get(name) for name in columns} for row in rows]
 
     def to_csv(
         self,
@@ -144,27 +136,42 @@ class Results(list[AsyncResult]):
             retried = resubmit(
                 engine,
                 records,
-                lambda old, new: old.makes_room(new, force=False, retry=True),
+                _retry_only,
             )
             for position, result in zip(members, retried, strict=True):
                 everyone[position] = result
         return Results(everyone)
 
 
-def _columns(found: object, taken: Collection[str], name: str) -> dict[str, object]:
-    """Return what was read of a job's outputs, as columns."""
+def _retry_only(old: Record, new: Record) -> bool:
+    """Whether a job makes room for another try; of an array what completed is kept."""
+    if not old.makes_room(new, force=False, retry=True):
+        return False
+    if not old.came_before(new):
+        new.keep_completed(old)
+    return True
+
+
+def _with_columns(
+    job: str, given: Mapping[str, object], row: dict[str, object], found: object
+) -> dict[str, object]:
+    """Return a row with parameters before it, and what was read of the job's outputs behind."""
+    params = {
+        f"param_{name}" if name in row else name: value
+        for name, value in given.items()
+    }
     columns = (
         {str(key): value for key, value in found.items()}
         if isinstance(found, Mapping)
         else {"result": found}
     )
-    twice = sorted(columns.keys() & taken)
+    twice = sorted(columns.keys() & (params.keys() | row.keys()))
     if twice:
         raise SettingsError(
-            f"what was read of job {name!r} has the column {twice[0]!r}, which the table has "
-            "already; call it something else"
+            f"what was read of job {job!r} has the column {twice[0]!r}, which the table "
+            "has already; call it something else"
         )
-    return columns
+    return {**params, **row, **columns}
 
 
 def _end_of(result: AsyncResult) -> float:

@@ -28,6 +28,7 @@ from clusterjob.engine import (
     render_by_hand,
     render_record,
 )
+from clusterjob.errors import SettingsError
 from clusterjob.files import (
     Files,
     parse_files,
@@ -46,6 +47,7 @@ from clusterjob.profile import ATTRIBUTES, Profile, check_gone, read_profile
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.retry import Retry
+from clusterjob.rows import check_rows
 from clusterjob.session import Session
 from clusterjob.session import default_session as open_default_session
 from clusterjob.status import Dependency, Status
@@ -149,6 +151,7 @@ class JobScript(metaclass=JobScriptType):
     _profiles: tuple[tuple[str, Profile], ...]  # with the backend that each was for
     _native: NativeScript
     _retry: Retry | None
+    _rows: tuple[Mapping[str, str], ...]  # of an array
     if TYPE_CHECKING:
         backend: str | None
         remote: str | None
@@ -216,7 +219,7 @@ class JobScript(metaclass=JobScriptType):
         """Set everything: what a script's directives say, the defaults over it, then the rest."""
         own = self.__dict__
         own["body"], own["verbatim"] = native.body, verbatim
-        own["_native"], own["_retry"] = native, None
+        own["_native"], own["_retry"], own["_rows"] = native, None, ()
         own["aux_scripts"] = dict(aux_scripts or {})
         own["inputs"] = "auto" if inputs == "auto" else parse_files(inputs, "input")
         own["outputs"] = parse_files(outputs, "output")
@@ -401,6 +404,7 @@ class JobScript(metaclass=JobScriptType):
             resources=self.resources,
             native=self._native,
             retry=self._retry,
+            rows=self._rows,
         )
 
     def __getattr__(self, name: str) -> object:
@@ -534,6 +538,40 @@ class JobScript(metaclass=JobScriptType):
             return results[0]
         results.wait()
         return results[0].status
+
+    def submit_array(
+        self,
+        parameters: Iterable[Mapping[str, object]],
+        *,
+        max_running: int | None = None,
+        force: bool = False,
+        retry: bool | Retry = True,
+        after: Parents = (),
+    ) -> AsyncResult:
+        """Submit the job as an array with an element for each row of parameters.
+
+        The body is one script; each element has its own parameters as variables of the shell
+        (``$T``, not ``{{ T }}``), and ``$CLUSTERJOB_ARRAY_INDEX``, from 1 on. At most
+        ``max_running`` run at once. The same rows again are the same array, of which only elements
+        that failed run again; other rows are another one (for rows that come and go see
+        :func:`sweep`). Raises what :meth:`submit` does.
+
+        ::
+
+            result = JobScript("./simulate -T $T").submit_array([{"T": 10}, {"T": 20}])
+            result.tasks[2].status, result.stdout(2)
+        """
+        rows = check_rows(parameters)
+        if self.resources.get("array"):
+            raise SettingsError(
+                "the job has an array of its own: leave out array = "
+                f"{self.resources.get('array')!r}"
+            )
+        twin = self.copy()
+        bound = "" if max_running is None else f"%{max_running}"
+        twin.set_resource("array", f"1-{len(rows)}{bound}")
+        twin.__dict__["_rows"] = rows
+        return twin.submit(force=force, retry=retry, after=after)
 
     def plan(
         self,

@@ -297,4 +297,8 @@ def _may_replace(force: bool, retry: bool, old: Record, new: Record) -> bool:
             f"job {old.name!r} ({old.job_id}) has not ended: "
             "cancel it before it is submitted again with force"
         )
-    return old.makes_room(new, force, retry)
+    if not old.makes_room(new, force, retry):
+        return False
+    if not force and not old.came_before(new):
+        new.keep_completed(old)
+    return True

@@ -64,6 +64,9 @@ class Script:
     is_element: bool = False  # an element of an array runs it
     # of an array: the elements that run, where the scheduler starts more than these
     due: tuple[int, ...] = ()
+    # of an array: the file with the variables of each element, a line each, and their names
+    rows: str = ""
+    row_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,8 @@ class Renderer:
             forward,
             script.is_element,
             script.due,
+            script.rows,
+            script.row_names,
             has_named_logs,
         )
         frame = self._frames.get(key)
@@ -276,6 +281,8 @@ class Renderer:
                 element=self._element_id if script.is_element else "",
                 has_named_logs=has_named_logs,
                 due=script.due,
+                rows=script.rows,
+                row_names=script.row_names,
                 element_variables=self._element_variables,
                 out=_OUT,
                 err=_ERR,

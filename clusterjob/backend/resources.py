@@ -202,10 +202,12 @@ def parse_array(spec: str) -> list[int]:
 
 
 def format_array(indices: Sequence[int], as_list: bool = True) -> str:
-    """Return indices as an array has them; not ``as_list`` one range with all of them in it."""
+    """Return indices as an array has them; not ``as_list`` one range with all of them in it, of two
+    indices at least: PBS takes no other.
+    """
     wanted = sorted(indices)
     if not as_list:
-        return f"{wanted[0]}-{wanted[-1]}"
+        return f"{wanted[0]}-{max(wanted[-1], wanted[0] + 1)}"
     runs: list[list[int]] = []
     for index in wanted:
         if runs and runs[-1][-1] == index - 1:

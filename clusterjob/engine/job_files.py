@@ -23,6 +23,7 @@ from clusterjob.engine.scheduler import Scheduler
 from clusterjob.errors import CommandError, ResourcesNotSupportedError
 from clusterjob.files import Upload, programs_in
 from clusterjob.plain_files import foreign_link
+from clusterjob.shell import quote
 from clusterjob.status import Dependency
 from clusterjob.store import Parent, Record
 
@@ -169,20 +170,21 @@ def _render(scheduler: Scheduler, record: Record, logs: Mapping[str, str]) -> st
     resources = {**logs, **record.resources}
     given = {name: value for name, value in resources.items() if value != ""}
     script = _script(scheduler.backend, record)
-    due = _due(record)
+    as_list = scheduler.backend.general.array_lists
+    due = _due(record, as_list)
     if due:
-        as_list = scheduler.backend.general.array_lists
         _, percent, most = str(given["array"]).partition("%")
         given["array"] = format_array(due, as_list) + percent + most
         script = replace(script, due=() if as_list else due)
     return scheduler.renderer.render(given, script)
 
 
-def _due(record: Record) -> tuple[int, ...]:
-    """Return the elements of an array that are left to run; none where that is all of them."""
+def _due(record: Record, as_list: bool) -> tuple[int, ...]:
+    """Return the elements of an array that are left to run; none where the array says it."""
     tasks = record.tasks or {}
     due = tuple(index for index, task in tasks.items() if not task.status.finished)
-    return due if len(due) < len(tasks) else ()
+    is_all = len(due) == len(tasks) and (as_list or len(due) > 1)
+    return () if is_all else due
 
 
 def _script(backend: Backend, record: Record) -> Script:
@@ -200,7 +202,27 @@ def _script(backend: Backend, record: Record) -> Script:
         attributes=spec.attributes,
         by_hand=record.token == BY_HAND,
         is_element=record.bundle is not None,
+        rows=_rows_path(record) if spec.rows else "",
+        row_names=tuple(spec.rows[0]) if spec.rows else (),
     )
+
+
+def _rows_path(record: Record) -> str:
+    return f"{record.folder}/{record.token}.rows"
+
+
+def _rows_text(record: Record) -> str:
+    """Return the variables of the elements of an array: a line of shell each."""
+    lines = []
+    for row in record.spec.rows:
+        words = (f"{name}={_shell_line(value)}" for name, value in row.items())
+        lines.append(" ".join(words))
+    return "\n".join(lines) + "\n"
+
+
+def _shell_line(value: str) -> str:
+    """Return a shell word without line breaks."""
+    return '"$cj_newline"'.join(map(quote, value.split("\n")))
 
 
 def program_paths(record: Record) -> list[str]:
@@ -265,6 +287,8 @@ def _job_uploads(
         executable=True,
         replace=bool(spec.filename) or again,
     )
+    if spec.rows:
+        yield Upload(_rows_path(record), _rows_text(record), replace=again)
     for name, text in spec.aux.items():
         path = _below_workdir(scheduler, record, name)
         yield Upload(path, text, executable=True, replace=True)

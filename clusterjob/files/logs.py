@@ -52,7 +52,7 @@ def log_path(
     resources = record.resources
     path = _named(resources.get("stdout"), resources.get("stderr"), stream)
     if not path:
-        return f"{record.folder}/{record.exit_name(index)}{LOG_SUFFIX[stream]}"
+        return record.files_of(index) + LOG_SUFFIX[stream]
     if backend is not None and _SIGN.search(path):
         values = {
             "{id}": record.job_id or "",

@@ -117,6 +117,8 @@ class Task:
     runs: int = 1  # more than one where the scheduler started it over
     missing_since: float | None = None  # no good listing has shown it since then
     attempt: int = 1  # of its job, in which an element of an array ran
+    # of an element that ran in an earlier submission: its files, absolute, without their endings
+    files: str = ""
     history: list[Event] = field(default_factory=list)
 
     def note_event(self, when: float, state: str, words: str) -> None:
@@ -258,13 +260,26 @@ class Record(_Referable):
         }
         return met.get(how, has_completed)
 
+    def files_of(self, index: int | None) -> str:
+        """Return the absolute path, without ending, of the files of the job or of an element."""
+        kept = "" if index is None or self.tasks is None else self.tasks[index].files
+        return kept or f"{self.folder}/{self.exit_name(index)}"
+
+    def keep_completed(self, earlier: Record) -> None:
+        """Take over the elements of an array that completed in an earlier submission of it."""
+        if self.tasks is None or earlier.tasks is None:
+            return
+        for index, task in earlier.tasks.items():
+            if task.status is Status.COMPLETED and index in self.tasks:
+                self.tasks[index] = task.copy()
+                self.tasks[index].files = earlier.files_of(index)
+
     def as_parent(self, how: Dependency) -> Parent:
         """Return what a job keeps of this one that comes after it."""
-        names = [self.exit_name(index) for index in self.all_tasks()]
         return Parent(
             self.name,
             self.job_id or "",
-            tuple(f"{self.folder}/{name}.exit" for name in names),
+            tuple(f"{self.files_of(index)}.exit" for index in self.all_tasks()),
             self.key,
             self.token,
             self.has_met(how),

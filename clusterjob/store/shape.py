@@ -161,6 +161,11 @@ def _are_texts_by_name(values: Sequence[Any]) -> bool:
     return _have_types(values, dict) and _have_types(_flat_values(values), str)
 
 
+def _are_rows_of_texts_by_name(values: Sequence[Any]) -> bool:
+    rows = _flat(values)
+    return _have_types(rows, dict) and _have_types(_flat_values(rows), str)
+
+
 def _are_tasks_by_index(values: Sequence[Any]) -> bool:
     _TASK.check(_flat_values(values))
     return all(map(_is_index, _flat(values)))
@@ -203,6 +208,7 @@ _TASK = _Shape(
         "missing_since": _NUMBER,
         "history": _kind(list, check=_are_histories),
         "attempt": _COUNT,
+        "files": _TEXT,
     },
     ("status",),
 )
@@ -279,6 +285,7 @@ _SPEC = _Shape(
         "rules": _COUNT,
         "alone": _FLAG,
         "retry": _OBJECT,
+        "rows": _kind(list, check=_are_rows_of_texts_by_name),
     }
 )
 

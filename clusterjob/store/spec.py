@@ -158,6 +158,8 @@ class JobSpec:
     setup: str = ""  # shell that runs before the body
     params: Mapping[str, Any] = field(default_factory=dict)  # as plain values
     rules: int = 1  # by which the key was made: see clusterjob.keys
+    # of an array: the variables of each element, the first of which has the index 1
+    rows: tuple[Mapping[str, str], ...] = ()
     alone: bool = False  # it does not go with others in an array
     # when it is tried again by itself: the rules of clusterjob.retry
     retry: Mapping[str, Any] = field(default_factory=dict)
@@ -188,6 +190,8 @@ class JobSpec:
         for key, kind in (("inputs", InputFile), ("outputs", OutputPattern)):
             if key in data:
                 data[key] = tuple(kind(*item) for item in data[key])
+        if "rows" in data:
+            data["rows"] = tuple(data["rows"])
         if "after" in data:
             data["after"] = tuple(map(Parent.from_json, data["after"]))
         return cls(**data)
@@ -233,4 +237,5 @@ _OPTIONAL = (
     "params",
     "alone",
     "retry",
+    "rows",
 )
