@@ -47,6 +47,7 @@ from clusterjob.status import (
 if TYPE_CHECKING:
     from clusterjob.admin import connect
     from clusterjob.attempts import Attempt
+    from clusterjob.campaign import Campaign, Outcome, Step
     from clusterjob.dependencies import (
         AfterJobs,
         afterany,
@@ -102,6 +103,7 @@ __all__ = [
     "AsyncResult",
     "Attempt",
     "BackendNotFoundError",
+    "Campaign",
     "ClusterJobError",
     "CommandError",
     "Connections",
@@ -115,6 +117,7 @@ __all__ = [
     "JobSettings",
     "LineBrokenError",
     "LoginError",
+    "Outcome",
     "Plan",
     "PlannedJob",
     "Reason",
@@ -126,6 +129,7 @@ __all__ = [
     "Session",
     "SettingsError",
     "Status",
+    "Step",
     "StoreError",
     "SubmissionError",
     "Task",
@@ -152,7 +156,10 @@ _HOMES = {
     "AfterJobs": "dependencies",
     "AsyncResult": "result",
     "Attempt": "attempts",
+    "Campaign": "campaign",
     "Connections": "transport",
+    "Outcome": "campaign",
+    "Step": "campaign",
     "Event": "store",
     "Hooks": "transport",
     "JobRow": "job_rows",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from clusterjob.engine import Engine
 from clusterjob.result import AsyncResult
@@ -27,6 +27,7 @@ class Job(Protocol):
         batch: str = "",
         bundle: bool = True,
         retry: Retry | None = None,
+        campaign: str = "",
     ) -> Record:
         """Return the record of a submission, not stored anywhere yet.
 
@@ -61,3 +62,8 @@ def afternotok(*jobs: AsyncResult | Job) -> AfterJobs:
 def aftercorr(*arrays: AsyncResult | Job) -> AfterJobs:
     """Start each element of an array when those of the same index in these arrays completed."""
     return AfterJobs(arrays, Dependency.AFTER_CORRESPONDING)
+
+
+def is_job(thing: object) -> TypeGuard[Job]:
+    """Whether something can be submitted."""
+    return hasattr(thing, "prepare")

@@ -168,12 +168,16 @@ def parent_of(
     reference: ClusterReference,
     how: Dependency = Dependency.AFTER_OK,
     dry: bool = False,
+    held: bool = False,
 ) -> Parent:
     """Return what a successor keeps of a job; in a ``dry`` run it need not be submitted yet.
 
-    Raises :class:`SubmissionError`.
+    One that is ``held`` waits for what becomes of it, wherever that is. Raises
+    :class:`SubmissionError`.
     """
     is_done = record.has_met(how)
+    if held:
+        return record.as_parent(how)
     if not is_done and record.cluster_id != reference.cluster_id:
         raise SubmissionError(
             "a job can only come after jobs of the same scheduler; "

@@ -163,6 +163,7 @@ class Draft:
         batch: str,
         bundle: bool = True,
         retry: Retry | None = None,
+        campaign: str = "",
     ) -> Record:
         """Return the record of a submission, not stored anywhere yet: see
         :meth:`JobScript.prepare`.
@@ -174,7 +175,10 @@ class Draft:
         workdir = self._resolve_workdir(scheduler, variables, dry)
         if not dry and not reference.host:
             _check_filename(workdir, self.attributes.get("filename") or "")
-        after = [parent_of(item, reference, how, dry) for item, how in parents]
+        after = [
+            parent_of(item, reference, how, dry, held=bool(campaign))
+            for item, how in parents
+        ]
         inputs = self._inputs(workdir, [item for item, _ in parents], variables)
         rules = self._retry_rules(backend, retry or self.retry)
         spec = self._make_spec(
@@ -209,6 +213,7 @@ class Draft:
             outputs=Once.due_if(spec.outputs),
             created=time.time(),
             tasks={index: Task() for index in indices} if indices else None,
+            campaign=campaign,
         )
 
     def _render_files(self, files: Files, variables: Mapping[str, object]) -> Files:

@@ -78,7 +78,8 @@ class AsyncResult:
         self.engine = engine
         self.record = record
         self._cluster: Cluster | None = None
-        self._reused = False
+        #: whether the submission that returned this handle found the job submitted before
+        self.reused = False
 
     def __eq__(self, other: object) -> bool:
         """Whether both stand for the same submission."""
@@ -95,11 +96,11 @@ class AsyncResult:
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the record and the place of its store; it is read anew from there."""
         state = (self.store.url, self.record.to_json(), self.record.spec_json)
-        return _unpickle, (*state, self._reused)
+        return _unpickle, (*state, self.reused)
 
     def __copy__(self) -> AsyncResult:
         twin = AsyncResult(self.record, self.engine)
-        twin._reused = self._reused
+        twin.reused = self.reused
         return twin
 
     def __deepcopy__(self, memo: object) -> AsyncResult:
@@ -129,6 +130,8 @@ class AsyncResult:
         if self.engine.owner:
             self.store.refresh([self.record])
             return
+        if self.record.is_held:  # whoever drives the campaign may be another process
+            self.store.refresh([self.record])
         if not self.record.finished:
             self.cluster.refresh(force)
         if self.record.finished and self._has_unfinished_ending():
@@ -197,11 +200,6 @@ class AsyncResult:
     def outputs_folder(self) -> Path:
         """The folder here that its outputs come into."""
         return Path(self.record.outputs_folder)
-
-    @property
-    def reused(self) -> bool:
-        """Whether the submission that returned this handle found the job submitted before."""
-        return self._reused
 
     @property
     def history(self) -> list[Event]:
@@ -573,7 +571,7 @@ def _newest(engine: Engine, record: Record) -> Record:
 def _unpickle(url: str, state: str, spec: str, reused: bool) -> AsyncResult:
     engine = default_engines.get(url)
     result = AsyncResult(_newest(engine, Record.from_json(state, spec)), engine)
-    result._reused = reused
+    result.reused = reused
     return result
 
 
@@ -595,7 +593,7 @@ def submit_records(
     results = [AsyncResult(winner, engine) for winner in winners]
     own = {record.token for record in records}
     for result in results:
-        result._reused = result.record.token not in own
+        result.reused = result.record.token not in own
     error = batch.error(results)
     if error is not None:
         raise error

@@ -594,10 +594,12 @@ class JobScript(metaclass=JobScriptType):
         batch: str = "",
         bundle: bool = True,
         retry: Retry | None = None,
+        campaign: str = "",
     ) -> Record:
         """Return the record of a submission of this job, not stored anywhere yet.
 
         Without ``bundle`` it never goes with others in an array; ``retry`` goes over the profile's.
+        A job of a ``campaign`` may wait for any other one.
         ``batch`` names the folder of the batch; without it the record is for looking at only, and a
         host that cannot be reached leaves its paths as they were written. Raises
         :class:`SettingsError`, :class:`RenderError`, :class:`SubmissionError`.
@@ -605,7 +607,14 @@ class JobScript(metaclass=JobScriptType):
         if batch:
             _unsubmitted.discard(self)
         return self._draft().prepare(
-            engine, self.cluster_reference, cache_id, parents, batch, bundle, retry
+            engine,
+            self.cluster_reference,
+            cache_id,
+            parents,
+            batch,
+            bundle,
+            retry,
+            campaign,
         )
 
 

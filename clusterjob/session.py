@@ -134,6 +134,48 @@ class Session:
         tell_overtaken(self.store, reused, fresh)
         return results
 
+    def hold(
+        self,
+        campaign: str,
+        jobs: Job | Iterable[Job],
+        *,
+        cache_ids: Iterable[str | None] | None = None,
+        after: After = (),
+        bundle: bool = True,
+        retry: Retry | None = None,
+    ) -> Results:
+        """Write jobs of a campaign down, to be submitted when it lets them go; return the results.
+
+        One that completed or is on its way is not submitted again; one that failed or was cancelled
+        stays what it is, until the campaign is told to retry it. The arguments are those of
+        :meth:`submit`. Raises :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
+        """
+        batch = Batch.of(jobs, cache_ids, after)
+        folder = new_batch()
+        for generation in batch.generations:
+            records = self._prepare(
+                batch, generation, folder, bundle, retry, campaign
+            )
+            adopt_former(self.store, records)
+            winners = self.engine.hold(records, _comes_anew)
+            damaged = [
+                record.name
+                for record, winner in zip(records, winners, strict=True)
+                if winner is None
+            ]
+            if damaged:
+                raise SubmissionError(
+                    f"the record of job {damaged[0]!r} in the store is damaged: see "
+                    "'clusterjob doctor'"
+                )
+            for number, record, winner in zip(
+                generation, records, winners, strict=True
+            ):
+                assert winner is not None
+                batch.results[number] = AsyncResult(winner, self.engine)
+                batch.results[number].reused = winner.token != record.token
+        return Results(batch.results[number] for number in range(len(batch.jobs)))
+
     def plan(
         self,
         jobs: Job | Iterable[Job],
@@ -171,6 +213,7 @@ class Session:
         folder: str,
         bundle: bool = True,
         retry: Retry | None = None,
+        campaign: str = "",
     ) -> list[Record]:
         """Return the records of the jobs with these numbers; equal ones get keys of their own."""
         records = []
@@ -184,6 +227,7 @@ class Session:
                 batch=folder,
                 bundle=bundle,
                 retry=retry,
+                campaign=campaign,
             )
             repeats = batch.count(record.key)
             record.key = repeated_key(record.key, repeats)
@@ -278,6 +322,11 @@ def default_session(store: str | os.PathLike[str] | None = None) -> Session:
 def close_default_sessions() -> None:
     """Close the default sessions and their connections; the next use makes them anew."""
     default_engines.close()
+
+
+def _comes_anew(old: Record, new: Record) -> bool:
+    """Whether a job of a campaign is another one now, because one before it ran again since."""
+    return old.makes_room(new, force=False, retry=False)
 
 
 def _check_states(states: object) -> set[Status]:

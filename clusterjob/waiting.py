@@ -40,6 +40,7 @@ def rounds(
     while left:
         for cluster in dict.fromkeys(handle.cluster for handle in left):
             cluster.refresh()
+            cluster.look_at_held()
         for handle in left:
             if handle.record.finished:
                 handle.refresh()

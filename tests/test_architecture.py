@@ -36,7 +36,7 @@ FLOORS = [
     ["session"],
     ["script"],
     ["sweeping"],
-    ["admin"],
+    ["admin", "campaign"],
     ["cli"],
     ["__init__", "__main__"],
 ]

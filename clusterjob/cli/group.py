@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 import clusterjob
+from clusterjob.cli.campaigns import campaign
 from clusterjob.cli.files import fetch, files
 from clusterjob.cli.hosts import connect, hosts
 from clusterjob.cli.inspect import backends, check, list_jobs, logs, show, status
@@ -38,6 +39,7 @@ _READERS = frozenset(
         "fetch",
         "doctor",
         "prune",
+        "campaign",
     ]
 )
 
@@ -79,6 +81,7 @@ def cli(context: click.Context, where: str | None) -> None:
 for command in (
     submit,
     sweep,
+    campaign,
     render,
     plan,
     list_jobs,

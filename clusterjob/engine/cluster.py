@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from clusterjob.engine.accounting import Accounting
 from clusterjob.engine.assess import Assessor
@@ -51,9 +51,17 @@ class Cluster:
         """Return the one object that stands for a record in this process, and watch it."""
         return self.jobs.track(record)
 
-    def refresh(self, force: bool = False) -> None:
+    def refresh(self, force: bool = False, everyone: bool = False) -> None:
         """Ask what became of all jobs, if that is due. Raises only :class:`StoreError`."""
-        self.poller.refresh(force)
+        self.poller.refresh(force, everyone)
+
+    def look_at_held(self) -> None:
+        """Take over what the campaigns of jobs did, which other processes may drive."""
+        self.jobs.reload_held()
+
+    def release(self, records: Sequence[Record], alone: Collection[str] = ()) -> None:
+        """Submit jobs that their campaign lets go; none with a token of ``alone`` in an array."""
+        self.poller.release(records, alone)
 
     def finish(self, record: Record) -> None:
         """Do what is due after the end of a job: fetch its outputs, run its epilogue."""

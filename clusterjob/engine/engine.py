@@ -21,7 +21,14 @@ from clusterjob.errors import (
     StoreError,
     SubmissionError,
 )
-from clusterjob.store import Again, ClusterReference, Record, Store, foreign_error
+from clusterjob.store import (
+    Again,
+    ClusterReference,
+    Phase,
+    Record,
+    Store,
+    foreign_error,
+)
 from clusterjob.transport import Connections
 
 _log = logging.getLogger(__name__)
@@ -159,6 +166,25 @@ class Engine:
             for position, winner in zip(positions, winners, strict=True):
                 batch.winners[position] = winner
         return batch
+
+    def hold(self, records: Sequence[Record], again: Again) -> list[Record | None]:
+        """Write records of a campaign down, to be submitted when it lets them go; return who holds
+        their keys, None where that one is damaged.
+        """
+        self._check_owner()
+        for record in records:
+            record.phase = Phase.HELD
+        winners: list[Record | None] = []
+        for record, winner in zip(
+            records, self.store.claim(records, again), strict=True
+        ):
+            if winner is not None:
+                cluster = self.cluster(winner.spec.cluster)
+                winner = cluster.track(winner)
+                if winner.token != record.token:
+                    cluster.want_outputs(winner, record)
+            winners.append(winner)
+        return winners
 
     def _submit_to_one(
         self,

@@ -24,6 +24,7 @@ class TrackedJobs:
         )
         # live jobs of the store that nobody in this process holds a handle on
         self._others: list[Record] = []
+        self._seen_held = 0
         self._seen = 0  # changes of the store, when copies were compared last
 
     def track(self, record: Record) -> Record:
@@ -41,8 +42,8 @@ class TrackedJobs:
         return [record for record in records if is_meant(record)]
 
     def live(self) -> list[Record]:
-        """Return the tracked jobs that have not ended."""
-        return self.select(lambda record: not record.finished)
+        """Return the tracked jobs that have not ended, but for those that are held."""
+        return self.select(lambda record: not record.finished and not record.is_held)
 
     def known_live(self) -> list[Record]:
         """Return all live jobs of the store on this cluster, as of the last question."""
@@ -65,6 +66,14 @@ class TrackedJobs:
                 others.append(self.track(new[token]))
         self._others = [record for record in others if not record.finished]
         return [*live, *self._others]
+
+    def reload_held(self) -> None:
+        """Take over what became of jobs that their campaigns held."""
+        held = self.select(lambda record: record.is_held)
+        changes = self.store.changes() if held else 0
+        if changes != self._seen_held:
+            self.store.refresh(held)
+            self._seen_held = changes
 
     def reload(self, live: Iterable[Record]) -> None:
         """Take over what other processes found out meanwhile."""

@@ -93,6 +93,8 @@ def is_abandoned(record: Record, beats: Mapping[str, Note], now: float) -> bool:
 
     ``beats`` are those of :func:`heartbeats`, ``now`` is in s since the epoch.
     """
+    if record.is_held:
+        return False
     if record.phase in (Phase.DEFERRED, Phase.HELD):
         return (record.retry_at or 0.0) <= now
     if record.phase is not Phase.SUBMITTING or record.finished:

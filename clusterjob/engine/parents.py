@@ -41,7 +41,9 @@ def _resolve(record: Record, newest: Mapping[str, Record], found: Resolved) -> N
         elif is_dead(now, parent):
             found.dead.add(record.token)
             return
-        elif not now.finished and (now.unsent or now.cluster_id != record.cluster_id):
+        elif not now.finished and (
+            not now.job_id or now.cluster_id != record.cluster_id
+        ):
             found.waiting.add(record.token)
         else:
             parents.append(now.as_parent(parent.how))

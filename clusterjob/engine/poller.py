@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from clusterjob.engine.assess import Assessor
 from clusterjob.engine.jobs import TrackedJobs
@@ -49,10 +49,11 @@ class Poller:
         """What the scheduler's commands complained about last; empty where all is well."""
         return self._error
 
-    def refresh(self, force: bool = False) -> None:
+    def refresh(self, force: bool = False, everyone: bool = False) -> None:
         """Ask the cluster, if that is due (or with ``force``), and write down what changed.
 
-        A failed question changes nothing. Raises only :class:`StoreError`.
+        With ``everyone`` also where nobody in this process holds a handle on a job of it. A failed
+        question changes nothing. Raises only :class:`StoreError`.
         """
         if not force and not self.pace.is_due():
             return
@@ -60,7 +61,7 @@ class Poller:
             if not force and not self.pace.is_due():
                 return  # another thread has asked meanwhile
             live = self.jobs.live()
-            if not live:
+            if not live and not everyone:
                 return
             now = self.clock()
             interval = self.pace.begin_poll()
@@ -86,6 +87,15 @@ class Poller:
         self.pace.asked_elsewhere(asked.at, interval)
         self._last_answer, self.stale_since = asked.at, asked.value
         self.jobs.reload(live)
+
+    def release(self, records: Sequence[Record], alone: Collection[str] = ()) -> None:
+        """Submit jobs that their campaign lets go; what cannot be now is left for later polls.
+
+        Raises :class:`StoreError`.
+        """
+        with self.lock:
+            finish_submissions(self.store, self.scheduler, records, True, alone)
+            self.pace.reset_backoff()
 
     def finish_submissions(self) -> None:
         """Finish the open submissions of processes that are gone. Raises :class:`StoreError`."""

@@ -5,7 +5,7 @@ scheduler could not take a job before.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from clusterjob.engine.arrays import aggregate
 from clusterjob.engine.bundles import bundle
@@ -29,9 +29,15 @@ from clusterjob.store import Phase, Record, Store
 
 
 def finish_submissions(
-    store: Store, scheduler: Scheduler, records: Sequence[Record]
+    store: Store,
+    scheduler: Scheduler,
+    records: Sequence[Record],
+    released: bool = False,
+    alone: Collection[str] = (),
 ) -> None:
-    """Finish submissions that are open and whose owner is gone, whoever that was.
+    """Finish submissions that are open and whose owner is gone, whoever that was; or with
+    ``released`` begin those that their campaign lets go. Jobs with the tokens ``alone`` do not go
+    with others in an array.
 
     That is deferred ones that are due, and doubtful ones. Each is taken over first, so that of many
     processes one does it. The scheduler is asked by token before a doubtful one is offered again.
@@ -42,7 +48,11 @@ def finish_submissions(
     is_any_doubtful = any(record.phase is Phase.SUBMITTING for record in records)
     beats = heartbeats(store) if is_any_doubtful else {}
     phases = {record.token: record.phase for record in records}
-    free = [record for record in records if is_abandoned(record, beats, now)]
+    free = [
+        record
+        for record in records
+        if (record.is_held if released else is_abandoned(record, beats, now))
+    ]
     held = [record for record in free if record.phase is Phase.HELD]
     resolved = resolve_parents(store, held)
     free = [record for record in free if record.token not in resolved.waiting]
@@ -53,7 +63,7 @@ def finish_submissions(
         return
     with Lease(store, taken):
         try:
-            _Recovery(store, scheduler, phases, resolved).finish(taken)
+            _Recovery(store, scheduler, phases, resolved, alone).finish(taken)
         except StoreError:
             raise
         except ClusterJobError as error:
@@ -71,9 +81,10 @@ class _Recovery:
         scheduler: Scheduler,
         phases: Mapping[str, Phase],
         resolved: Resolved,
+        alone: Collection[str],
     ) -> None:
         self.store, self.scheduler, self.phases = store, scheduler, phases
-        self.resolved = resolved
+        self.resolved, self.alone = resolved, alone
 
     def finish(self, taken: Sequence[Record]) -> None:
         """Look for the doubtful ones, then submit what the scheduler does not have."""
@@ -112,7 +123,8 @@ class _Recovery:
         parents = self.resolved.parents
         for record in fresh:
             record.parents = parents.get(record.token, record.parents)
-        bundle(self.scheduler.backend, fresh, self.scheduler.array_size)
+        scheduler = self.scheduler
+        bundle(scheduler.backend, fresh, scheduler.array_size, self.alone)
         bundles = {record.token: record.bundle for record in fresh}
 
         def note(record: Record) -> None:

@@ -13,12 +13,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from clusterjob.errors import StoreError, printable
 from clusterjob.status import Status
 from clusterjob.store.listed import Listed
 from clusterjob.store.record import Record
+from clusterjob.store.shape import read_values
 
 log = logging.getLogger(__name__)
 Begun = Literal["prologue", "epilogue"]
@@ -26,6 +27,8 @@ Begun = Literal["prologue", "epilogue"]
 Change = Callable[[Record], object]
 # whether the record that holds a key makes room for another one
 Again = Callable[[Record, Record], bool]
+# what becomes of what is remembered of a campaign; None where there is nothing
+CampaignChange = Callable[[dict[str, Any] | None], dict[str, Any] | None]
 # what is still to be said of records before they are written
 Settle = Callable[[Sequence[Record]], object]
 VERSION = 5  # of what is stored, whatever the kind of store
@@ -53,6 +56,14 @@ class Damaged:
     raw: str = ""
     is_closed: bool = False
     own_key: str = ""
+
+
+class End(NamedTuple):
+    """How far a job has come: its state, whether its scheduler has it, and whose it is."""
+
+    status: int
+    is_submitted: bool
+    cluster_id: str
 
 
 @dataclass(frozen=True)
@@ -184,12 +195,14 @@ class Store(ABC):
         earlier: bool = False,
         unsent: bool = False,
         begun: bool = False,
+        campaign: str | None = None,
     ) -> list[Record]:
         """Return records, the oldest first: the current ones, or with ``earlier`` also those that
         were replaced.
 
         ``unsent``: only those whose submission is open; ``begun``: only those whose epilogue began
-        and has not ended. Damaged ones are left out, and named in the log once.
+        and has not ended; ``campaign``: only those of one. Damaged ones are left out, and named in
+        the log once.
         """
 
     @abstractmethod
@@ -213,7 +226,9 @@ class Store(ABC):
 
     @abstractmethod
     def live(self, cluster_id: str) -> list[str]:
-        """Return the tokens of all jobs of a cluster that have not ended."""
+        """Return the tokens of all jobs of a cluster that have not ended, but for those that their
+        campaigns hold.
+        """
 
     @abstractmethod
     def named(self, word: str, earlier: bool = False) -> list[Record]:
@@ -225,6 +240,38 @@ class Store(ABC):
     @abstractmethod
     def changes(self) -> int:
         """Return a number that is another one whenever anybody else may have written."""
+
+    # -- campaigns ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def campaigns(self) -> dict[str, dict[str, Any]]:
+        """Return what is remembered of each campaign, as plain values."""
+
+    @abstractmethod
+    def change_campaign(
+        self, name: str, change: CampaignChange
+    ) -> dict[str, Any] | None:
+        """Write what a change makes of what is remembered of a campaign (None: nothing), and return
+        it.
+        """
+
+    @abstractmethod
+    def held(self, campaign: str) -> list[str]:
+        """Return the tokens of jobs that a campaign has not let go, the oldest first."""
+
+    @abstractmethod
+    def campaign_counts(self, campaign: str) -> dict[Status, int]:
+        """Return how many jobs of a campaign there are in each state."""
+
+    @abstractmethod
+    def live_counts(self, campaign: str | None) -> dict[tuple[str, int], int]:
+        """Return how many jobs were let go and have not ended, by cluster and state; of one
+        campaign, or of the whole store.
+        """
+
+    @abstractmethod
+    def ends(self, keys: Sequence[str]) -> dict[str, End]:
+        """Return how far the jobs of keys have come, without reading their records."""
 
     # -- notes -------------------------------------------------------------------------------------
 
@@ -384,6 +431,15 @@ def take_over_one(stored: Record, seen: Record, owner: str, now: float) -> bool:
         stored.version += 1
     seen.update_from(stored)
     return same
+
+
+def read_campaign(text: object) -> dict[str, Any]:
+    """Read what is remembered of a campaign; nothing where that cannot be read."""
+    try:
+        data = read_values(text)
+    except ValueError:
+        return {}
+    return data if type(data) is dict else {}
 
 
 def has_old_keys(records: Iterable[Record]) -> bool:

@@ -11,12 +11,14 @@ import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
 from clusterjob.plain_files import open_beside, read_text
+from clusterjob.status import Status
 from clusterjob.store.base import (
     OLD_KEYS,
     SHORTEST_KEY,
@@ -24,9 +26,11 @@ from clusterjob.store.base import (
     VERSION_OF_KEYS,
     Again,
     Begun,
+    CampaignChange,
     Change,
     Damaged,
     Edits,
+    End,
     Note,
     Rebuilt,
     Report,
@@ -35,6 +39,7 @@ from clusterjob.store.base import (
     decide_claims,
     has_old_keys,
     newer_version_error,
+    read_campaign,
     take_over_one,
 )
 from clusterjob.store.listed import Listed
@@ -51,6 +56,8 @@ _Stamp = tuple[int, int, int]
 _MOST_BYTES = 1 << 28  # of a record
 # how the file of a record begins: see FileStore._save
 _KEY = re.compile(r'\{"key": "([^"\\]+)"')
+
+_CAMPAIGNS = "campaigns.json"
 
 
 class FileStore(Store):
@@ -171,6 +178,7 @@ class FileStore(Store):
         earlier: bool = False,
         unsent: bool = False,
         begun: bool = False,
+        campaign: str | None = None,
     ) -> list[Record]:
         allowed = None if statuses is None else set(statuses)
 
@@ -178,6 +186,7 @@ class FileStore(Store):
             return (
                 (allowed is None or record.status in allowed)
                 and (name is None or record.name == name)
+                and (campaign is None or record.campaign == campaign)
                 and (not unsent or record.unsent)
                 and (not begun or record.epilogue is ONCE_STARTED)
             )
@@ -213,6 +222,7 @@ class FileStore(Store):
             if isinstance(reading, Record)
             and reading.cluster_id == cluster_id
             and not reading.finished
+            and not reading.is_held
         ]
 
     def named(self, word: str, earlier: bool = False) -> list[Record]:
@@ -234,6 +244,74 @@ class FileStore(Store):
             self._changes += now != self._seen
             self._seen = now
             return self._changes
+
+    # -- campaigns ---------------------------------------------------------------------------------
+
+    def campaigns(self) -> dict[str, dict[str, Any]]:
+        try:
+            text = _read_text(self.folder / _CAMPAIGNS)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self.folder / _CAMPAIGNS}: {error}") from None
+        return {
+            name: data
+            for name, data in read_campaign(text).items()
+            if isinstance(data, dict)
+        }
+
+    def change_campaign(
+        self, name: str, change: CampaignChange
+    ) -> dict[str, Any] | None:
+        with self._locked():
+            campaigns = self.campaigns()
+            data = change(campaigns.pop(name, None))
+            if data is not None:
+                campaigns[name] = data
+            self._write(self.folder / _CAMPAIGNS, json.dumps(campaigns))
+        return data
+
+    def held(self, campaign: str) -> list[str]:
+        found = [
+            record
+            for record in self._current_records()
+            if record.campaign == campaign
+        ]
+        return [record.token for record in sorted(found, key=_age) if record.is_held]
+
+    def campaign_counts(self, campaign: str) -> dict[Status, int]:
+        found = Counter(
+            record.status
+            for record in self._current_records()
+            if record.campaign == campaign
+        )
+        return {status: found[status] for status in Status if status in found}
+
+    def live_counts(self, campaign: str | None) -> dict[tuple[str, int], int]:
+        return Counter(
+            (record.cluster_id, int(record.status))
+            for record in self._current_records()
+            if not record.finished
+            and not record.is_held
+            and campaign in (None, record.campaign)
+        )
+
+    def ends(self, keys: Sequence[str]) -> dict[str, End]:
+        current = self._current()
+        found = {key: current[key] for key in keys if key in current}
+        return {
+            key: End(
+                int(record.status),
+                not (record.unsent or record.is_held),
+                record.cluster_id,
+            )
+            for key, record in found.items()
+            if isinstance(record, Record)
+        }
+
+    def _current_records(self) -> list[Record]:
+        readings = self._current().values()
+        return [reading for reading in readings if isinstance(reading, Record)]
 
     # -- notes -------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ class Listed(NamedTuple):
     # as the user named its logs
     stdout: str | None
     stderr: str | None
+    campaign: str
     is_current: bool = True  # no later submission of the same job replaced it
 
     @classmethod
@@ -73,6 +74,7 @@ class Listed(NamedTuple):
             record.epilogue in (ONCE_DUE, ONCE_STARTED) or record.outputs is ONCE_DUE,
             resources.get("stdout"),
             resources.get("stderr"),
+            record.campaign,
             is_current,
         )
 

@@ -197,6 +197,7 @@ class Record(_Referable):
     cancel_requested: float | None = None
     cluster_id: str = ""  # the jobs of one cluster are asked for together
     bundle: Bundle | None = None  # where it did not go alone
+    campaign: str = ""  # the name of the campaign that it belongs to
     attempt: int = 1  # more than one where it is tried again by itself
     # attempts that are over: see clusterjob.engine.attempts
     past: tuple[dict[str, Any], ...] = ()
@@ -360,7 +361,14 @@ class Record(_Referable):
     @property
     def unsent(self) -> bool:
         """Whether the submission is open: it is not known yet that the scheduler has the job."""
-        return self.phase is not Phase.SUBMITTED and not self.finished
+        is_open = self.phase is not Phase.SUBMITTED and not self.finished
+        return is_open and not self.is_held
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its campaign has not let it go yet."""
+        is_waiting = self.phase is Phase.HELD and self.retry_at is None
+        return is_waiting and not self.finished
 
     def all_tasks(self) -> dict[int | None, Task]:
         """Return the elements of an array by their index, or the one task of any other job."""

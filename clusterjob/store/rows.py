@@ -33,14 +33,19 @@ CREATE TABLE records (
     place TEXT NOT NULL DEFAULT '',
     unsent INTEGER NOT NULL DEFAULT 0,
     version INTEGER NOT NULL DEFAULT 0,
-    listed TEXT NOT NULL DEFAULT ''  -- see clusterjob.store.listed
+    listed TEXT NOT NULL DEFAULT '',  -- see clusterjob.store.listed
+    campaign TEXT NOT NULL DEFAULT '',
+    held INTEGER NOT NULL DEFAULT 0  -- 1 until its campaign lets it go
 );
 CREATE UNIQUE INDEX one_a_key ON records (key, current);
 CREATE INDEX by_status ON records (status) WHERE current = 1;
 CREATE INDEX by_name ON records (name, created);
 CREATE INDEX by_job ON records (job_id);
-CREATE INDEX by_place ON records (place) WHERE status < 0;
+CREATE INDEX by_place ON records (place) WHERE status < 0 AND held = 0;
 CREATE INDEX open_ones ON records (created) WHERE unsent = 1;
+CREATE INDEX by_campaign ON records (campaign, status) WHERE campaign <> '';
+CREATE INDEX in_campaign ON records (campaign, held, status) WHERE status < 0;
+CREATE TABLE campaigns (name TEXT PRIMARY KEY, data TEXT NOT NULL);
 CREATE INDEX misfiled ON records (token) WHERE {_MISFILED};
 CREATE TABLE notes (name TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION)
 """
@@ -56,8 +61,17 @@ _TO_4 = f"""
 ALTER TABLE records ADD COLUMN listed TEXT NOT NULL DEFAULT '';
 CREATE INDEX misfiled ON records (token) WHERE {_MISFILED}
 """
+_TO_5 = """
+ALTER TABLE records ADD COLUMN campaign TEXT NOT NULL DEFAULT '';
+ALTER TABLE records ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
+DROP INDEX by_place;
+CREATE INDEX by_place ON records (place) WHERE status < 0 AND held = 0;
+CREATE INDEX by_campaign ON records (campaign, status) WHERE campaign <> '';
+CREATE INDEX in_campaign ON records (campaign, held, status) WHERE status < 0;
+CREATE TABLE campaigns (name TEXT PRIMARY KEY, data TEXT NOT NULL)
+"""
 # from each version to the next; `fill_columns` does what SQL cannot
-MIGRATIONS = {1: _TO_2, 2: _TO_3, 3: _TO_4, 4: ""}
+MIGRATIONS = {1: _TO_2, 2: _TO_3, 3: _TO_4, 4: _TO_5}
 _VERSION_OF_COLUMNS = 5  # since then they are those of today
 _HALVES = re.compile("[\ud800-\udfff]")
 PORTION = 500  # keys of one SELECT ... IN
@@ -66,12 +80,15 @@ TOKEN, KEY = 0, 3
 READ = "SELECT token, data, spec, key, name, job_id FROM records"
 READ_MISFILED = f"{READ} WHERE {_MISFILED}"
 # more columns after those that `read_row` reads
-SELECT_ALL = "SELECT token, data, spec, key, name, job_id, status, unsent, version, place, created"
+SELECT_ALL = (
+    "SELECT token, data, spec, key, name, job_id, status, unsent, version, place, created, "
+    "campaign, held"
+)
 # what read_listed reads
 SELECT_LISTED = "SELECT token, key, name, job_id, data, listed, current"
 _WRITE = (
     "UPDATE records SET key = ?, job_id = ?, status = ?, data = ?, unsent = ?, version = ?, "
-    "listed = ? WHERE token = ?"
+    "listed = ?, campaign = ?, held = ? WHERE token = ?"
 )
 
 
@@ -164,17 +181,25 @@ def misfiled(
         [state.get("version", 0) for state in states],
         [state.get("place", "") for state in states],
         [state.get("created", 0.0) for state in states],
+        [state.get("campaign", "") for state in states],
+        [int(_is_held(state)) for state in states],
         strict=True,
     )
     return [
         row[TOKEN]
         for row, wanted in zip(rows, said, strict=True)
-        if row[6:11] != wanted
+        if row[6:13] != wanted
     ]
 
 
 def _is_unsent(state: Mapping[str, Any]) -> bool:
-    return bool(state["phase"] != "submitted" and state["task"]["status"] < 0)
+    is_open = state["phase"] != "submitted" and state["task"]["status"] < 0
+    return is_open and not _is_held(state)
+
+
+def _is_held(state: Mapping[str, Any]) -> bool:
+    is_waiting = state["phase"] == "held" and "retry_at" not in state
+    return is_waiting and bool(state["task"]["status"] < 0)
 
 
 def _state_row(record: Record) -> tuple[object, ...]:
@@ -188,6 +213,8 @@ def _state_row(record: Record) -> tuple[object, ...]:
         int(record.unsent),
         record.version,
         Listed.of(record).to_text(data),
+        record.campaign,
+        int(record.is_held),
         record.token,
     )
 
@@ -223,6 +250,8 @@ def _new_row(record: Record, current: int | None) -> tuple[object, ...]:
         int(record.unsent),
         record.version,
         Listed.of(record).to_text(data),
+        record.campaign,
+        int(record.is_held),
     )
 
 

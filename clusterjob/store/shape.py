@@ -227,7 +227,7 @@ _RECORD = _Shape(
             ("key", "token", "name", "backend", "workdir", "runs"), _TEXT
         ),
         **dict.fromkeys(
-            ("host", "job_id", "cluster", "place", "owner", "into"), _TEXT
+            ("host", "job_id", "cluster", "place", "owner", "into", "campaign"), _TEXT
         ),
         **dict.fromkeys(("prologue", "epilogue", "outputs"), _TEXT),
         **dict.fromkeys(
@@ -309,6 +309,7 @@ _LISTED = {
     "since": _NUMBER,
     "is_due": _FLAG,
     **dict.fromkeys(("stdout", "stderr"), _TEXT_OR_NONE),
+    "campaign": _TEXT,
 }
 
 

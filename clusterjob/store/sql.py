@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import threading
@@ -11,19 +12,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from clusterjob.errors import StoreError
+from clusterjob.status import Status
 from clusterjob.store.base import (
     SHORTEST_KEY,
     Again,
     Begun,
+    CampaignChange,
     Change,
     Damaged,
     Edits,
+    End,
     Note,
     Report,
     Settle,
     Store,
     decide_claims,
     has_old_keys,
+    read_campaign,
     take_over_one,
 )
 from clusterjob.store.listed import Listed, read_listed
@@ -206,11 +211,15 @@ class SqlStore(Store):
         earlier: bool = False,
         unsent: bool = False,
         begun: bool = False,
+        campaign: str | None = None,
     ) -> list[Record]:
         condition, values = _condition(statuses, earlier)
         if name is not None:
             condition += " AND name = ?"
             values.append(name)
+        if campaign is not None:
+            condition += " AND campaign = ?"
+            values.append(campaign)
         if unsent:
             condition += " AND unsent = 1"
         if begun:
@@ -235,7 +244,8 @@ class SqlStore(Store):
     def live(self, cluster_id: str) -> list[str]:
         with self._transaction(write=False) as connection:
             rows = connection.execute(
-                "SELECT token FROM records WHERE status < 0 AND current = 1 AND place = ?",
+                "SELECT token FROM records "
+                "WHERE status < 0 AND held = 0 AND current = 1 AND place = ?",
                 (cluster_id,),
             )
             return [row[0] for row in rows]
@@ -253,6 +263,70 @@ class SqlStore(Store):
             if found:
                 return found
         return []
+
+    # -- campaigns ---------------------------------------------------------------------------------
+
+    def campaigns(self) -> dict[str, dict[str, Any]]:
+        with self._transaction(write=False) as connection:
+            rows = connection.execute("SELECT name, data FROM campaigns").fetchall()
+        return {name: read_campaign(data) for name, data in rows}
+
+    def change_campaign(
+        self, name: str, change: CampaignChange
+    ) -> dict[str, Any] | None:
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT data FROM campaigns WHERE name = ?", (name,)
+            ).fetchone()
+            data = change(None if row is None else read_campaign(row[0]))
+            connection.execute("DELETE FROM campaigns WHERE name = ?", (name,))
+            if data is not None:
+                connection.execute(
+                    "INSERT INTO campaigns VALUES (?, ?)", (name, json.dumps(data))
+                )
+        return data
+
+    def held(self, campaign: str) -> list[str]:
+        with self._transaction(write=False) as connection:
+            rows = connection.execute(
+                "SELECT token FROM records WHERE campaign = ? AND held = 1 AND status < 0 "
+                "AND current = 1 ORDER BY created, token",
+                (campaign,),
+            )
+            return [row[0] for row in rows]
+
+    def campaign_counts(self, campaign: str) -> dict[Status, int]:
+        with self._transaction(write=False) as connection:
+            rows = connection.execute(
+                "SELECT status, COUNT(*) FROM records "
+                "WHERE campaign = ? AND campaign <> '' AND current = 1 GROUP BY status",
+                (campaign,),
+            )
+            found = {int(status): count for status, count in rows}
+        return {status: found[status] for status in Status if status in found}
+
+    def live_counts(self, campaign: str | None) -> dict[tuple[str, int], int]:
+        which = "" if campaign is None else "AND campaign = ? "
+        with self._transaction(write=False) as connection:
+            rows = connection.execute(
+                "SELECT place, status, COUNT(*) FROM records WHERE status < 0 AND held = 0 "
+                f"AND current = 1 {which}GROUP BY place, status",
+                () if campaign is None else (campaign,),
+            )
+            return {(place, status): count for place, status, count in rows}
+
+    def ends(self, keys: Sequence[str]) -> dict[str, End]:
+        found: dict[str, End] = {}
+        with self._transaction(write=False) as connection:
+            for part, places in portions(keys):
+                rows = connection.execute(
+                    "SELECT key, status, unsent, held, place FROM records "
+                    f"WHERE current = 1 AND key IN ({places})",
+                    part,
+                )
+                for key, status, unsent, held, place in rows:
+                    found[key] = End(int(status), not (unsent or held), place)
+        return found
 
     # -- notes -------------------------------------------------------------------------------------
 

@@ -155,7 +155,12 @@ def test_a_store_of_version_3_gets_what_lists_need() -> None:
     path = Path(".clusterjob/store.sqlite")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("DROP INDEX misfiled")
-        database.execute("ALTER TABLE records DROP COLUMN listed")
+        for index in ("by_place", "by_campaign", "in_campaign"):
+            database.execute(f"DROP INDEX {index}")
+        database.execute("CREATE INDEX by_place ON records (place) WHERE status < 0")
+        database.execute("DROP TABLE campaigns")
+        for column in ("listed", "campaign", "held"):
+            database.execute(f"ALTER TABLE records DROP COLUMN {column}")
         database.execute("UPDATE records SET data = '{' WHERE token = 't5'")
         database.execute("PRAGMA user_version = 3")
     again = the_sqlite()

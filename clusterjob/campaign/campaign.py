@@ -1,0 +1,361 @@
+"""A campaign, from Python: a name, jobs in an order, limits, and driving it to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, overload
+
+from clusterjob.batch import After
+from clusterjob.campaign.driver import Driver
+from clusterjob.campaign.steps import (
+    Step,
+    StepFunction,
+    all_completed,
+    fingerprint,
+)
+from clusterjob.dependencies import Job, is_job
+from clusterjob.errors import JobNotFoundError, SettingsError
+from clusterjob.result import AsyncResult
+from clusterjob.results import Results, cancel
+from clusterjob.retry import Retry
+from clusterjob.script import default_session
+from clusterjob.session import Session
+from clusterjob.status import Status
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[^\s/\\\x00-\x1f][^/\\\x00-\x1f]*")
+_PORTION = 1000  # jobs that are written down at once
+_PROGRESS = 1.0  # s between two lines of progress
+
+
+class Outcome(NamedTuple):
+    """How far a campaign has come: its jobs by state, and how many of the pending it holds."""
+
+    counts: dict[Status, int]
+    held: int
+    is_over: bool  # there is nothing more to do
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of its jobs completed."""
+        others = set(self.counts) - {Status.COMPLETED}
+        return self.is_over and not any(self.counts[status] for status in others)
+
+    def __str__(self) -> str:
+        shown = [
+            f"{count} {status}" for status, count in self.counts.items() if count
+        ]
+        if self.held:
+            shown.append(f"{self.held} of the pending not submitted yet")
+        return ", ".join(shown) or "no jobs"
+
+
+class Campaign:
+    """Many jobs under a name, their order and their limits, driven to the end.
+
+    ``max_pending`` and ``max_running`` are how many of its jobs may wait with schedulers, and run,
+    at once; with ``stop_on_failure`` nothing more is submitted once a job has failed for good.
+    ``retry`` is for its jobs that have no rules of their own.
+
+    All of its state is in the store. A script that was killed is run again: what was submitted is
+    not submitted twice, what is finished is not repeated, and the functions of steps that ran are
+    not called again, unless their inputs changed.
+
+    ::
+
+        campaign = Campaign("phase", max_pending=500)
+        runs = campaign.add(sweep(job, T=[10, 20, 50]))
+
+        @campaign.step(after=runs)
+        def refine(results):
+            return [job_for(result) for result in results if needs_more(result)]
+
+        print(campaign.run(progress=True))
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_pending: int | None = None,
+        max_running: int | None = None,
+        stop_on_failure: bool = False,
+        retry: Retry | None = None,
+        session: Session | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise SettingsError(
+                f"{name!r} is no name for a campaign: expected one line of text without slashes"
+            )
+        self.name = name
+        self.session = session or default_session()
+        self.retry_rules = retry
+        self.steps: list[Step] = []
+        limits = {"max_pending": max_pending, "max_running": max_running}
+        for key, value in limits.items():
+            is_count = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (is_count and value > 0):
+                raise SettingsError(f"{key} = {value!r}; expected a number from 1 on")
+        self._settings: dict[str, Any] = {
+            **limits,
+            "stop_on_failure": bool(stop_on_failure),
+        }
+        self._driver = Driver(self.session, name, self._settings)
+        self._is_saved = False
+
+    # -- what is to be done ------------------------------------------------------------------------
+
+    def add(
+        self,
+        jobs: Job | Iterable[Job],
+        *,
+        after: After | Step = (),
+        retry: Retry | None = None,
+        bundle: bool = True,
+    ) -> Results:
+        """Add jobs, and return their results; they may not be submitted yet.
+
+        ``after`` are jobs that come first, of any cluster, as in :meth:`Session.submit`; or a step,
+        whose jobs are then known already. A job that was submitted before is the same one. A
+        generator is taken in portions. Raises what :meth:`Session.submit` does.
+        """
+        self._save()
+        found = Results()
+        for portion in _in_portions(jobs):
+            held = self.session.hold(
+                self.name,
+                portion,
+                after=after.results if isinstance(after, Step) else after,
+                retry=retry or self.retry_rules,
+                bundle=bundle,
+            )
+            self._driver.add(held)
+            found += held
+        return Results(found)
+
+    @overload
+    def step(self) -> Outcome: ...
+
+    @overload
+    def step(
+        self,
+        *,
+        after: AsyncResult | Step | Iterable[AsyncResult | Step],
+        loop: bool = False,
+        name: str | None = None,
+    ) -> Callable[[StepFunction], Step]: ...
+
+    def step(
+        self,
+        *,
+        after: AsyncResult | Step | Iterable[AsyncResult | Step] | None = None,
+        loop: bool = False,
+        name: str | None = None,
+    ) -> Outcome | Callable[[StepFunction], Step]:
+        """Do what can be done now, and say how far it came; or, with ``after``, add a function.
+
+        The function is called with the results of what it comes after, when all of them completed,
+        and returns jobs, which are added, or None. It may be a coroutine. With ``loop`` it is
+        called again with the results of those jobs, until it returns none: until it converged. It
+        becomes a :class:`Step`, which others can come after.
+        """
+        if after is None:
+            return self._step()
+        items = [after] if isinstance(after, (AsyncResult, Step)) else list(after)
+        for item in items:
+            if not isinstance(item, (AsyncResult, Step)):
+                raise SettingsError(
+                    f"a step comes after results or steps, not {item!r}"
+                )
+
+        def add(function: StepFunction) -> Step:
+            own = name or getattr(function, "__qualname__", "") or repr(function)
+            if any(step.name == own for step in self.steps):
+                raise SettingsError(f"there are two steps {own!r}: give one a name")
+            self.steps.append(Step(own, function, items, loop))
+            return self.steps[-1]
+
+        return add
+
+    # -- driving it --------------------------------------------------------------------------------
+
+    def run(self, progress: bool = False, timeout: float | None = None) -> Outcome:
+        """Drive the campaign to its end, for ``timeout`` seconds at most, and say how it ended.
+
+        With ``progress`` a line on standard error tells how far it is. Interrupted, it can be run
+        again; jobs that were submitted go on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        told = 0.0
+        outcome = self._step()
+        while not outcome.is_over:
+            if progress and time.monotonic() - told >= _PROGRESS:
+                told = time.monotonic()
+                _tell(f"{self.name}: {outcome}", end=False)
+            pause = self._driver.pause()
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                pause = min(pause, left)
+            time.sleep(pause)
+            outcome = self._step()
+        if progress:
+            _tell(f"{self.name}: {outcome}", end=True)
+        return outcome
+
+    async def finished(self) -> Outcome:
+        """Drive the campaign to its end, in a thread of its own."""
+        return await asyncio.to_thread(self.run)
+
+    def _step(self) -> Outcome:
+        self._save()
+        self._driver.step()
+        is_waiting = self._call_steps()
+        return self._outcome(is_waiting)
+
+    def _outcome(self, is_waiting: bool) -> Outcome:
+        """Say how far it came; ``is_waiting``: a step may still make jobs."""
+        counts, held = self._driver.counts()
+        pending = counts.get(Status.PENDING, 0)
+        running = counts.get(Status.RUNNING, 0)
+        if self._driver.is_stopped:
+            is_over = pending - held + running == 0
+        else:
+            is_over = pending + running == 0 and not is_waiting
+        return Outcome(counts, held, is_over)
+
+    def _call_steps(self) -> bool:
+        """Call the functions whose inputs are there; say whether one may be called later."""
+        is_waiting = False
+        for step in self.steps:
+            while not step.is_over:
+                inputs = step.inputs
+                if inputs is None:
+                    break
+                for result in inputs:
+                    result.refresh()
+                have_completed = all_completed(inputs)
+                if have_completed is None:
+                    is_waiting = True
+                if not have_completed:
+                    break
+                step.take(self._results_of(step, inputs))
+                is_waiting = True
+        return is_waiting
+
+    def _results_of(self, step: Step, inputs: Results) -> Results:
+        """Return the jobs of a call, which is made unless it was with these inputs."""
+        print_of_inputs = fingerprint(inputs)
+        known = self._driver.data().get("steps", {}).get(step.name, {})
+        keys = known.get(print_of_inputs)
+        if keys is not None:
+            records = self.session.store.by_keys(keys)
+            if len(records) == len(keys):
+                handles = [
+                    AsyncResult(records[key], self.session.engine) for key in keys
+                ]
+                return Results(handles)
+        jobs = step.call(inputs)
+        made = self.add(jobs) if jobs else Results()
+        self._driver.note_call(
+            step.name, print_of_inputs, [result.key for result in made]
+        )
+        return made
+
+    # -- looking, and changing one's mind ----------------------------------------------------------
+
+    @property
+    def outcome(self) -> Outcome:
+        """How far it has come, as the store knows."""
+        return self._outcome(is_waiting=False)
+
+    @property
+    def results(self) -> Results:
+        """The results of all its jobs."""
+        records = self.session.store.select(campaign=self.name)
+        return Results(AsyncResult(record, self.session.engine) for record in records)
+
+    def cancel(self) -> None:
+        """Cancel what has not ended; what was not submitted yet never is.
+
+        Raises :class:`CommandError`.
+        """
+        self._driver.drop_held()
+        live = [result for result in self.results if not result.record.finished]
+        cancel(live)
+
+    def retry(self) -> Results:
+        """Hold the jobs that failed or were cancelled again, and return their new results.
+
+        They are submitted when the campaign is run; those that were cancelled for them come back.
+        """
+        anew = self._driver.hold_again()
+        return Results(anew)
+
+    def _save(self) -> None:
+        if not self._is_saved:
+            self._driver.save_settings()
+            self._is_saved = True
+
+    def __repr__(self) -> str:
+        return f"<Campaign {self.name!r}>"
+
+
+def campaign_names(session: Session) -> list[str]:
+    """Return the names of the campaigns in a session's store."""
+    return sorted(session.store.campaigns()) if session.store.exists() else []
+
+
+def open_campaign(name: str, session: Session | None = None) -> Campaign:
+    """Return a campaign of the store, as it was set up. Raises :class:`JobNotFoundError`."""
+    session = session or default_session()
+    known = session.store.campaigns() if session.store.exists() else {}
+    if name not in known:
+        raise JobNotFoundError(
+            f"there is no campaign {name!r} in {session.store.url}; there are: "
+            f"{', '.join(map(repr, sorted(known))) or 'none'}"
+        )
+    settings = known[name].get("settings", {})
+    campaign = Campaign(
+        name,
+        max_pending=settings.get("max_pending"),
+        max_running=settings.get("max_running"),
+        stop_on_failure=bool(settings.get("stop_on_failure")),
+        session=session,
+    )
+    campaign._is_saved = True
+    return campaign
+
+
+def _in_portions(jobs: Job | Iterable[Job]) -> Iterable[list[Job]]:
+    """Yield a generator's jobs in portions; a list, whose jobs may know each other, as it is."""
+    if is_job(jobs):
+        yield [jobs]
+        return
+    if isinstance(jobs, (list, tuple)):
+        yield list(jobs)
+        return
+    if not isinstance(jobs, Iterable) or isinstance(jobs, str):
+        raise SettingsError(f"a campaign takes job scripts, not {jobs!r}")
+    portion: list[Job] = []
+    for job in jobs:
+        portion.append(job)
+        if len(portion) == _PORTION:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def _tell(line: str, end: bool) -> None:
+    """Write a line of progress; on a terminal each takes the place of the one before."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{line}", end="\n" if end else "", file=sys.stderr, flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,234 @@
+"""Driving a campaign: asking its clusters, and letting jobs go as far as limits and order allow."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from clusterjob.campaign.queue import Queue
+from clusterjob.engine import Cluster, new_batch
+from clusterjob.errors import ClusterJobError, StoreError
+from clusterjob.result import AsyncResult
+from clusterjob.session import Session
+from clusterjob.shell import in_portions
+from clusterjob.status import Reason, Status
+from clusterjob.store import Record
+
+_log = logging.getLogger(__name__)
+_SHORTEST, _LONGEST = 0.01, 60.0  # s between two steps
+_PORTION = 5000  # jobs that are let go at once
+_LOADED = 500  # records that are read at once
+
+
+class Driver:
+    """The inside of a campaign: what it holds, and its clusters."""
+
+    def __init__(
+        self, session: Session, name: str, settings: Mapping[str, Any]
+    ) -> None:
+        self.session, self.name, self.settings = session, name, settings
+        self.store, self.engine = session.store, session.engine
+        self._queue: Queue | None = None
+        self._clusters: dict[str, Cluster] = {}
+        self._failed_before = 0
+
+    # -- what is remembered ------------------------------------------------------------------------
+
+    def data(self) -> dict[str, Any]:
+        """Return what the store remembers of the campaign besides its jobs."""
+        return self.store.campaigns().get(self.name, {})
+
+    def save_settings(self) -> None:
+        """Write down how the campaign was set up."""
+
+        def change(data: dict[str, Any] | None) -> dict[str, Any]:
+            found = data or {"created": time.time()}
+            return {**found, "settings": dict(self.settings)}
+
+        self.store.change_campaign(self.name, change)
+
+    def note_call(self, step: str, inputs: str, keys: list[str]) -> None:
+        """Write down what a call of a step's function made of its inputs."""
+
+        def change(data: dict[str, Any] | None) -> dict[str, Any]:
+            found = data or {"created": time.time()}
+            steps = found.get("steps", {})
+            calls = {**steps.get(step, {}), inputs: keys}
+            return {**found, "steps": {**steps, step: calls}}
+
+        self.store.change_campaign(self.name, change)
+
+    # -- its jobs ----------------------------------------------------------------------------------
+
+    @property
+    def queue(self) -> Queue:
+        """What is held, as the store has it when it is first asked for."""
+        if self._queue is None:
+            self._queue = Queue()
+            for portion in in_portions(self.store.held(self.name), _LOADED):
+                records = self.store.by_tokens(portion)
+                in_order = [records[token] for token in portion if token in records]
+                self._queue.add(in_order)
+        return self._queue
+
+    def add(self, results: Iterable[AsyncResult]) -> None:
+        """Take in jobs that were written down, or were there before."""
+        records = [result.record for result in results]
+        self.queue.add(records)
+        for record in records:
+            self._clusters[record.cluster_id] = self.engine.cluster_of(record)
+        others = [record for record in records if not record.campaign]
+
+        def join(record: Record) -> bool:
+            if record.campaign:
+                return False
+            record.campaign = self.name
+            return True
+
+        if others:
+            self.store.update(others, join)
+
+    def counts(self) -> tuple[dict[Status, int], int]:
+        """Return the jobs by state, and how many of them are held."""
+        found = self.store.campaign_counts(self.name)
+        return found, len(self.queue)
+
+    # -- a step ------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Ask the clusters that are due, and let go what may go."""
+        self.session.recover()
+        for cluster in self._known_clusters():
+            cluster.refresh(everyone=True)
+        self._settle()
+        if not self.is_stopped:
+            self._release()
+
+    def _settle(self) -> None:
+        """See what became of the jobs that others wait for; those that wait in vain end."""
+        while dead := self.queue.settle(self.store.ends):
+            self._drop(dead, Reason.DEPENDENCY)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a job has failed, and the campaign ends with the first."""
+        if not self.settings.get("stop_on_failure"):
+            return False
+        return bool(self.store.campaign_counts(self.name).get(Status.FAILED))
+
+    def _known_clusters(self) -> list[Cluster]:
+        """Return the clusters that have jobs of the campaign, also of other processes."""
+        for cluster_id, _ in self.store.live_counts(self.name):
+            if cluster_id not in self._clusters:
+                tokens = self.store.live(cluster_id)[:1]
+                for record in self.store.by_tokens(tokens).values():
+                    try:
+                        self._clusters[cluster_id] = self.engine.cluster_of(record)
+                    except ClusterJobError as error:
+                        _log.warning("%s", str(error).partition("\n")[0])
+        return list(self._clusters.values())
+
+    def _release(self) -> None:
+        """Let jobs go until there is no more room; with a job its children become ready."""
+        room = self._room()
+        while room > 0 and self.queue.ready:
+            tokens = list(self.queue.ready)[: min(room, _PORTION)]
+            gone = self._let_go(tokens)
+            room -= gone
+            self._settle()
+            if not gone:
+                return
+
+    def _room(self) -> int:
+        """Return how many jobs may go now."""
+        counts = {Status.PENDING: 0, Status.RUNNING: 0}
+        for (_, status), count in self.store.live_counts(self.name).items():
+            counts[Status(status)] += count
+        most_pending = self.settings.get("max_pending")
+        most_running = self.settings.get("max_running")
+        room = len(self.queue.ready)
+        if most_pending is not None:
+            room = min(room, most_pending - counts[Status.PENDING])
+        if most_running is not None:
+            room = min(room, most_running - sum(counts.values()))
+        return room
+
+    def _let_go(self, tokens: Sequence[str]) -> int:
+        """Submit jobs; return how many are held no more."""
+        records = self.store.by_tokens(tokens)
+        groups: dict[str, list[Record]] = {}
+        for token in tokens:
+            if token in records:
+                record = records[token]
+                groups.setdefault(record.cluster_id, []).append(record)
+        gone = [token for token in tokens if token not in records]
+        for members in groups.values():
+            cluster = self.engine.cluster_of(members[0])
+            self._clusters[members[0].cluster_id] = cluster
+            tracked = [cluster.track(record) for record in members]
+            alone = self._alone(cluster, tracked)
+            try:
+                cluster.release(tracked, alone)
+            except StoreError:
+                raise
+            except ClusterJobError as error:
+                _log.warning("%s", str(error).partition("\n")[0])
+            gone += [record.token for record in tracked if not record.is_held]
+        self.queue.forget(gone)
+        return len(gone)
+
+    def _alone(self, cluster: Cluster, records: Sequence[Record]) -> set[str]:
+        """Return the tokens of jobs that others come after, where nothing waits for an element."""
+        if cluster.scheduler.backend.bundles.after:
+            return set()
+        return {
+            record.token for record in records if self.queue.has_children(record.key)
+        }
+
+    def pause(self) -> float:
+        """Return the seconds until the next step is worth it."""
+        waits = [cluster.pace.wait_time() for cluster in self._clusters.values()]
+        return min(_LONGEST, max(_SHORTEST, min(waits, default=_SHORTEST)))
+
+    # -- changing one's mind -----------------------------------------------------------------------
+
+    def drop_held(self) -> None:
+        """Cancel what is held."""
+        self._drop(self.store.held(self.name), Reason.CANCELLED)
+
+    def _drop(self, tokens: Sequence[str], reason: Reason) -> None:
+        def drop(record: Record) -> bool:
+            if not record.is_held:
+                return False
+            for task in record.all_tasks().values():
+                task.status, task.reason = Status.CANCELLED, reason
+            record.task.status, record.task.reason = Status.CANCELLED, reason
+            record.task.note_event(time.time(), Status.CANCELLED.name, str(reason))
+            return True
+
+        for portion in in_portions(tokens, _LOADED):
+            records = list(self.store.by_tokens(portion).values())
+            tracked = [
+                self.engine.cluster_of(record).track(record) for record in records
+            ]
+            self.store.update(tracked, drop)
+        self.queue.forget(tokens)
+
+    def hold_again(self) -> list[AsyncResult]:
+        """Hold jobs that did not complete for another submission."""
+        ended = [Status.FAILED, Status.CANCELLED]
+        old = self.store.select(statuses=ended, campaign=self.name)
+        folder = new_batch()
+        anew = [record.renewed(folder, record.spec) for record in old]
+        for record in anew:
+            record.campaign = self.name
+        winners = self.engine.hold(anew, lambda before, now: before.finished)
+        results = [
+            AsyncResult(winner, self.engine)
+            for winner in winners
+            if winner is not None
+        ]
+        self.add(results)
+        return results

@@ -1,0 +1,102 @@
+"""Steps of a campaign that depend on results: functions that get these, and return jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clusterjob.dependencies import Job
+from clusterjob.errors import SettingsError
+from clusterjob.result import AsyncResult
+from clusterjob.results import Results
+from clusterjob.status import Status
+
+StepFunction = Callable[[Results], object]
+
+
+@dataclass(eq=False)
+class Step:
+    """A function of a campaign's, and the jobs that it has made.
+
+    It is called with the results of what it comes ``after``, once all of them completed. With
+    ``loop`` it is called again with the results of the jobs that it returned, until there are none.
+    """
+
+    name: str
+    function: StepFunction
+    after: list[AsyncResult | Step]
+    loop: bool = False
+    results: Results = field(default_factory=Results)  # of the jobs of all its calls
+    latest: Results = field(default_factory=Results)  # of its last call
+    calls: int = 0
+    is_over: bool = False  # it makes no more jobs
+
+    @property
+    def inputs(self) -> Results | None:
+        """What the next call gets; None while that is not known yet."""
+        if self.calls and self.loop:
+            return self.latest
+        found = Results()
+        for item in self.after:
+            if isinstance(item, Step):
+                if not item.is_over:
+                    return None
+                found += item.latest
+            else:
+                found.append(item)
+        return Results(found)
+
+    def call(self, inputs: Results) -> list[Job]:
+        """Call the function, and return the jobs that it wants."""
+        made = self.function(inputs)
+        if inspect.iscoroutine(made):
+            made = _run(made)
+        if made is None:
+            return []
+        if hasattr(made, "prepare"):
+            return [made]
+        if not isinstance(made, Iterable) or isinstance(made, (str, Mapping)):
+            raise SettingsError(
+                f"step {self.name!r} returned {made!r}; expected jobs, or None where there are none"
+            )
+        return list(made)
+
+    def take(self, made: Results) -> None:
+        """Take over the jobs of a call."""
+        self.calls += 1
+        self.latest = made
+        self.results = self.results + made
+        self.is_over = not (self.loop and made)
+
+
+def _run(coroutine: Coroutine[Any, Any, object]) -> object:
+    """Run a coroutine to its end, also where this thread has a loop that runs already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    coroutine.close()
+    raise SettingsError(
+        "a coroutine of a step cannot run inside another one: drive the campaign with "
+        "'await campaign.finished()'"
+    )
+
+
+def all_completed(inputs: Sequence[AsyncResult]) -> bool | None:
+    """Whether all completed; None where some have not ended."""
+    states = [result.record.status for result in inputs]
+    if any(status > Status.COMPLETED for status in states):
+        return False
+    if any(not result.record.settled for result in inputs):
+        return None
+    return True
+
+
+def fingerprint(inputs: Iterable[AsyncResult]) -> str:
+    """Return what tells the inputs of a call from others: the submissions that they are of."""
+    tokens = [result.record.token for result in inputs]
+    return hashlib.sha256("\n".join(tokens).encode()).hexdigest()[:16]

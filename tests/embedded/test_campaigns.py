@@ -1,0 +1,233 @@
+"""Campaigns: order, limits, steps, and going on after a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from clusterjob import (
+    Campaign,
+    JobScript,
+    Reason,
+    Results,
+    Retry,
+    SettingsError,
+    Status,
+    afterany,
+    afternotok,
+    submit,
+    sweep,
+)
+from tests.embedded.test_cli import run
+
+
+def job(name: str, body: str | None = None) -> JobScript:
+    return JobScript(body or f"echo {name} >> ledger", name)
+
+
+def ledger() -> list[str]:
+    return Path("ledger").read_text().split()
+
+
+def test_an_order_that_is_kept() -> None:
+    campaign = Campaign("order")
+    first = campaign.add(job("first"))
+    second = campaign.add([job("a"), job("b")], after=first)
+    campaign.add(job("last"), after=second)
+    assert {result.status for result in second} == {Status.PENDING}
+    outcome = campaign.run(timeout=60)
+    assert outcome.is_complete, outcome
+    assert outcome.counts == {Status.COMPLETED: 4}
+    assert ledger()[0] == "first"
+    assert ledger()[-1] == "last"
+    assert {result.status for result in second} == {Status.COMPLETED}
+    # again from the top: nothing is repeated
+    again = Campaign("order")
+    handles = again.add(job("first"))
+    again.add([job("a"), job("b")], after=handles)
+    assert handles[0] == first[0]
+    assert again.run(timeout=60).is_complete
+    assert len(ledger()) == 4
+
+
+def test_limits_are_kept() -> None:
+    body = "echo + >> ledger; sleep 0.3; echo - >> ledger"
+    campaign = Campaign("limits", max_running=2)
+    campaign.add([job(f"j{number}", body + f" # {number}") for number in range(6)])
+    outcome = campaign.step()
+    assert (outcome.held, outcome.is_over) == (4, False)
+    assert campaign.run(timeout=60).is_complete
+    most = now = 0
+    for word in ledger():
+        now += 1 if word == "+" else -1
+        most = max(most, now)
+    assert most <= 2
+
+
+def test_what_cannot_run_ends_and_comes_back_with_a_retry() -> None:
+    campaign = Campaign("broken")
+    bad = campaign.add(job("bad", "test -e repaired"))
+    child = campaign.add(job("child"), after=bad)
+    grandchild = campaign.add(job("grandchild"), after=child)
+    cleanup = campaign.add(job("cleanup"), after=[afternotok(bad[0])])
+    always = campaign.add(job("always"), after=[afterany(bad[0], child[0])])
+    outcome = campaign.run(timeout=60)
+    assert outcome.is_over
+    assert not outcome.is_complete
+    assert child[0].reason is Reason.DEPENDENCY
+    assert grandchild[0].reason is Reason.DEPENDENCY
+    assert cleanup[0].status == Status.COMPLETED
+    assert always[0].status == Status.COMPLETED
+    Path("repaired").touch()
+    assert len(campaign.retry()) == 3
+    assert campaign.run(timeout=60).is_complete
+    assert Counter(ledger()) == Counter(["cleanup", "always", "child", "grandchild"])
+
+
+def test_it_stops_at_the_first_failure_where_that_is_wanted() -> None:
+    campaign = Campaign("stop", max_running=1, stop_on_failure=True)
+    campaign.add([job("bad", "exit 1"), job("good"), job("better")])
+    outcome = campaign.run(timeout=60)
+    assert outcome.is_over
+    assert outcome.counts == {Status.PENDING: 2, Status.FAILED: 1}
+    assert not Path("ledger").exists()
+
+
+def test_rules_of_retries() -> None:
+    campaign = Campaign("retries", retry=Retry(2))
+    body = "echo x >> {{ n }}; [ $(wc -l < {{ n }}) -gt 1 ]"
+    jobs = [JobScript(body, n, params={"n": n}) for n in ("p", "q")]
+    once = campaign.add(jobs[0])
+    never = campaign.add(jobs[1], retry=Retry(0))
+    child = campaign.add(job("child"), after=once)
+    campaign.run(timeout=60)
+    assert [result.status for result in (*once, *never, *child)] == [
+        Status.COMPLETED,
+        Status.FAILED,
+        Status.COMPLETED,
+    ]
+
+
+def test_steps_get_results_and_return_jobs() -> None:
+    calls = []
+
+    def make() -> Campaign:
+        campaign = Campaign("steps")
+        runs = campaign.add(sweep(JobScript("echo {{ T }}", "run"), T=[3, 1, 2]))
+
+        @campaign.step(after=runs)
+        def best(results: Results) -> JobScript:
+            calls.append("best")
+            value = min(int(result.stdout()) for result in results)
+            return job("best", f"echo {value}")
+
+        @campaign.step(after=best, loop=True)
+        def refine(results: Results) -> JobScript | None:
+            value = int(results[0].stdout())
+            calls.append(f"refine {value}")
+            return None if value > 3 else job(f"r{value}", f"echo {value + 1}")
+
+        @campaign.step(after=[refine, runs[0]], name="report")
+        async def report(results: Results) -> None:
+            await asyncio.sleep(0)
+            calls.append(f"report {len(results)}")
+
+        return campaign
+
+    assert make().run(timeout=60).is_complete
+    assert calls == [
+        "best",
+        "refine 1",
+        "refine 2",
+        "refine 3",
+        "refine 4",
+        "report 1",
+    ]
+    calls.clear()
+    # the same again: no function whose inputs are the same is called
+    campaign = make()
+    assert asyncio.run(campaign.finished()).is_complete
+    assert calls == []
+    assert len(campaign.results) == 7
+
+
+def test_mistakes() -> None:
+    for wrong in ("", "a/b", 5):
+        with pytest.raises(SettingsError, match="no name"):
+            Campaign(wrong)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="max_pending = 0"):
+        Campaign("x", max_pending=0)
+    campaign = Campaign("x")
+    with pytest.raises(SettingsError, match="job scripts"):
+        campaign.add("text")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="after results or steps"):
+        campaign.step(after=[5])  # type: ignore[list-item]
+
+    @campaign.step(after=[])
+    def wrong_step(results: Results) -> object:
+        return 5
+
+    with pytest.raises(SettingsError, match="returned 5"):
+        campaign.run(timeout=10)
+
+
+PROGRAM = """
+import sys
+from clusterjob import Campaign, JobScript, sweep
+campaign = Campaign("killed", max_pending=20)
+first = campaign.add(sweep(JobScript("echo {{ n }} >> ledger", "job"), n=range(60)))
+campaign.add(JobScript("echo last >> ledger", "last"), after=first)
+print("ready", flush=True)
+sys.exit(0 if campaign.run(timeout=60).is_complete else 1)
+"""
+
+
+def test_killed_at_any_moment_it_goes_on_where_it_was() -> None:
+    moments = random.Random(5)
+    for _ in range(8):
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM])
+        time.sleep(moments.uniform(0.2, 1.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run([sys.executable, "-c", PROGRAM], timeout=90)
+    assert done.returncode == 0
+    assert Counter(ledger()) == Counter([*map(str, range(60)), "last"])
+    assert ledger()[-1] == "last"
+
+
+def test_jobs_that_were_submitted_before_are_taken_in() -> None:
+    before = submit(job("one"))
+    campaign = Campaign("joined")
+    assert campaign.add(job("one")) == before
+    assert campaign.run(timeout=60).counts == {Status.COMPLETED: 1}
+    assert ledger() == ["one"]
+
+
+def test_at_a_terminal() -> None:
+    campaign = Campaign("term", max_pending=1)
+    bad = campaign.add(job("bad", "test -e repaired"))
+    campaign.add(job("child"), after=bad)
+    assert "term" in run("campaign", "list")
+    assert "2 PENDING" in run("campaign", "show", "term", code=3)
+    assert "FAILED" in run("campaign", "continue", "term", code=1)
+    Path("repaired").touch()
+    assert "2" in run("campaign", "retry", "term")
+    run("campaign", "continue", "term")
+    assert "2 COMPLETED" in run("campaign", "show", "term")
+    assert "no campaign 'nosuch'" in run("campaign", "show", "nosuch", code=4)
+    more = Campaign("more")
+    more.add(job("sleeps", "sleep 100"))
+    more.add(job("held"), after=more.results)
+    more.step()
+    run("campaign", "cancel", "more")
+    assert "2 CANCELLED" in run("campaign", "continue", "more", code=1)
+    assert not os.path.exists("held")
