@@ -12,7 +12,8 @@ finds no supervisor starts one.
         '#CLUSTERJOB --time=60 --cores=2'
     spool.py submit-batch [TOKEN WORKDIR SCRIPT]...   queue all at once; print, for each job,
         '=TOKEN 0 ID', or '=TOKEN 1 WORDS' where it is refused
-    spool.py active                all unfinished jobs, and those that ended in the last minutes
+    spool.py active                all unfinished jobs, and those that ended in the last seconds
+    spool.py find                  the same, with those that ended in the last minutes
     spool.py finished ID,...       what became of jobs
     spool.py cancel ID[_INDEX] ...
     spool.py version
@@ -42,7 +43,9 @@ import time
 from typing import Any, Iterable
 
 GRACE = 2.0  # s between TERM and KILL
-RECENT = 600.0  # s for which 'active' lists jobs that ended
+# s for which 'active' lists jobs that ended: who asks less often asks for them by id
+RECENT = 20.0
+FINDABLE = 600.0  # s for which 'find' does
 # s for which the end of a job is tried to be written down, on a disk that is full
 PATIENCE = 3600
 KEEP = 30 * 86400.0  # s after which ended jobs are forgotten
@@ -1238,12 +1241,12 @@ _SHOWN = (
 )
 
 
-def active() -> None:
-    """Print the unfinished jobs, and those that ended lately."""
+def active(recent: float) -> None:
+    """Print the unfinished jobs, and those that ended less than some seconds ago."""
     show(
         settled().execute(
             _SHOWN + "state IN ('PENDING', 'RUNNING') OR ended > ? ORDER BY job, idx",
-            (time.time() - RECENT,),
+            (time.time() - recent,),
         )
     )
 
@@ -1320,7 +1323,9 @@ def main(arguments: list[str]) -> int:
         elif command == "submit-batch" and len(words) % 3 == 0:
             print("\n".join(submit_batch(words)))
         elif command == "active" and not words:
-            active()
+            active(RECENT)
+        elif command == "find" and not words:
+            active(FINDABLE)
         elif command == "finished" and words:
             finished(words)
         elif command == "cancel" and words:

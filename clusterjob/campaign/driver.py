@@ -19,6 +19,7 @@ from clusterjob.store import Record
 _log = logging.getLogger(__name__)
 _SHORTEST, _LONGEST = 0.01, 60.0  # s between two steps
 _PORTION = 5000  # jobs that are let go at once
+_PARTS = 10  # of max_pending: jobs are let go when so much of it is free
 _LOADED = 500  # records that are read at once
 
 
@@ -148,11 +149,14 @@ class Driver:
             counts[Status(status)] += count
         most_pending = self.settings.get("max_pending")
         most_running = self.settings.get("max_running")
-        room = len(self.queue.ready)
-        if most_pending is not None:
-            room = min(room, most_pending - counts[Status.PENDING])
+        ready = room = len(self.queue.ready)
         if most_running is not None:
             room = min(room, most_running - sum(counts.values()))
+        if most_pending is not None:
+            free = most_pending - counts[Status.PENDING]
+            # a few at a time would be a command each, where many are one
+            is_worth_it = free >= min(ready, most_pending // _PARTS)
+            room = min(room, free) if is_worth_it else 0
         return room
 
     def _let_go(self, tokens: Sequence[str]) -> int:

@@ -18,6 +18,8 @@ from clusterjob.store import Bundle, Record
 _OWN = ("jobname", "stdout", "stderr")
 # of what schedulers replace in the name of a log
 _SIGNS = re.compile(r"[%$^{\\~]")
+# jobs of one array: each element reads all of its script
+_MOST = 500
 _SHORTEST_NAME = 3  # characters that the names of jobs share
 
 
@@ -73,7 +75,7 @@ def bundle(
         if record.token not in alone and _may_go_with_others(backend, record):
             groups.setdefault(_what_it_asks(record), []).append(record)
     for group in groups.values():
-        for portion in in_portions(group, most):
+        for portion in in_portions(group, min(most, _MOST)):
             if len(portion) == 1:
                 continue
             token, folder = secrets.token_hex(8), portion[0].folder

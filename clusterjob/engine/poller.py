@@ -94,8 +94,10 @@ class Poller:
         Raises :class:`StoreError`.
         """
         with self.lock:
+            was_idle = not self.jobs.known_live()
             finish_submissions(self.store, self.scheduler, records, True, alone)
-            self.pace.reset_backoff()
+            if was_idle:
+                self.pace.reset_backoff()
 
     def finish_submissions(self) -> None:
         """Finish the open submissions of processes that are gone. Raises :class:`StoreError`."""
