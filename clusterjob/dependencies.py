@@ -4,9 +4,9 @@ besides handles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 from clusterjob.engine import Engine
 from clusterjob.result import AsyncResult
@@ -67,3 +67,14 @@ def aftercorr(*arrays: AsyncResult | Job) -> AfterJobs:
 def is_job(thing: object) -> TypeGuard[Job]:
     """Whether something can be submitted."""
     return hasattr(thing, "prepare")
+
+
+def exchange(parents: object, twins: Mapping[int, Job]) -> Any:
+    """Return what a job comes after with other jobs in the places of some, known by their ids."""
+    if isinstance(parents, AfterJobs):
+        return AfterJobs(
+            tuple(twins.get(id(job), job) for job in parents.jobs), parents.how
+        )
+    if isinstance(parents, Iterable) and not is_job(parents):
+        return [exchange(item, twins) for item in parents]
+    return twins.get(id(parents), parents)

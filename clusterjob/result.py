@@ -114,7 +114,10 @@ class AsyncResult:
     @property
     def cluster(self) -> Cluster:
         """The job's cluster; a job that is only looked at needs neither it nor a backend."""
-        if self._cluster is None:
+        if (
+            self._cluster is None
+            or self._cluster.jobs.cluster_id != self.record.cluster_id
+        ):
             cluster = self.engine.cluster_of(self.record)
             self.record = cluster.track(self.record)
             self._cluster = cluster

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
+from clusterjob import units
 from clusterjob.backend.ini import Sections, parse_boolean, read_ini, split_words
 from clusterjob.backend.lookup import find_backend
 from clusterjob.backend.model import (
@@ -80,6 +81,11 @@ _KEYS: dict[str, Iterable[str]] = {
     **{f"Output:{name}": _OUTPUT_KEYS for name in _OUTPUTS},
 }
 _SECTIONS = [*_KEYS, "States", "Directives"]
+# amounts in [Limits] that have units
+_AMOUNTS: Mapping[str, Callable[[str], float]] = {
+    "max_mem": units.parse_memory,
+    "max_time": units.parse_time,
+}
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
@@ -523,9 +529,12 @@ class _Reader:
         values: dict[str, float] = {}
         for key, text in self.sections.get("Limits", {}).items():
             try:
-                number = float(text)
+                convert = _AMOUNTS.get(key, float)
+                number = convert(text)
             except ValueError:
                 raise self.error(f"{text!r} is not a number", "Limits", key) from None
+            except SettingsError as error:
+                raise self.error(str(error), "Limits", key) from None
             if not math.isfinite(number):
                 raise self.error(f"{text!r} is not a number", "Limits", key)
             is_count = isinstance(getattr(plain, key), int)

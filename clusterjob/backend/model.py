@@ -249,6 +249,12 @@ class Limits:
     lost_after: float = 300.0  # s after which a job that no source knows is lost
     # logins to a host in a minute, by all processes of this machine
     connections: int = 10
+    # what one job may ask for, and how many jobs there may be at once; 0: as many as the scheduler
+    # takes
+    max_cores: int = 0
+    max_mem: int = 0  # MB a node
+    max_time: int = 0  # s
+    max_jobs: int = 0
     # s before jobs are offered again that were refused for now
     retry_wait: float = 15.0
 

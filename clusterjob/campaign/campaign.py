@@ -7,23 +7,24 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 from clusterjob.batch import After
 from clusterjob.campaign.driver import Driver
+from clusterjob.campaign.places import JobAnywhere, Profiles, read_places, weights_of
 from clusterjob.campaign.steps import (
     Step,
     StepFunction,
     all_completed,
     fingerprint,
 )
-from clusterjob.dependencies import Job, is_job
+from clusterjob.dependencies import Job, exchange, is_job
 from clusterjob.errors import JobNotFoundError, SettingsError
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results, cancel
 from clusterjob.retry import Retry
-from clusterjob.script import default_session
+from clusterjob.script import JobScript, default_session
 from clusterjob.session import Session
 from clusterjob.status import Status
 
@@ -60,7 +61,11 @@ class Campaign:
 
     ``max_pending`` and ``max_running`` are how many of its jobs may wait with schedulers, and run,
     at once; with ``stop_on_failure`` nothing more is submitted once a job has failed for good.
-    ``retry`` is for its jobs that have no rules of their own.
+    ``retry`` is for its jobs that have no rules of their own. With ``profiles`` a job goes by any
+    of them that it fits ([Limits]: ``max_cores``, ``max_mem``, ``max_time``): to a cluster that
+    answers and has room (``max_jobs``, of all campaigns of the store), of these the one where the
+    fewest wait; a mapping from profiles to numbers gives weights. A job that was submitted to one
+    is never sent to another, too.
 
     All of its state is in the store. A script that was killed is run again: what was submitted is
     not submitted twice, what is finished is not repeated, and the functions of steps that ran are
@@ -86,6 +91,7 @@ class Campaign:
         max_running: int | None = None,
         stop_on_failure: bool = False,
         retry: Retry | None = None,
+        profiles: Profiles | None = None,
         session: Session | None = None,
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -95,6 +101,7 @@ class Campaign:
         self.name = name
         self.session = session or default_session()
         self.retry_rules = retry
+        self.places = [] if profiles is None else read_places(profiles)
         self.steps: list[Step] = []
         limits = {"max_pending": max_pending, "max_running": max_running}
         for key, value in limits.items():
@@ -104,6 +111,7 @@ class Campaign:
         self._settings: dict[str, Any] = {
             **limits,
             "stop_on_failure": bool(stop_on_failure),
+            "weights": weights_of(self.places),
         }
         self._driver = Driver(self.session, name, self._settings)
         self._is_saved = False
@@ -126,17 +134,37 @@ class Campaign:
         """
         self._save()
         found = Results()
+        given = after.results if isinstance(after, Step) else after
         for portion in _in_portions(jobs):
+            members, parents = self._anywhere(portion, given)
             held = self.session.hold(
                 self.name,
-                portion,
-                after=after.results if isinstance(after, Step) else after,
+                members,
+                after=parents,
                 retry=retry or self.retry_rules,
                 bundle=bundle,
             )
             self._driver.add(held)
             found += held
         return Results(found)
+
+    def _anywhere(self, jobs: list[Job], after: After) -> tuple[Sequence[Job], After]:
+        """Return jobs that may go by any of the profiles, and what they come after."""
+        if not self.places:
+            return jobs, after
+        twins: dict[int, Job] = {}
+        for job in jobs:
+            if not isinstance(job, JobScript):
+                raise SettingsError(
+                    f"{job!r} is no job script: make one with JobScript(...)"
+                )
+            twins[id(job)] = JobAnywhere(job, self.places)
+        if isinstance(after, Mapping):
+            after = {
+                twins.get(id(child), child): exchange(parents, twins)
+                for child, parents in after.items()
+            }
+        return [twins[id(job)] for job in jobs], after
 
     @overload
     def step(self) -> Outcome: ...
@@ -329,6 +357,7 @@ def open_campaign(name: str, session: Session | None = None) -> Campaign:
         stop_on_failure=bool(settings.get("stop_on_failure")),
         session=session,
     )
+    campaign._settings["weights"] = settings.get("weights") or {}
     campaign._is_saved = True
     return campaign
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from clusterjob.campaign.load import Load
 from clusterjob.campaign.queue import Queue
 from clusterjob.engine import Cluster, new_batch
 from clusterjob.errors import ClusterJobError, StoreError
@@ -162,15 +164,10 @@ class Driver:
     def _let_go(self, tokens: Sequence[str]) -> int:
         """Submit jobs; return how many are held no more."""
         records = self.store.by_tokens(tokens)
-        groups: dict[str, list[Record]] = {}
-        for token in tokens:
-            if token in records:
-                record = records[token]
-                groups.setdefault(record.cluster_id, []).append(record)
+        in_order = [records[token] for token in tokens if token in records]
         gone = [token for token in tokens if token not in records]
-        for members in groups.values():
-            cluster = self.engine.cluster_of(members[0])
-            self._clusters[members[0].cluster_id] = cluster
+        for cluster, members in self._choose(in_order).items():
+            self._clusters[cluster.jobs.cluster_id] = cluster
             tracked = [cluster.track(record) for record in members]
             alone = self._alone(cluster, tracked)
             try:
@@ -182,6 +179,33 @@ class Driver:
             gone += [record.token for record in tracked if not record.is_held]
         self.queue.forget(gone)
         return len(gone)
+
+    def _choose(self, records: Sequence[Record]) -> dict[Cluster, list[Record]]:
+        """Return where jobs go now: to a cluster that answers, that has room for more, and of these
+        the one with the fewest jobs waiting for its weight. The others stay held.
+        """
+        weights = self.settings.get("weights") or {}
+        load = Load(self.store.live_counts(None), weights)
+        chosen: dict[str, list[Record]] = {}
+        for record in records:
+            cluster_id = load.choose(record, self._cluster_at)
+            if cluster_id is not None:
+                chosen.setdefault(cluster_id, []).append(record)
+        found = {}
+        for cluster_id, members in chosen.items():
+            moving = [item for item in members if item.cluster_id != cluster_id]
+            self.store.update(moving, operator.methodcaller("move", cluster_id))
+            found[self._cluster_at(cluster_id, members[0])] = members
+        return found
+
+    def _cluster_at(self, cluster_id: str, record: Record) -> Cluster:
+        """Return a cluster that a job may go to."""
+        if cluster_id not in self._clusters:
+            twin = record.snapshot()
+            if twin.cluster_id != cluster_id:
+                twin.move(cluster_id)
+            self._clusters[cluster_id] = self.engine.cluster_of(twin)
+        return self._clusters[cluster_id]
 
     def _alone(self, cluster: Cluster, records: Sequence[Record]) -> set[str]:
         """Return the tokens of jobs that others come after, where nothing waits for an element."""

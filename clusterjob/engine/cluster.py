@@ -37,6 +37,7 @@ class Cluster:
         self.poller = Poller(scheduler, self.jobs, self._assessor, self.pace)
         self._accounting = Accounting(self.poller)
         self._endings = Endings(self.poller, batch_size)
+        self._asked: tuple[float, bool] | None = None  # when, and whether it answered
 
     @property
     def scheduler(self) -> Scheduler:
@@ -54,6 +55,14 @@ class Cluster:
     def refresh(self, force: bool = False, everyone: bool = False) -> None:
         """Ask what became of all jobs, if that is due. Raises only :class:`StoreError`."""
         self.poller.refresh(force, everyone)
+
+    def answers(self) -> bool:
+        """Whether the scheduler can be asked now; it is asked anew after a while."""
+        now = self.poller.clock()
+        since = self.scheduler.backend.limits.poll_interval
+        if self._asked is None or now - self._asked[0] >= since:
+            self._asked = now, self.scheduler.active().asked
+        return self._asked[1] and self.poller.stale_since is None
 
     def look_at_held(self) -> None:
         """Take over what the campaigns of jobs did, which other processes may drive."""

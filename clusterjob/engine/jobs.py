@@ -43,7 +43,13 @@ class TrackedJobs:
 
     def live(self) -> list[Record]:
         """Return the tracked jobs that have not ended, but for those that are held."""
-        return self.select(lambda record: not record.finished and not record.is_held)
+        return self.select(
+            lambda record: (
+                not record.finished
+                and not record.is_held
+                and record.cluster_id == self.cluster_id
+            )
+        )
 
     def known_live(self) -> list[Record]:
         """Return all live jobs of the store on this cluster, as of the last question."""

@@ -396,6 +396,7 @@ class Edits:
         self._change = change
         self._before: list[tuple[Record, Record]] = []
         self.changed: list[Record] = []
+        self.moved: list[Record] = []  # to another cluster
 
     def apply(self, record: Record, newest: Record | None = None) -> None:
         """Change a record, after it was brought up to date with the newest reading."""
@@ -410,6 +411,8 @@ class Edits:
             record.task, record.tasks = now.task, now.tasks
         record.version += 1
         self.changed.append(record)
+        if record.cluster_id != now.cluster_id:
+            self.moved.append(record)
 
     def take_back(self) -> None:
         """Make the copies what they were."""

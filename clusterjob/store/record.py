@@ -198,6 +198,8 @@ class Record(_Referable):
     cluster_id: str = ""  # the jobs of one cluster are asked for together
     bundle: Bundle | None = None  # where it did not go alone
     campaign: str = ""  # the name of the campaign that it belongs to
+    # other clusters that its campaign may let it go to: see `place`
+    elsewhere: tuple[dict[str, str], ...] = ()
     attempt: int = 1  # more than one where it is tried again by itself
     # attempts that are over: see clusterjob.engine.attempts
     past: tuple[dict[str, Any], ...] = ()
@@ -387,6 +389,31 @@ class Record(_Referable):
         """What names this attempt in its folder, and to the scheduler."""
         return attempt_token(self.token, self.attempt)
 
+    # -- where it goes -----------------------------------------------------------------------------
+
+    def place(self) -> dict[str, str]:
+        """Return what is particular to the cluster that the job goes to."""
+        return {
+            "spec": self.spec_json,
+            "backend": self.backend,
+            "host": self.host,
+            "workdir": self.workdir,
+            "folder": self.folder,
+            "cluster": self.cluster_id,
+        }
+
+    def move(self, cluster_id: str) -> None:
+        """Let a job that is held go to another one of its clusters."""
+        wanted = next(
+            item for item in self.elsewhere if item["cluster"] == cluster_id
+        )
+        others = [item for item in self.elsewhere if item is not wanted]
+        self.elsewhere = (*others, self.place())
+        self.spec_json, self._spec = wanted["spec"], None
+        self.backend, self.host = wanted["backend"], wanted["host"]
+        self.workdir, self.folder = wanted["workdir"], wanted["folder"]
+        self.cluster_id = cluster_id
+
     # -- other records of it -----------------------------------------------------------------------
 
     def renewed(self, batch: str, spec: JobSpec) -> Record:
@@ -428,6 +455,8 @@ class Record(_Referable):
         """Take over the state of a newer reading of the same record."""
         for name in _STATE:
             setattr(self, name, getattr(other, name))
+        if other.spec_json != self.spec_json:  # it moved to another cluster
+            self.spec_json, self._spec = other.spec_json, other._spec
 
     def snapshot(self) -> Record:
         """Return a copy to go back to. Tasks of an array are shared: they are never changed, but
@@ -489,7 +518,7 @@ class Record(_Referable):
             record.submitted = (began, ended)
         if record.bundle is not None:
             record.bundle = Bundle(*record.bundle)
-        record.past = tuple(record.past)
+        record.past, record.elsewhere = tuple(record.past), tuple(record.elsewhere)
         record.parents = tuple(map(Parent.from_json, parents))
         record.programs = tuple((path, digest) for path, digest in record.programs)
         record.wanted = tuple(OutputPattern(*item) for item in record.wanted)

@@ -88,7 +88,7 @@ SELECT_ALL = (
 SELECT_LISTED = "SELECT token, key, name, job_id, data, listed, current"
 _WRITE = (
     "UPDATE records SET key = ?, job_id = ?, status = ?, data = ?, unsent = ?, version = ?, "
-    "listed = ?, campaign = ?, held = ? WHERE token = ?"
+    "listed = ?, campaign = ?, held = ?, place = ? WHERE token = ?"
 )
 
 
@@ -215,6 +215,7 @@ def _state_row(record: Record) -> tuple[object, ...]:
         Listed.of(record).to_text(data),
         record.campaign,
         int(record.is_held),
+        record.cluster_id,
         record.token,
     )
 
@@ -224,6 +225,13 @@ def write(connection: Connection, records: Iterable[Record]) -> None:
     rows = [_state_row(record) for record in records]
     if rows:
         connection.executemany(_WRITE, rows)
+
+
+def write_specs(connection: Connection, records: Iterable[Record]) -> None:
+    """Write what was asked for, of jobs that moved to other clusters."""
+    rows = [(record.spec_json, record.token) for record in records]
+    if rows:
+        connection.executemany("UPDATE records SET spec = ? WHERE token = ?", rows)
 
 
 def portions(values: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:

@@ -157,6 +157,15 @@ def _are_bundles(values: Sequence[Any]) -> bool:
     return texts and _have_types(indices, int) and min(indices) >= 0
 
 
+def _are_places(values: Sequence[Any]) -> bool:
+    places = _flat(values)
+    names = {"spec", "backend", "host", "workdir", "folder", "cluster"}
+    if not _have_types(places, dict):
+        return False
+    are_whole = all(set(place) == names for place in places)
+    return are_whole and _have_types(_flat_values(places), str)
+
+
 def _are_texts_by_name(values: Sequence[Any]) -> bool:
     return _have_types(values, dict) and _have_types(_flat_values(values), str)
 
@@ -243,6 +252,7 @@ _RECORD = _Shape(
             ),
         ),
         "attempt": _COUNT,
+        "elsewhere": _kind(list, check=_are_places),
         "past": _kind(list, check=lambda values: _have_types(_flat(values), dict)),
         "changed": _OBJECT,
         "parents": _kind(

@@ -231,3 +231,97 @@ def test_at_a_terminal() -> None:
     run("campaign", "cancel", "more")
     assert "2 CANCELLED" in run("campaign", "continue", "more", code=1)
     assert not os.path.exists("held")
+
+
+# -- more than one cluster -------------------------------------------------------------------------
+
+
+def profile(name: str, *, limits: str = "", commands: str = "") -> str:
+    """Write a profile of a cluster of its own: the embedded scheduler, told apart by its limits."""
+    number = len(list(Path().glob("*.ini"))) + 1
+    Path(f"{name}.ini").write_text(
+        f"[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05{number}\n"
+        f"poll_interval = 0.2\n{limits}\n[Commands]\n{commands}\n"
+    )
+    return f"{name}.ini"
+
+
+def clusters_of(results: Results) -> Counter[str]:
+    names = {}
+    for path in Path().glob("*.ini"):
+        made = JobScript("true")
+        made.read_settings(path)
+        names[made.cluster_reference.cluster_id] = path.stem
+    for result in results:
+        result.refresh()
+    return Counter(names[result.record.cluster_id] for result in results)
+
+
+def test_jobs_go_where_they_fit_and_by_weight() -> None:
+    profiles = {profile("small", limits="max_cores = 1"): 1.0, profile("big"): 3.0}
+    campaign = Campaign("two", profiles=profiles)
+    some = campaign.add(sweep(JobScript("echo {{ n }} >> ledger", "s"), n=range(40)))
+    wide = campaign.add(JobScript("echo wide >> ledger", "wide", ppn=2))
+    last = campaign.add(job("last"), after=some)
+    assert campaign.run(timeout=60).is_complete
+    assert clusters_of(some) == {"small": 10, "big": 30}
+    assert clusters_of(wide) == {"big": 1}
+    assert last[0].status == Status.COMPLETED
+    assert Counter(ledger()) == Counter([*map(str, range(40)), "wide", "last"])
+    # again: the same jobs, wherever they went
+    again = Campaign("two", profiles=profiles)
+    same = again.add(sweep(JobScript("echo {{ n }} >> ledger", "s"), n=range(40)))
+    assert same == some
+    assert again.run(timeout=60).is_complete
+
+
+def test_what_fits_nowhere_is_refused_with_the_reason_for_each() -> None:
+    profiles = [
+        profile("a", limits="max_cores = 4\nmax_time = 1h"),
+        profile("b", limits="max_mem = 1G"),
+    ]
+    campaign = Campaign("none", profiles=profiles)
+    with pytest.raises(SettingsError) as caught:
+        campaign.add(JobScript("true", "huge", ppn=8, mem="4G", time="2h"))
+    text = str(caught.value)
+    assert "job 'huge' fits nowhere" in text
+    assert "a.ini: it asks for 8 cores, and max_cores is 4" in text
+    assert "b.ini: it asks for 4G of memory, and max_mem is 1G" in text
+    with pytest.raises(SettingsError, match=r"the weight of 'a\.ini' is 0"):
+        Campaign("none", profiles={"a.ini": 0})
+
+
+def test_a_cluster_that_does_not_answer_is_passed_over() -> None:
+    profiles = [
+        profile("down", commands="active = test -e up && {spool} active"),
+        profile("up"),
+    ]
+    campaign = Campaign("pass", max_running=2, profiles=profiles)
+    results = campaign.add(
+        sweep(JobScript("sleep 0.2; echo {{ n }} >> ledger", "s"), n=range(8))
+    )
+    campaign.step()
+    assert clusters_of(results)["up"] >= 2
+    while len(ledger() if Path("ledger").exists() else []) < 4:
+        campaign.step()
+        time.sleep(0.05)
+    Path("up").touch()
+    assert campaign.run(timeout=60).is_complete
+    assert Counter(ledger()) == Counter(map(str, range(8)))
+
+
+def test_max_jobs_counts_all_campaigns_of_the_store() -> None:
+    path = profile("few", limits="max_jobs = 3")
+    first, second = (Campaign(name, profiles=[path]) for name in ("one", "two"))
+    for campaign in (first, second):
+        body = JobScript(f"sleep 0.1 # {campaign.name}" + " {{ n }}", campaign.name)
+        campaign.add(sweep(body, n=range(4)))
+        campaign.step()
+    assert (first.outcome.held, second.outcome.held) == (1, 4)
+    deadline = time.monotonic() + 60
+    while not (first.step().is_over and second.step().is_over):
+        assert sum(first.session.store.live_counts(None).values()) <= 3
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert first.outcome.is_complete
+    assert second.outcome.is_complete
