@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -240,6 +240,22 @@ class Session:
         What cannot be done now is logged, and done by a later poll. Raises :class:`StoreError`.
         """
         self.engine.recover()
+
+    def on_state(
+        self, hook: Callable[[AsyncResult, Status, Status], object]
+    ) -> Callable[[], None]:
+        """Call ``hook(result, before, after)`` after each change of a job's state that this process
+        comes to know; return what ends that.
+
+        Once a change and process, from the thread that asked, and for all jobs of the store on the
+        clusters that are asked. What it raises is logged, and breaks nothing.
+        """
+
+        def tell(record: Record, before: Status, after: Status) -> None:
+            hook(AsyncResult(record, self.engine), before, after)
+
+        self.engine.hooks.append(tell)
+        return lambda: self.engine.hooks.remove(tell)
 
     # -- looking -----------------------------------------------------------------------------------
 

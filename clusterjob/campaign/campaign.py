@@ -65,7 +65,8 @@ class Campaign:
     of them that it fits ([Limits]: ``max_cores``, ``max_mem``, ``max_time``): to a cluster that
     answers and has room (``max_jobs``, of all campaigns of the store), of these the one where the
     fewest wait; a mapping from profiles to numbers gives weights. A job that was submitted to one
-    is never sent to another, too.
+    is never sent to another, too. ``on_state`` is called after each change of one of its jobs'
+    states, with the result and the states before and after: see :meth:`Session.on_state`.
 
     All of its state is in the store. A script that was killed is run again: what was submitted is
     not submitted twice, what is finished is not repeated, and the functions of steps that ran are
@@ -92,6 +93,7 @@ class Campaign:
         stop_on_failure: bool = False,
         retry: Retry | None = None,
         profiles: Profiles | None = None,
+        on_state: Callable[[AsyncResult, Status, Status], object] | None = None,
         session: Session | None = None,
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -115,6 +117,17 @@ class Campaign:
         }
         self._driver = Driver(self.session, name, self._settings)
         self._is_saved = False
+        if on_state is not None:
+            self._tell_of_own(on_state)
+
+    def _tell_of_own(
+        self, hook: Callable[[AsyncResult, Status, Status], object]
+    ) -> None:
+        def tell(result: AsyncResult, before: Status, after: Status) -> None:
+            if result.record.campaign == self.name:
+                hook(result, before, after)
+
+        self.session.on_state(tell)
 
     # -- what is to be done ------------------------------------------------------------------------
 

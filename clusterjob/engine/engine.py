@@ -12,6 +12,7 @@ from pathlib import Path
 from clusterjob.backend import load_backend
 from clusterjob.engine.cluster import Cluster
 from clusterjob.engine.offering import Refusal
+from clusterjob.engine.poller import Hook
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.engine.submission import refusal_error, submit_records
 from clusterjob.engine.watcher import Watcher
@@ -66,6 +67,7 @@ class Engine:
         self._schedulers: dict[str, Scheduler] = {}
         self._clusters: dict[str, Cluster] = {}
         self._lock = threading.RLock()
+        self.hooks: list[Hook] = []  # shared by the pollers of all clusters
         self._has_recovered = False
         self._finishes = True
 
@@ -130,6 +132,7 @@ class Engine:
             if cluster is None:
                 cluster = Cluster(self.store, scheduler, reference.cluster_id)
                 cluster.poller.finishes = self._finishes
+                cluster.poller.hooks = self.hooks
                 self._clusters[reference.cluster_id] = cluster
             elif latest:
                 cluster.use(scheduler)

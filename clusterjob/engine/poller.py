@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from clusterjob.engine.assess import Assessor
 from clusterjob.engine.jobs import TrackedJobs
@@ -17,9 +17,12 @@ from clusterjob.engine.parents import find_dropped
 from clusterjob.engine.recovery import finish_submissions
 from clusterjob.engine.replies import Listing
 from clusterjob.engine.scheduler import Scheduler
+from clusterjob.status import Status
 from clusterjob.store import Note, Phase, Record, Store
 
 _log = logging.getLogger(__name__)
+# what is called with a job, and the states that it left and came to
+Hook = Callable[[Record, Status, Status], object]
 
 
 class Poller:
@@ -38,6 +41,9 @@ class Poller:
         self.clock: Callable[[], float] = pace.clock
         self.lock = threading.RLock()
         self.polls = 0
+        self.hooks: list[Hook] = []
+        self._seen: dict[str, Status] = {}  # by token, where there are hooks
+        self._changes: list[tuple[Record, Status, Status]] = []  # not told yet
         self.finishes = True  # the open submissions of processes that are gone
         self.stale_since: float | None = None
         self.last_listing: Listing | None = None
@@ -57,6 +63,14 @@ class Poller:
         """
         if not force and not self.pace.is_due():
             return
+        try:
+            self._refresh(force, everyone)
+        finally:
+            changes, self._changes = self._changes, []
+            for change in changes:
+                self._tell(*change)
+
+    def _refresh(self, force: bool, everyone: bool) -> None:
         with self.lock:
             if not force and not self.pace.is_due():
                 return  # another thread has asked meanwhile
@@ -80,13 +94,37 @@ class Poller:
                     note = Note(now, self.stale_since)
                     self.store.note(f"poll:{self.jobs.cluster_id}", note)
 
+    def _note_changes(self, records: Iterable[Record]) -> None:
+        """Note what changed since states were seen last, for those who want to be told."""
+        if not self.hooks:
+            return
+        for record in records:
+            before = self._seen.setdefault(record.token, record.status)
+            if before != record.status:
+                self._changes.append((record, before, record.status))
+                self._seen[record.token] = record.status
+            if record.finished:
+                self._seen.pop(record.token, None)
+
+    def _tell(self, record: Record, before: Status, after: Status) -> None:
+        for hook in self.hooks:
+            try:
+                hook(record, before, after)
+            except Exception:
+                _log.exception(
+                    "what is called when a state changes failed for job %r",
+                    record.name,
+                )
+
     def _take_answer(
         self, asked: Note, interval: float, live: Sequence[Record]
     ) -> None:
         """Another process has asked: what it found is in the store."""
         self.pace.asked_elsewhere(asked.at, interval)
         self._last_answer, self.stale_since = asked.at, asked.value
+        known = self.jobs.known_live()
         self.jobs.reload(live)
+        self._note_changes(known)
 
     def release(self, records: Sequence[Record], alone: Collection[str] = ()) -> None:
         """Submit jobs that their campaign lets go; what cannot be now is left for later polls.
@@ -112,6 +150,7 @@ class Poller:
         self.polls += 1
         self.jobs.reload(live)
         everyone = self.jobs.everyone(live)
+        self._note_changes(everyone)
         if self.finishes:
             self._finish_open(everyone)
         submitted = [
@@ -131,6 +170,7 @@ class Poller:
             self._note_error(found.error)
         found.dropped = find_dropped(self.store, found.changed, found.judge)
         self.store.update(found.changed, found.judge)
+        self._note_changes(everyone)
 
     def _note_answer(self, listing: Listing) -> None:
         now = self.clock()

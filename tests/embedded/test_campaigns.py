@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from clusterjob import (
+    AsyncResult,
     Campaign,
     JobScript,
     Reason,
@@ -325,3 +326,24 @@ def test_max_jobs_counts_all_campaigns_of_the_store() -> None:
         time.sleep(0.05)
     assert first.outcome.is_complete
     assert second.outcome.is_complete
+
+
+def test_hooks_are_called_once_a_change_and_break_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[tuple[str, Status, Status]] = []
+
+    def hook(result: AsyncResult, before: Status, after: Status) -> None:
+        seen.append((result.name, before, after))
+        assert result.record.status == after
+        raise RuntimeError("a mistake in the hook")
+
+    campaign = Campaign("hooks", on_state=hook)
+    campaign.add([job("a"), job("b", "exit 1")])
+    other = submit(job("other"))
+    assert campaign.run(timeout=60).is_over
+    other.wait(30)
+    ends = {name: after for name, _, after in seen if after.finished}
+    assert ends == {"a": Status.COMPLETED, "b": Status.FAILED}
+    assert len(seen) == len(set(seen))
+    assert "a mistake in the hook" in caplog.text
