@@ -8,10 +8,13 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from clusterjob import units
 from clusterjob.backend import (
     COMMON_RESOURCES,
     Backend,
+    Limits,
     ResourceValue,
     parse_array,
 )
@@ -142,6 +145,30 @@ def check_name(
         raise SettingsError(
             f"{what} {name!r} is not allowed by backend {backend.name!r}; "
             f"expected what {allowed.pattern!r} matches"
+        )
+
+
+def check_limits(limits: Limits, name: str, resources: Mapping[str, Any]) -> None:
+    """Refuse a job that asks for more than the profile's [Limits] allow.
+
+    Raises :class:`ResourcesNotSupportedError`.
+    """
+    counts = [resources.get(key) or 1 for key in ("nodes", "ppn", "threads")]
+    cores = counts[0] * counts[1] * counts[2]
+    mem, time = resources.get("mem") or 0, resources.get("time") or 0
+    why = ""
+    if limits.max_cores and cores > limits.max_cores:
+        why = f"{cores} cores, and max_cores is {limits.max_cores}"
+    elif limits.max_mem and mem > limits.max_mem:
+        why = (
+            f"{units.memory(mem)} of memory, and max_mem is "
+            f"{units.memory(limits.max_mem)}"
+        )
+    elif limits.max_time and time > limits.max_time:
+        why = f"{units.clock(time)}, and max_time is {units.clock(limits.max_time)}"
+    if why:
+        raise ResourcesNotSupportedError(
+            f"job {name!r} asks for {why} ([Limits] of the profile)"
         )
 
 

@@ -38,6 +38,7 @@ from clusterjob.files import (
 from clusterjob.keys import (
     RULES,
     check_array,
+    check_limits,
     check_name,
     job_key,
     parent_of,
@@ -195,6 +196,7 @@ class Draft:
         spec_json = spec.to_json()
         name = str(spec.resources["jobname"])
         _check_characters(name, workdir, spec_json)
+        check_limits(backend.limits, name, spec.resources)
         indices = check_array(backend, spec.resources.get("array"))
         _check_corresponding(name, indices, parents)
         return Record(

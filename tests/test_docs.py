@@ -84,3 +84,28 @@ def test_the_first_example_of_the_readme_runs_as_printed(
         [f"square-{T}", "COMPLETED"] for T in (10, 20, 30)
     ]
     assert {"100", "400", "900"} <= set(done.stdout.split())
+
+
+def test_the_examples_about_many_jobs_run(tmp_path: Path) -> None:
+    """All of a page, one after the other."""
+    page = (ROOT / "docs" / "campaigns.md").read_text()
+    blocks = [part.split("```")[0] for part in page.split("```python\n")[1:]]
+    Path("page.py").write_text("\n".join(blocks))
+    done = subprocess.run(
+        [sys.executable, "page.py"],
+        env={**os.environ, "CLUSTERJOB_SPOOL": str(tmp_path / "spool")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("10 1 COMPLETED")
+    assert lines[0].endswith(" 10")
+    assert "it's three: 9" in lines
+    order = (
+        "[('prepare', 'completed'), ('solve', 'completed'), ('clean', 'completed'), "
+    )
+    assert order + "('alarm', 'cancelled')]" in done.stdout.lower()
+    assert "6 COMPLETED" in lines[-1]
+    assert "{'time': 900}" in done.stdout

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from clusterjob import units
-from clusterjob.backend import Limits
 from clusterjob.engine import Engine
 from clusterjob.errors import (
     ClusterJobError,
@@ -108,15 +106,9 @@ class JobAnywhere:
                     retry=retry,
                     campaign=campaign,
                 )
-                limits = engine.scheduler(record.spec.cluster).backend.limits
-                why = misfit(limits, record)
+                found.append(record)
             except ClusterJobError as error:
-                why = str(error)
-            else:
-                if not why:
-                    found.append(record)
-                    continue
-            reasons.append(f"{place.profile}: {why}")
+                reasons.append(f"{place.profile}: {error}")
         if not found:
             name = self.job.jobname or "job"
             raise ResourcesNotSupportedError(
@@ -125,25 +117,3 @@ class JobAnywhere:
         first = found[0]
         first.elsewhere = tuple(record.place() for record in found[1:])
         return first
-
-
-def misfit(limits: Limits, record: Record) -> str:
-    """Say why a job does not fit a cluster; empty where it does."""
-    asked = record.resources
-    counts = [asked.get(name) or 1 for name in ("nodes", "ppn", "threads")]
-    cores = counts[0] * counts[1] * counts[2]
-    if limits.max_cores and cores > limits.max_cores:
-        return f"it asks for {cores} cores, and max_cores is {limits.max_cores}"
-    mem = asked.get("mem") or 0
-    if limits.max_mem and mem > limits.max_mem:
-        return (
-            f"it asks for {units.memory(mem)} of memory, and max_mem is "
-            f"{units.memory(limits.max_mem)}"
-        )
-    time = asked.get("time") or 0
-    if limits.max_time and time > limits.max_time:
-        return (
-            f"it asks for {units.clock(time)}, and max_time is "
-            f"{units.clock(limits.max_time)}"
-        )
-    return ""

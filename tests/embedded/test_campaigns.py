@@ -286,8 +286,8 @@ def test_what_fits_nowhere_is_refused_with_the_reason_for_each() -> None:
         campaign.add(JobScript("true", "huge", ppn=8, mem="4G", time="2h"))
     text = str(caught.value)
     assert "job 'huge' fits nowhere" in text
-    assert "a.ini: it asks for 8 cores, and max_cores is 4" in text
-    assert "b.ini: it asks for 4G of memory, and max_mem is 1G" in text
+    assert "a.ini: job 'huge' asks for 8 cores, and max_cores is 4" in text
+    assert "b.ini: job 'huge' asks for 4G of memory, and max_mem is 1G" in text
     with pytest.raises(SettingsError, match=r"the weight of 'a\.ini' is 0"):
         Campaign("none", profiles={"a.ini": 0})
 
