@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeGuard
 
 from clusterjob.engine import Engine
 from clusterjob.result import AsyncResult
-from clusterjob.retry import Retry
 from clusterjob.status import Dependency
 from clusterjob.store import Record
+from clusterjob.terms import Terms
 
 
 class Job(Protocol):
@@ -25,14 +25,11 @@ class Job(Protocol):
         cache_id: str | None = None,
         parents: Sequence[tuple[Record, Dependency]] = (),
         batch: str = "",
-        bundle: bool = True,
-        retry: Retry | None = None,
-        campaign: str = "",
+        terms: Terms = Terms(),  # noqa: B008  # it never changes
     ) -> Record:
         """Return the record of a submission, not stored anywhere yet.
 
-        Without ``batch`` it is for looking at only: no host need be reached. Without ``bundle`` it
-        never goes with others in an array; ``retry`` says when it is tried again.
+        Without ``batch`` it is for looking at only: no host need be reached.
         """
 
 

@@ -6,6 +6,8 @@ Templates are rendered, names checked against the backend, inputs summed up.
 from __future__ import annotations
 
 import fnmatch
+import functools
+import getpass
 import json
 import os
 import secrets
@@ -57,6 +59,7 @@ from clusterjob.store import (
     Record,
     Task,
 )
+from clusterjob.terms import Terms
 
 _LOCAL_TEXTS = ("prologue", "epilogue", "setup")  # scripts that are templates
 _NAMES = ("jobname", "stdout", "stderr")  # resources that are
@@ -162,9 +165,7 @@ class Draft:
         cache_id: str | None,
         parents: Sequence[tuple[Record, Dependency]],
         batch: str,
-        bundle: bool = True,
-        retry: Retry | None = None,
-        campaign: str = "",
+        terms: Terms,
     ) -> Record:
         """Return the record of a submission, not stored anywhere yet: see
         :meth:`JobScript.prepare`.
@@ -177,11 +178,11 @@ class Draft:
         if not dry and not reference.host:
             _check_filename(workdir, self.attributes.get("filename") or "")
         after = [
-            parent_of(item, reference, how, dry, held=bool(campaign))
+            parent_of(item, reference, how, dry, held=bool(terms.campaign))
             for item, how in parents
         ]
         inputs = self._inputs(workdir, [item for item, _ in parents], variables)
-        rules = self._retry_rules(backend, retry or self.retry)
+        rules = self._retry_rules(backend, terms.retry or self.retry)
         spec = self._make_spec(
             backend,
             reference,
@@ -190,7 +191,7 @@ class Draft:
             after,
             inputs,
             variables,
-            bundle,
+            terms,
             rules,
         )
         spec_json = spec.to_json()
@@ -215,7 +216,8 @@ class Draft:
             outputs=Once.due_if(spec.outputs),
             created=time.time(),
             tasks={index: Task() for index in indices} if indices else None,
-            campaign=campaign,
+            campaign=terms.campaign,
+            user=user_name(),
         )
 
     def _render_files(self, files: Files, variables: Mapping[str, object]) -> Files:
@@ -256,7 +258,7 @@ class Draft:
         after: Sequence[Parent],
         inputs: tuple[InputFile, ...],
         given: Mapping[str, object],
-        bundle: bool,
+        terms: Terms,
         retry: Mapping[str, object],
     ) -> JobSpec:
         """Render all that is submitted, and check it against the backend."""
@@ -269,15 +271,10 @@ class Draft:
         self._warn_of_unused(name, backend)
         body = self.render_body(variables)
         _check_body(body, backend, name)
-        aux = {
-            check_inside(path, "auxiliary script"): self._render(
-                text, f"auxiliary script {path!r}", variables
-            )
-            for path, text in self.aux_scripts.items()
-        }
+        aux = self._render_aux(variables)
         _check_names(name, aux, inputs)
         outputs = parse_outputs(self._render_files(self.outputs, given))
-        filename = settings.get("filename")
+        filename = settings.get("filename") or ""
         prologue, epilogue, setup = (
             self._render(settings.get(name) or "", f"the {name}", variables)
             for name in _LOCAL_TEXTS
@@ -298,13 +295,23 @@ class Draft:
             prologue=prologue,
             epilogue=epilogue,
             setup=setup,
-            alone=not (bundle and self._may_go_with_others()),
-            filename=check_inside(filename, "filename") if filename else "",
+            alone=not (terms.bundle and self._may_go_with_others()),
+            tags=terms.tags,
+            filename=filename and check_inside(filename, "filename"),
             attributes=self._directive_attributes(backend),
             cache_id=cache_id,
             retry=retry,
             rows=self.rows,
         )
+
+    def _render_aux(self, variables: Mapping[str, object]) -> dict[str, str]:
+        """Return the auxiliary scripts, by their paths in the workdir."""
+        return {
+            check_inside(path, "auxiliary script"): self._render(
+                text, f"auxiliary script {path!r}", variables
+            )
+            for path, text in self.aux_scripts.items()
+        }
 
     def _inputs(
         self,
@@ -387,6 +394,15 @@ class Draft:
         if workdir.startswith(("/", "~")):
             return here
         return os.path.normpath(os.path.join(here, workdir))
+
+
+@functools.cache
+def user_name() -> str:
+    """Return the name of who submits; empty where this machine does not say."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
 
 
 def _is_made(item: InputFile, workdir: str, parents: Sequence[Record]) -> bool:

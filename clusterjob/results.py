@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, SupportsIndex, overload
 
 from clusterjob.engine import Engine
-from clusterjob.errors import SettingsError, WaitTimeoutError
+from clusterjob.errors import (
+    SettingsError,
+    SubmissionError,
+    WaitTimeoutError,
+    first_of,
+)
 from clusterjob.plain_files import expand
 from clusterjob.result import AsyncResult, resubmit
 from clusterjob.status import Status
-from clusterjob.store import Record
+from clusterjob.store import Again, Record
 from clusterjob.waiting import rounds
 
 
@@ -118,6 +123,17 @@ class Results(list[AsyncResult]):
         """Cancel all that have not ended: one command a cluster. Raises :class:`CommandError`."""
         cancel(self)
 
+    def resubmit(self) -> Results:
+        """Submit the jobs again, as they were; all of them must have ended.
+
+        One batch a session. Returns the new handles. Raises :class:`SubmissionError`.
+        """
+        live = [result for result in self if not result.ready()]
+        if live:
+            names = first_of([f"{item.name!r} ({item.job_id})" for item in live], 3)
+            raise SubmissionError(f"not ended yet: {names}; cancel them first")
+        return self._again(list(range(len(self))), lambda old, new: old.finished)
+
     def retry(self) -> Results:
         """Submit the jobs again, as they were, that have ended and did not complete.
 
@@ -126,17 +142,25 @@ class Results(list[AsyncResult]):
         its way, is not submitted once more: its newer handle is returned. Raises
         :class:`SubmissionError`.
         """
+        failed = [
+            position
+            for position, result in enumerate(self)
+            if result.status > Status.COMPLETED
+        ]
+        return self._again(failed, _retry_only)
+
+    def _again(self, wanted: Sequence[int], again: Again) -> Results:
+        """Submit the jobs at these positions once more; return all, with the new handles."""
         positions: dict[Engine, list[int]] = {}
-        for position, result in enumerate(self):
-            if result.status > Status.COMPLETED:
-                positions.setdefault(result.engine, []).append(position)
+        for position in wanted:
+            positions.setdefault(self[position].engine, []).append(position)
         everyone = list(self)
         for engine, members in positions.items():
             records = [everyone[position].record for position in members]
             retried = resubmit(
                 engine,
                 records,
-                _retry_only,
+                again,
             )
             for position, result in zip(members, retried, strict=True):
                 everyone[position] = result

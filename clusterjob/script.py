@@ -55,6 +55,7 @@ from clusterjob.store import (
     ClusterReference,
     Record,
 )
+from clusterjob.terms import Terms
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -592,14 +593,10 @@ class JobScript(metaclass=JobScriptType):
         cache_id: str | None = None,
         parents: Sequence[tuple[Record, Dependency]] = (),
         batch: str = "",
-        bundle: bool = True,
-        retry: Retry | None = None,
-        campaign: str = "",
+        terms: Terms = Terms(),  # noqa: B008  # it never changes
     ) -> Record:
         """Return the record of a submission of this job, not stored anywhere yet.
 
-        Without ``bundle`` it never goes with others in an array; ``retry`` goes over the profile's.
-        A job of a ``campaign`` may wait for any other one.
         ``batch`` names the folder of the batch; without it the record is for looking at only, and a
         host that cannot be reached leaves its paths as they were written. Raises
         :class:`SettingsError`, :class:`RenderError`, :class:`SubmissionError`.
@@ -612,9 +609,7 @@ class JobScript(metaclass=JobScriptType):
             cache_id,
             parents,
             batch,
-            bundle,
-            retry,
-            campaign,
+            terms,
         )
 
 
@@ -634,6 +629,7 @@ def submit(
     retry: bool | Retry = True,
     after: After = (),
     bundle: bool = True,
+    tags: Iterable[str] = (),
 ) -> Results:
     """Submit a batch with the default session: see :meth:`Session.submit`."""
     return default_session().submit(
@@ -643,6 +639,7 @@ def submit(
         retry=retry,
         after=after,
         bundle=bundle,
+        tags=tags,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,14 @@ from clusterjob.reuse import (
     tell_overtaken,
     tell_reused,
 )
-from clusterjob.status import Status
-from clusterjob.store import Record, Store, open_store
+from clusterjob.selection import (
+    Selection,
+    check_reasons,
+    check_states,
+)
+from clusterjob.status import Reason, Status
+from clusterjob.store import Listed, Record, Store, open_store
+from clusterjob.terms import Terms, check_tags
 from clusterjob.transport import Connections
 
 if TYPE_CHECKING:
@@ -87,6 +93,7 @@ class Session:
         retry: bool | Retry = True,
         after: After = (),
         bundle: bool = True,
+        tags: Iterable[str] = (),
     ) -> Results:
         """Submit a batch in a constant number of round trips; return the results in order.
 
@@ -103,7 +110,8 @@ class Session:
 
         Jobs that ask for the same go to the scheduler as one array, where it has arrays, unless
         ``bundle`` is False; each stays a job of its own. With a :class:`Retry` for ``retry`` one
-        that fails is tried again by itself, as those rules say, by whoever asks about it.
+        that fails is tried again by itself, as those rules say, by whoever asks about it. ``tags``
+        are words to find them by.
 
         Raises :class:`SubmissionError` where the scheduler refused some; its ``results`` are the
         handles of the others. Raises :class:`SettingsError`, :class:`RenderError`,
@@ -114,10 +122,11 @@ class Session:
         for parent in batch.earlier_parents():
             parent.refresh()
         policy = retry if isinstance(retry, Retry) else None
+        terms = Terms(bundle, policy, tags=check_tags(tags))
         again = functools.partial(_may_replace, force, retry is not False)
         folder = new_batch()
         for generation in batch.generations:
-            records = self._prepare(batch, generation, folder, bundle, policy)
+            records = self._prepare(batch, generation, folder, terms)
             adopt_former(self.store, records)
             try:
                 parents = batch.parents_among(generation, records)
@@ -143,6 +152,7 @@ class Session:
         after: After = (),
         bundle: bool = True,
         retry: Retry | None = None,
+        tags: Iterable[str] = (),
     ) -> Results:
         """Write jobs of a campaign down, to be submitted when it lets them go; return the results.
 
@@ -151,11 +161,10 @@ class Session:
         :meth:`submit`. Raises :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
         """
         batch = Batch.of(jobs, cache_ids, after)
+        terms = Terms(bundle, retry, campaign, check_tags(tags))
         folder = new_batch()
         for generation in batch.generations:
-            records = self._prepare(
-                batch, generation, folder, bundle, retry, campaign
-            )
+            records = self._prepare(batch, generation, folder, terms)
             adopt_former(self.store, records)
             winners = self.engine.hold(records, _comes_anew)
             damaged = [
@@ -211,9 +220,7 @@ class Session:
         batch: Batch,
         generation: Sequence[int],
         folder: str,
-        bundle: bool = True,
-        retry: Retry | None = None,
-        campaign: str = "",
+        terms: Terms = Terms(),  # noqa: B008  # it never changes
     ) -> list[Record]:
         """Return the records of the jobs with these numbers; equal ones get keys of their own."""
         records = []
@@ -225,9 +232,7 @@ class Session:
                     (parent.record, how) for parent, how in batch.parents_of(number)
                 ],
                 batch=folder,
-                bundle=bundle,
-                retry=retry,
-                campaign=campaign,
+                terms=terms,
             )
             repeats = batch.count(record.key)
             record.key = repeated_key(record.key, repeats)
@@ -264,23 +269,57 @@ class Session:
         *jobs: str,
         states: Iterable[Status] | None = None,
         earlier: bool = False,
+        campaign: str | None = None,
+        tags: Iterable[str] = (),
+        reasons: Iterable[Reason | str] = (),
+        names: Iterable[str] = (),
+        user: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
     ) -> Results:
         """Return handles of jobs that are in the store; no cluster is asked.
 
         ``jobs`` are job ids, names, or beginnings of keys (six characters and more); without any it
-        is all jobs. ``states`` leaves only those that are known to be in one of them, ``earlier``
-        adds submissions that were replaced by a later one of the same job. Raises
-        :class:`JobNotFoundError`.
+        is all jobs. ``states`` leaves only those that are known to be in one of them; the other
+        words too: a ``campaign``, one of ``tags``, ``reasons`` (``"timeout"``), ``names``
+        (patterns: ``"sim-*"``), the ``user`` who submitted, and the time of that (s since the
+        epoch). ``earlier`` adds submissions that were replaced by a later one of the same job.
+        Raises :class:`JobNotFoundError`, :class:`SettingsError`.
         """
-        wanted = None if states is None else _check_states(states)
+        selection = Selection(
+            states=None if states is None else check_states(states),
+            reasons=check_reasons(reasons),
+            names=(names,) if isinstance(names, str) else tuple(names),
+            campaign=campaign,
+            tags=frozenset(check_tags(tags)),
+            user=user,
+            since=since,
+            until=until,
+        )
+        return self.select(selection, jobs, earlier)
+
+    def select(
+        self, selection: Selection, jobs: Sequence[str] = (), earlier: bool = False
+    ) -> Results:
+        """Return handles of the jobs that are meant, of those that are named or of all."""
         if jobs:
-            records = self._find(jobs, earlier)
+            named = self._find(jobs, earlier)
+            records = [item for item in named if selection.fits(Listed.of(item))]
+        elif selection.is_all:
+            found_all = self.store.select(statuses=selection.states, earlier=earlier)
+            states = selection.states
+            records = [
+                item for item in found_all if states is None or item.status in states
+            ]
         else:
-            records = self.store.select(statuses=wanted, earlier=earlier)
-        chosen = [
-            record for record in records if wanted is None or record.status in wanted
-        ]
-        return Results(AsyncResult(record, self.engine) for record in chosen)
+            tokens = [item.token for item in self.listed(selection, earlier)]
+            found = self.store.by_tokens(tokens)
+            records = [found[token] for token in tokens if token in found]
+        return Results(AsyncResult(record, self.engine) for record in records)
+
+    def listed(self, selection: Selection, earlier: bool = False) -> Iterator[Listed]:
+        """Yield what lists show of the jobs that are meant: see :meth:`Store.listed`."""
+        return filter(selection.fits, self.store.listed(selection.states, earlier))
 
     def _find(self, words: Iterable[str], earlier: bool) -> list[Record]:
         """Return the records that words name, in the order of the words."""
@@ -343,16 +382,6 @@ def close_default_sessions() -> None:
 def _comes_anew(old: Record, new: Record) -> bool:
     """Whether a job of a campaign is another one now, because one before it ran again since."""
     return old.makes_room(new, force=False, retry=False)
-
-
-def _check_states(states: object) -> set[Status]:
-    found: set[Status] = set()
-    for state in states if isinstance(states, Iterable) else [states]:
-        if not isinstance(state, Status):
-            names = ", ".join(f"Status.{status.name}" for status in Status)
-            raise SettingsError(f"{state!r} is no state; expected a list of {names}")
-        found.add(state)
-    return found
 
 
 def _may_replace(force: bool, retry: bool, old: Record, new: Record) -> bool:

@@ -26,7 +26,7 @@ FLOORS = [
     ["fields", "plain_files", "shell", "units"],
     ["backend", "store", "transport"],
     ["retry", "rows"],
-    ["files", "profile", "native_script", "dumped"],
+    ["files", "profile", "native_script", "dumped", "selection", "terms"],
     ["engine"],
     ["keys"],
     ["waiting", "reuse", "preparing", "attempts", "job_rows"],

@@ -138,6 +138,7 @@ class Campaign:
         after: After | Step = (),
         retry: Retry | None = None,
         bundle: bool = True,
+        tags: Iterable[str] = (),
     ) -> Results:
         """Add jobs, and return their results; they may not be submitted yet.
 
@@ -156,6 +157,7 @@ class Campaign:
                 after=parents,
                 retry=retry or self.retry_rules,
                 bundle=bundle,
+                tags=tags,
             )
             self._driver.add(held)
             found += held

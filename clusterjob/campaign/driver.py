@@ -135,11 +135,12 @@ class Driver:
 
     def _release(self) -> None:
         """Let jobs go until there is no more room; with a job its children become ready."""
-        room = self._room()
-        while room > 0 and self.queue.ready:
+        while self.queue.ready:
+            room = self._room()
+            if room <= 0:
+                return
             tokens = list(self.queue.ready)[: min(room, _PORTION)]
             gone = self._let_go(tokens)
-            room -= gone
             self._settle()
             if not gone:
                 return

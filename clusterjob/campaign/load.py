@@ -51,4 +51,6 @@ class Load:
         return chosen
 
     def _burden(self, cluster_id: str) -> float:
-        return self._waiting[cluster_id] / self._weights.get(cluster_id, 1.0)
+        """Return how many would wait there for its weight."""
+        waiting = self._waiting[cluster_id] + 1
+        return waiting / self._weights.get(cluster_id, 1.0)

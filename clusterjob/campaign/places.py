@@ -14,10 +14,10 @@ from clusterjob.errors import (
     ResourcesNotSupportedError,
     SettingsError,
 )
-from clusterjob.retry import Retry
 from clusterjob.script import JobScript
 from clusterjob.status import Dependency
 from clusterjob.store import Record
+from clusterjob.terms import Terms
 
 # paths of profiles; a mapping gives each a weight
 Profiles: TypeAlias = (
@@ -83,9 +83,7 @@ class JobAnywhere:
         cache_id: str | None = None,
         parents: Sequence[tuple[Record, Dependency]] = (),
         batch: str = "",
-        bundle: bool = True,
-        retry: Retry | None = None,
-        campaign: str = "",
+        terms: Terms = Terms(),  # noqa: B008  # it never changes
     ) -> Record:
         """Return the record for the first profile that the job fits, which knows the others.
 
@@ -102,9 +100,7 @@ class JobAnywhere:
                     cache_id=cache_id,
                     parents=parents,
                     batch=batch,
-                    bundle=bundle,
-                    retry=retry,
-                    campaign=campaign,
+                    terms=terms,
                 )
                 found.append(record)
             except ClusterJobError as error:

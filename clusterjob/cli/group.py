@@ -16,7 +16,15 @@ import clusterjob
 from clusterjob.cli.campaigns import campaign
 from clusterjob.cli.files import fetch, files
 from clusterjob.cli.hosts import connect, hosts
-from clusterjob.cli.inspect import backends, check, list_jobs, logs, show, status
+from clusterjob.cli.inspect import (
+    backends,
+    check,
+    history,
+    list_jobs,
+    logs,
+    show,
+    status,
+)
 from clusterjob.cli.jobs import cancel, plan, render, resubmit, submit, wait
 from clusterjob.cli.output import NOT_FOUND, PrintableFormatter, echo
 from clusterjob.cli.store import doctor, prune, store
@@ -30,6 +38,7 @@ _READERS = frozenset(
     [
         "list",
         "status",
+        "history",
         "show",
         "logs",
         "cancel",
@@ -86,6 +95,7 @@ for command in (
     plan,
     list_jobs,
     status,
+    history,
     show,
     logs,
     cancel,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,62 +20,87 @@ from clusterjob.cli.output import (
     exit_code,
     find_jobs,
     format_time,
+    print_csv_rows,
     print_json,
     print_json_rows,
     print_listed,
     print_table,
 )
+from clusterjob.cli.selecting import (
+    SelectionOptions,
+    read_selection,
+    selection_options,
+    words_given,
+)
 from clusterjob.engine import render_record
 from clusterjob.files import Stream
 from clusterjob.result import AsyncResult
 from clusterjob.script import default_session
+from clusterjob.selection import Selection
 from clusterjob.session import Session
 from clusterjob.status import Status
-from clusterjob.store import OnceState
+from clusterjob.store import Event, OnceState, full_job_id
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _SHOWN = 5  # paths that are named of many
 
 
 @click.command("list")
-@click.option(
-    "-s",
-    "--state",
-    "states",
-    multiple=True,
-    type=click.Choice([state.name.lower() for state in Status]),
-    help="Only jobs in this state.",
-)
+@selection_options
 @click.option(
     "--all",
     "earlier",
     is_flag=True,
     help="Also earlier submissions of jobs that were submitted again.",
 )
+@click.option(
+    "--ids", is_flag=True, help="Print the ids (or keys) alone, one a line."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with a header.")
 @as_json
-def list_jobs(states: Sequence[str], earlier: bool, as_json: bool) -> None:
+def list_jobs(
+    earlier: bool,
+    ids: bool,
+    as_csv: bool,
+    as_json: bool,
+    **options: Unpack[SelectionOptions],
+) -> None:
     """List the jobs in the store, without asking any cluster."""
     session = default_session()
-    wanted = [Status[state.upper()] for state in states] or None
-    found = session.store.listed(wanted, earlier)
+    found = session.listed(read_selection(options), earlier)
     if as_json:
         print_json_rows(describe_listed(session, found))
+    elif as_csv:
+        print_csv_rows(describe_listed(session, found))
+    elif ids:
+        for item in found:
+            echo(full_job_id(item.job_id, item.member) or item.key)
     elif not print_listed(found):
         echo(f"no jobs in {session.store.url}")
 
 
 @click.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB...]")
+@selection_options
 @as_json
-def status(jobs: Sequence[str], as_json: bool) -> None:
+def status(
+    jobs: Sequence[str], as_json: bool, **options: Unpack[SelectionOptions]
+) -> None:
     """Ask what became of jobs; without any, of all that had not ended, and sum up the rest.
 
-    With jobs named, the exit code is 0 where all completed, 1 where one failed or was cancelled, 3
-    where one has not ended.
+    JOB may be - for ids on standard input. With jobs named, the exit code is 0 where all completed,
+    1 where one failed or was cancelled, 3 where one has not ended.
     """
     session = default_session()
-    results = find_jobs(jobs)
+    selection = read_selection(options)
+    results = find_jobs(words_given(jobs), selection=selection)
     if not jobs:
-        results = session.results(states=[Status.PENDING, Status.RUNNING])
+        live = frozenset((Status.PENDING, Status.RUNNING))
+        if selection == Selection():
+            selection = Selection(states=live)
+        results = session.select(selection)
     for result in results:
         result.refresh()
     if as_json:
@@ -104,6 +130,41 @@ def _summary(session: Session) -> str:
         f"{count} {state.name.lower()}" for state, count in counts.items() if count
     ]
     return ", ".join(words) or f"no jobs in {session.store.url}"
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, metavar="[JOB...]")
+@selection_options
+@as_json
+def history(
+    jobs: Sequence[str], as_json: bool, **options: Unpack[SelectionOptions]
+) -> None:
+    """Show what happened to jobs, of all of them in one time line; no cluster is asked."""
+    session = default_session()
+    results = session.select(read_selection(options), words_given(jobs))
+    events = [
+        (event, result) for result in results for event in result.record.task.history
+    ]
+    events.sort(key=lambda pair: pair[0].time)
+    if as_json:
+        print_json_rows(_event_row(result, event) for event, result in events)
+        return
+    for event, result in events:
+        job = f"{result.job_id or result.key[:10]} {result.name}"
+        echo(
+            f"{format_time(event.time)}  {event.state:10} {job}  {event.words}".rstrip()
+        )
+
+
+def _event_row(result: AsyncResult, event: Event) -> dict[str, object]:
+    return {
+        "time": event.time,
+        "job_id": result.job_id,
+        "name": result.name,
+        "key": result.key,
+        "state": event.state,
+        "words": event.words,
+    }
 
 
 @click.command()

@@ -18,11 +18,17 @@ from clusterjob.cli.output import (
     echo_content,
     exit_code,
     find_jobs,
-    find_known_jobs,
+    find_meant_jobs,
     find_parents,
     print_json,
     print_json_rows,
     print_table,
+)
+from clusterjob.cli.selecting import (
+    SelectionOptions,
+    read_selection,
+    selection_options,
+    words_given,
 )
 from clusterjob.errors import JobNotFoundError
 from clusterjob.units import parse_time
@@ -116,10 +122,14 @@ def plan(
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
-def cancel(jobs: Sequence[str]) -> None:
-    """Cancel jobs; what has ended stays what it was."""
-    found, unknown = find_known_jobs(jobs)
+@click.argument("jobs", nargs=-1, metavar="[JOB...]")
+@selection_options
+def cancel(jobs: Sequence[str], **options: Unpack[SelectionOptions]) -> None:
+    """Cancel jobs; what has ended stays what it was.
+
+    JOB may be - for ids on standard input.
+    """
+    found, unknown = find_meant_jobs(words_given(jobs), read_selection(options))
     found.cancel()
     for result in found:
         status = result.record.status
@@ -151,13 +161,19 @@ def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
-def resubmit(jobs: Sequence[str]) -> None:
-    """Submit jobs that have ended once more, as they were; print the new job ids."""
-    found, unknown = find_known_jobs(jobs)
-    for result in found:
-        echo(result.resubmit().job_id or "")
-    _exit_with(unknown)
+@click.argument("jobs", nargs=-1, metavar="[JOB...]")
+@selection_options
+def resubmit(jobs: Sequence[str], **options: Unpack[SelectionOptions]) -> None:
+    """Submit jobs that have ended once more, as they were; print the new job ids.
+
+    JOB may be - for ids on standard input. All are submitted together, or none where one has not
+    ended.
+    """
+    found, unknown = find_meant_jobs(words_given(jobs), read_selection(options))
+    if unknown:
+        _exit_with(unknown)
+    for result in found.resubmit():
+        echo(result.job_id or f"{result.key[:10]} (waits: {result.words})")
 
 
 def _exit_with(unknown: Sequence[JobNotFoundError]) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import functools
 import itertools
 import json
@@ -14,11 +15,17 @@ from typing import TypeVar
 
 import click
 
-from clusterjob.errors import JobNotFoundError, SubmissionError, printable
+from clusterjob.errors import (
+    JobNotFoundError,
+    SettingsError,
+    SubmissionError,
+    printable,
+)
 from clusterjob.files import log_path_of_listed
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.script import default_session
+from clusterjob.selection import Selection
 from clusterjob.session import Session
 from clusterjob.status import Status
 from clusterjob.store import Listed, full_job_id
@@ -61,14 +68,18 @@ class PrintableFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-def find_jobs(words: Sequence[str], recover: bool = True) -> Results:
+def find_jobs(
+    words: Sequence[str],
+    recover: bool = True,
+    selection: Selection = Selection(),  # noqa: B008  # it never changes
+) -> Results:
     """Return handles of all jobs that the words name, in the order of the words.
 
     Submissions that were left open are finished first, with ``recover``. Raises
     :class:`JobNotFoundError`.
     """
     session = _session(recover)
-    return session.results(*words) if words else Results()
+    return session.select(selection, words) if words else Results()
 
 
 def _session(recover: bool = True) -> Session:
@@ -102,15 +113,24 @@ def find_parents(words: Sequence[str], recover: bool = True) -> list[AsyncResult
     return found
 
 
-def find_known_jobs(
-    words: Sequence[str],
+def find_meant_jobs(
+    words: Sequence[str], selection: Selection
 ) -> tuple[Results, list[JobNotFoundError]]:
-    """Return handles of the jobs that are known, and an error for each word that names none."""
+    """Return handles of the jobs that are named, or without words of all that are meant; and an
+    error for each word that names none. Raises :class:`SettingsError` where nothing is said at all.
+    """
     found, unknown = Results(), []
     session = _session()
+    if not words:
+        if selection == Selection():
+            raise SettingsError(
+                "say which jobs: by ids or names, or with --campaign, --tag, --state, --reason, "
+                "--name, --user, --since, --until"
+            )
+        return session.select(selection), []
     for word in words:
         try:
-            found += session.results(word)
+            found += session.select(selection, [word])
         except JobNotFoundError as error:
             unknown.append(error)
     return Results(dict.fromkeys(found)), unknown
@@ -272,6 +292,16 @@ def print_json(value: object) -> None:
 
 
 _encode = json.JSONEncoder(check_circular=False).encode
+
+
+def print_csv_rows(rows: Iterable[Mapping[str, object]]) -> None:
+    """Print rows as CSV, with a header; None is empty."""
+    writer = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(sys.stdout, list(row), extrasaction="ignore")
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def print_json_rows(rows: Iterable[Mapping[str, object]]) -> None:

@@ -43,6 +43,8 @@ class Listed(NamedTuple):
     stdout: str | None
     stderr: str | None
     campaign: str
+    tags: Sequence[str]
+    user: str
     is_current: bool = True  # no later submission of the same job replaced it
 
     @classmethod
@@ -75,6 +77,8 @@ class Listed(NamedTuple):
             resources.get("stdout"),
             resources.get("stderr"),
             record.campaign,
+            record.spec.tags,
+            record.user,
             is_current,
         )
 

@@ -197,6 +197,7 @@ class Record(_Referable):
     cancel_requested: float | None = None
     cluster_id: str = ""  # the jobs of one cluster are asked for together
     bundle: Bundle | None = None  # where it did not go alone
+    user: str = ""  # who submitted it, here
     campaign: str = ""  # the name of the campaign that it belongs to
     # other clusters that its campaign may let it go to: see `place`
     elsewhere: tuple[dict[str, str], ...] = ()

@@ -236,7 +236,17 @@ _RECORD = _Shape(
             ("key", "token", "name", "backend", "workdir", "runs"), _TEXT
         ),
         **dict.fromkeys(
-            ("host", "job_id", "cluster", "place", "owner", "into", "campaign"), _TEXT
+            (
+                "host",
+                "job_id",
+                "cluster",
+                "place",
+                "owner",
+                "into",
+                "campaign",
+                "user",
+            ),
+            _TEXT,
         ),
         **dict.fromkeys(("prologue", "epilogue", "outputs"), _TEXT),
         **dict.fromkeys(
@@ -295,6 +305,7 @@ _SPEC = _Shape(
         "rules": _COUNT,
         "alone": _FLAG,
         "retry": _OBJECT,
+        "tags": _TEXTS,
         "rows": _kind(list, check=_are_rows_of_texts_by_name),
     }
 )
@@ -320,6 +331,8 @@ _LISTED = {
     "is_due": _FLAG,
     **dict.fromkeys(("stdout", "stderr"), _TEXT_OR_NONE),
     "campaign": _TEXT,
+    "tags": _TEXTS,
+    "user": _TEXT,
 }
 
 

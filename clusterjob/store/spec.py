@@ -161,6 +161,7 @@ class JobSpec:
     # of an array: the variables of each element, the first of which has the index 1
     rows: tuple[Mapping[str, str], ...] = ()
     alone: bool = False  # it does not go with others in an array
+    tags: tuple[str, ...] = ()
     # when it is tried again by itself: the rules of clusterjob.retry
     retry: Mapping[str, Any] = field(default_factory=dict)
 
@@ -190,8 +191,9 @@ class JobSpec:
         for key, kind in (("inputs", InputFile), ("outputs", OutputPattern)):
             if key in data:
                 data[key] = tuple(kind(*item) for item in data[key])
-        if "rows" in data:
-            data["rows"] = tuple(data["rows"])
+        for key in ("rows", "tags"):
+            if key in data:
+                data[key] = tuple(data[key])
         if "after" in data:
             data["after"] = tuple(map(Parent.from_json, data["after"]))
         return cls(**data)
@@ -238,4 +240,5 @@ _OPTIONAL = (
     "alone",
     "retry",
     "rows",
+    "tags",
 )

@@ -1,0 +1,33 @@
+"""How the jobs of a call are submitted: what is no part of the jobs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from clusterjob.errors import SettingsError
+from clusterjob.retry import Retry
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Without ``bundle`` a job never goes with others in an array; ``retry`` goes over the
+    profile's rules; a job of a ``campaign`` is held until that lets it go.
+    """
+
+    bundle: bool = True
+    retry: Retry | None = None
+    campaign: str = ""
+    tags: tuple[str, ...] = ()
+
+
+def check_tags(tags: object) -> tuple[str, ...]:
+    """Return tags, each once. Raises :class:`SettingsError` for what is no list of words."""
+    given = [tags] if isinstance(tags, str) else tags
+    if not isinstance(given, Iterable):
+        raise SettingsError(f"tags = {tags!r}: expected a list of words")
+    found = list(given)
+    for tag in found:
+        if not isinstance(tag, str) or not tag.strip() or not tag.isprintable():
+            raise SettingsError(f"tags: {tag!r} is no word")
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,107 @@
+"""Many jobs, and which of them are meant: at a terminal and from Python."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from clusterjob import (
+    Campaign,
+    JobScript,
+    SettingsError,
+    Status,
+    default_session,
+    submit,
+)
+from tests.embedded.test_cli import run
+
+
+@pytest.fixture(autouse=True)
+def _jobs() -> None:
+    jobs = [JobScript(f"exit {code}", f"sim-{code}") for code in (0, 1, 2)]
+    submit(jobs, tags=["first", "second"]).wait(30)
+    submit(JobScript("sleep 30", "slow", time="1s"), tags=["second"]).wait(30)
+    campaign = Campaign("camp")
+    campaign.add(JobScript("true", "in-camp"), tags="third")
+    campaign.run(timeout=30)
+
+
+def names(*options: str) -> list[str]:
+    return [item["name"] for item in json.loads(run("list", "--json", *options))]
+
+
+def test_lists_and_sessions_take_the_same_words() -> None:
+    session = default_session()
+    cases = [
+        (["--tag", "first"], {"tags": ["first"]}, ["sim-0", "sim-1", "sim-2"]),
+        (["--campaign", "camp"], {"campaign": "camp"}, ["in-camp"]),
+        (["--reason", "timeout"], {"reasons": ["timeout"]}, ["slow"]),
+        (["--name", "s*", "-s", "completed"], {"names": "s*"}, ["sim-0"]),
+        (["--user", "nobody-else"], {"user": "nobody-else"}, []),
+        (["--since", "1h", "--tag", "third"], {"since": 0.0}, ["in-camp"]),
+        (["--until", "2020-01-01"], {"until": 1.0}, []),
+    ]
+    for options, words, expected in cases:
+        assert names(*options) == expected, options
+        found = session.results(**words)  # type: ignore[arg-type]
+        assert set(expected) <= {result.name for result in found}, words
+    failed = session.results(states=[Status.FAILED], tags="second", names="sim-?")
+    assert [result.name for result in failed] == ["sim-1", "sim-2"]
+    with pytest.raises(SettingsError, match="'late' is no reason"):
+        session.results(reasons="late")
+    assert "how long ago" in run("list", "--since", "yesterday", code=1)
+
+
+def test_lists_can_be_piped() -> None:
+    ids = run("list", "--ids", "-s", "failed", "--name", "sim-*")
+    assert len(ids.split()) == 2
+    done = subprocess.run(
+        [sys.executable, "-m", "clusterjob", "resubmit", "-"],
+        input=ids,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 2
+    assert set(done.stdout.split()).isdisjoint(ids.split())
+    rows = list(
+        csv.DictReader(io.StringIO(run("list", "--csv", "--campaign", "camp")))
+    )
+    assert [row["name"] for row in rows] == ["in-camp"]
+
+
+def test_cancelling_by_what_jobs_are() -> None:
+    submit([JobScript("sleep 100", f"long-{n}") for n in range(3)], tags=["long"])
+    assert "say which jobs" in run("cancel", code=1)
+    told = run("cancel", "--tag", "long", "--name", "long-[01]")
+    assert told.count("is being cancelled") == 2
+    run("wait", "long-0", "long-1", code=1)
+    assert "RUNNING" in run("status", "--tag", "long") or "PENDING" in run(
+        "status", "--tag", "long"
+    )
+    run("cancel", "long-2")
+
+
+def test_resubmitting_is_all_or_nothing() -> None:
+    submit(JobScript("sleep 100", "live"), tags=["mixed"])
+    assert "'live'" in run("resubmit", "live", "sim-1", code=1)
+    assert "no job has the id" in run("resubmit", "sim-1", "nosuch", code=4)
+    assert len(default_session().results("sim-1", earlier=True)) == 1
+    run("cancel", "live")
+
+
+def test_one_time_line_of_all() -> None:
+    lines = run("history").splitlines()
+    assert [line.split()[0] for line in lines] == sorted(
+        line.split()[0] for line in lines
+    )
+    events = json.loads(run("history", "--json", "--campaign", "camp"))
+    assert [event["state"] for event in events][-1] == "COMPLETED"
+    assert {event["name"] for event in events} == {"in-camp"}
+    assert events[0]["time"] <= time.time()
