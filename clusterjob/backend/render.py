@@ -27,6 +27,7 @@ _WRAPPER, _BUNDLE = (
     Path(__file__).parent / f"{name}.sh.j2" for name in ("job", "bundle")
 )
 _MOST_FRAMES = 1000
+_LAST_LINE = 'cj_end "$cj_code"'  # of the script of a job
 _SMALL = 600  # characters of a body that the shell itself writes faster than a process would
 # what stands in the gaps of a frame; nobody writes such words
 _TOKEN, _NAME, _DIRECTIVE, _BODY, _OUT, _ERR = (
@@ -74,9 +75,9 @@ class ArrayOfJobs:
     """What the submission of several single jobs needs besides its directives."""
 
     token: str
-    folder: str  # where it is, absolute, on the scheduler's host
-    # paths of the jobs' scripts, without extension, by the index of their elements
-    scripts: Mapping[int, str]
+    file: str  # that has the jobs' scripts, absolute, on the scheduler's host
+    # where each begins in it (from 1 on), and its bytes, by the index of its element
+    parts: Mapping[int, tuple[int, int]]
     after: Dependencies | None = None
     attributes: Mapping[str, object] = field(default_factory=dict)
 
@@ -141,17 +142,13 @@ class Renderer:
         """Return the script of an array of single jobs; raises what :meth:`render` does."""
         directives = self._directives.write(resources, array.after, array.attributes)
         index = self.backend.variables["CLUSTERJOB_ARRAY_INDEX"]
-        elements = [
-            (number, _below(array.folder, path))
-            for number, path in array.scripts.items()
-        ]
         return self._array_template.render(
             directives=directives,
             token=array.token,
-            runs=array.folder,
+            file=array.file,
             index=_shell_value(index),
-            elements=elements,
-            extension=self.backend.general.extension,
+            parts=[(number, *place) for number, place in array.parts.items()],
+            end=_LAST_LINE,
             shared=self._directives.shared(resources),
         )
 
@@ -357,12 +354,6 @@ class Renderer:
             (name, _shell_value(value))
             for name, value in self.backend.variables.items()
         ]
-
-
-def _below(folder: str, path: str) -> str:
-    """Return the shell word for a path; most are in ``$cj_runs``, the folder."""
-    name = path.removeprefix(folder + "/")
-    return f"$cj_runs/{name}" if re.fullmatch(r"[\w.-]+", name) else shlex.quote(path)
 
 
 def _shell_value(value: str) -> str:

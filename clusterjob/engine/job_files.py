@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from clusterjob.backend import (
 from clusterjob.engine.bundles import Unit, units_of
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.errors import CommandError, ResourcesNotSupportedError
-from clusterjob.files import Upload, programs_in
+from clusterjob.files import Upload, encode, programs_in
 from clusterjob.plain_files import foreign_link
 from clusterjob.shell import quote
 from clusterjob.status import Dependency
@@ -85,8 +86,36 @@ def render_by_hand(scheduler: Scheduler, record: Record) -> str:
     return _render(scheduler, record, {})
 
 
-def _render_array(scheduler: Scheduler, unit: Unit) -> str:
-    """Render the script of an array of single jobs."""
+def _array_files(scheduler: Scheduler, unit: Unit, again: bool) -> Iterable[Upload]:
+    """Yield the script of an array of single jobs, and the file with the scripts of these.
+
+    Its name tells its content: an array that was submitted before finds what it was made for.
+    """
+    texts = []
+    parts: dict[int, tuple[int, int]] = {}
+    begin = 1
+    for record in unit.members:
+        text = render_record(scheduler, record)
+        size = len(encode(text))
+        parts[_index_of(record)] = begin, size
+        begin += size
+        texts.append(text)
+    content = "".join(texts)
+    sum_of_content = f"{zlib.crc32(encode(content)):08x}"
+    file = f"{unit.folder}/{_ARRAY_NAME}{unit.token}-{sum_of_content}.parts"
+    script = _render_array(scheduler, unit, file, parts)
+    path = _array_path(scheduler, unit)
+    yield Upload(file, content, replace=again)
+    yield Upload(path, script, executable=True, replace=again)
+
+
+def _render_array(
+    scheduler: Scheduler,
+    unit: Unit,
+    file: str,
+    parts: Mapping[int, tuple[int, int]],
+) -> str:
+    """Render the script of an array of single jobs, whose own are in a file."""
     first = unit.members[0]
     resources = {
         **first.resources,
@@ -97,11 +126,8 @@ def _render_array(scheduler: Scheduler, unit: Unit) -> str:
     }
     array = ArrayOfJobs(
         token=unit.token,
-        folder=unit.folder,
-        scripts={
-            _index_of(record): f"{record.folder}/{record.run_token}"
-            for record in unit.members
-        },
+        file=file,
+        parts=parts,
         after=_waits(scheduler.backend, first.waits_for),
         attributes=first.spec.attributes,
     )
@@ -261,9 +287,7 @@ def array_uploads(
     """Yield the scripts of the arrays that jobs go in; other elements than these run nothing."""
     for unit in units_of(records):
         if unit.is_array:
-            path = _array_path(scheduler, unit)
-            script = _render_array(scheduler, unit)
-            yield Upload(path, script, executable=True, replace=again)
+            yield from _array_files(scheduler, unit, again)
 
 
 def job_uploads(
@@ -281,12 +305,13 @@ def _job_uploads(
     scheduler: Scheduler, record: Record, again: bool
 ) -> Iterable[Upload]:
     spec = record.spec
-    yield Upload(
-        script_path(scheduler, record),
-        render_record(scheduler, record),
-        executable=True,
-        replace=bool(spec.filename) or again,
-    )
+    if record.bundle is None:
+        yield Upload(
+            script_path(scheduler, record),
+            render_record(scheduler, record),
+            executable=True,
+            replace=bool(spec.filename) or again,
+        )
     if spec.rows:
         yield Upload(_rows_path(record), _rows_text(record), replace=again)
     for name, text in spec.aux.items():

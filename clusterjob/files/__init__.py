@@ -14,7 +14,7 @@ from clusterjob.files.logs import (
     stream_log,
     summarize,
 )
-from clusterjob.files.outgoing import Upload
+from clusterjob.files.outgoing import Upload, encode
 from clusterjob.files.patterns import (
     Files,
     check_inside,
@@ -36,6 +36,7 @@ __all__ = [
     "check_inside",
     "digest_script",
     "download",
+    "encode",
     "expand_inputs",
     "explain",
     "list_files",

@@ -131,11 +131,11 @@ class Task:
 
     def to_json(self) -> dict[str, object]:
         """Return the values that differ from the defaults."""
-        data: dict[str, object] = {}
-        for name in _TASK_FIELDS:
-            value = getattr(self, name)
-            if value not in (None, "", {}, []):
-                data[name] = value
+        data: dict[str, object] = {
+            name: value
+            for name, value in zip(_TASK_FIELDS, _values_of_task(self), strict=True)
+            if value or isinstance(value, (int, float))
+        }
         for name in ("runs", "attempt"):
             if data[name] == 1:
                 del data[name]
@@ -472,11 +472,8 @@ class Record(_Referable):
 
     def to_json(self) -> str:
         """Return the state as JSON text: all but the spec, which stands beside it."""
-        data: dict[str, Any] = {}
-        for name, word in _WORDS.items():
-            value = getattr(self, name)
-            if value not in (None, "", (), {}):
-                data[word] = value
+        values = zip(_WORDS.values(), _values_of_words(self), strict=True)
+        data: dict[str, Any] = {word: value for word, value in values if value}
         if self.attempt == 1:
             del data["attempt"]
         if self.parents:
@@ -543,3 +540,4 @@ _WORDS = {
     for name in _STATE
     if name not in (*_ONCE, "phase", "task", "tasks", "parents")
 }
+_values_of_words = operator.attrgetter(*_WORDS)

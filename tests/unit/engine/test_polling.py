@@ -286,7 +286,10 @@ def test_the_poller_widens_its_interval_and_never_asks_more_often() -> None:
     limits = replace(backend.limits, first_poll=1.0, poll_interval=8.0)
     object.__setattr__(backend, "limits", limits)
     cluster = Cluster(
-        result.store, result.cluster.scheduler, "", clock=lambda: clock[0]
+        result.store,
+        result.cluster.scheduler,
+        result.record.cluster_id,
+        clock=lambda: clock[0],
     )
     cluster.track(result.record)
     asked = []
