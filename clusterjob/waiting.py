@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from clusterjob.engine import Cluster
+from clusterjob.errors import first_of
 from clusterjob.store import Record
 
+_log = logging.getLogger(__name__)
 _SHORTEST_PAUSE = 0.005  # s between two rounds
 _OUTPUTS = 0.2  # s between two looks at jobs whose outputs are to come
 
@@ -37,6 +40,7 @@ def rounds(
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     left = list(handles)
+    _warn_of_held(left)
     while left:
         for cluster in dict.fromkeys(handle.cluster for handle in left):
             cluster.refresh()
@@ -57,6 +61,19 @@ def rounds(
                 return
             pause = min(pause, remaining)
         time.sleep(max(_SHORTEST_PAUSE, pause))
+
+
+def _warn_of_held(handles: Sequence[Handle]) -> None:
+    """Say so where all that is left to wait for is let go by campaigns alone."""
+    held = [handle.record for handle in handles if handle.record.is_held]
+    if held and len(held) == len(handles):
+        campaigns = list(dict.fromkeys(repr(record.campaign) for record in held))
+        _log.warning(
+            "all %d jobs are held: they begin when the campaign %s is driven (run(), or "
+            "'clusterjob campaign continue')",
+            len(held),
+            first_of(campaigns, 3),
+        )
 
 
 def _pause_of(handle: Handle) -> float:

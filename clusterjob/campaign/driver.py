@@ -251,8 +251,6 @@ class Driver:
         old = self.store.select(statuses=ended, campaign=self.name)
         folder = new_batch()
         anew = [record.renewed(folder, record.spec) for record in old]
-        for record in anew:
-            record.campaign = self.name
         winners = self.engine.hold(anew, lambda before, now: before.finished)
         results = [
             AsyncResult(winner, self.engine)

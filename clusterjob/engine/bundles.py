@@ -18,8 +18,8 @@ from clusterjob.store import Bundle, Record
 _OWN = ("jobname", "stdout", "stderr")
 # of what schedulers replace in the name of a log
 _SIGNS = re.compile(r"[%$^{\\~]")
-# jobs of one array: each element reads all of its script
-_MOST = 500
+# jobs of one array: each element reads all of its script, a line for each job
+_MOST = 1000
 _SHORTEST_NAME = 3  # characters that the names of jobs share
 
 

@@ -177,6 +177,7 @@ class Engine:
         self._check_owner()
         for record in records:
             record.phase = Phase.HELD
+            record.task.words = f"held by the campaign {record.campaign!r}"
         winners: list[Record | None] = []
         for record, winner in zip(
             records, self.store.claim(records, again), strict=True

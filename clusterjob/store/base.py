@@ -389,6 +389,10 @@ def decide_claims(
     return claims
 
 
+def _place(record: Record) -> tuple[str, str, str]:
+    return record.key, record.campaign, record.cluster_id
+
+
 class Edits:
     """Changes to copies of records, which are taken back where they could not be written."""
 
@@ -396,7 +400,8 @@ class Edits:
         self._change = change
         self._before: list[tuple[Record, Record]] = []
         self.changed: list[Record] = []
-        self.moved: list[Record] = []  # to another cluster
+        # those whose key, campaign or cluster is another one
+        self.moved: list[Record] = []
 
     def apply(self, record: Record, newest: Record | None = None) -> None:
         """Change a record, after it was brought up to date with the newest reading."""
@@ -411,7 +416,7 @@ class Edits:
             record.task, record.tasks = now.task, now.tasks
         record.version += 1
         self.changed.append(record)
-        if record.cluster_id != now.cluster_id:
+        if _place(record) != _place(now):
             self.moved.append(record)
 
     def take_back(self) -> None:

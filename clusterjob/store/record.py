@@ -440,6 +440,8 @@ class Record(_Referable):
             outputs=Once.due_if(self.outputs is not ONCE_NONE),
             wanted=self.wanted,
             into=self.into,
+            user=self.user,
+            campaign=self.campaign,
             tasks=None
             if self.tasks is None
             else {index: Task() for index in self.tasks},

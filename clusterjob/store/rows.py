@@ -87,8 +87,8 @@ SELECT_ALL = (
 # what read_listed reads
 SELECT_LISTED = "SELECT token, key, name, job_id, data, listed, current"
 _WRITE = (
-    "UPDATE records SET key = ?, job_id = ?, status = ?, data = ?, unsent = ?, version = ?, "
-    "listed = ?, campaign = ?, held = ?, place = ? WHERE token = ?"
+    "UPDATE records SET job_id = ?, status = ?, data = ?, unsent = ?, version = ?, "
+    "listed = ?, held = ? WHERE token = ?"
 )
 
 
@@ -206,16 +206,13 @@ def _state_row(record: Record) -> tuple[object, ...]:
     """Return the values of ``_WRITE``."""
     data = record.to_json()
     return (
-        record.key,
         record.job_id,
         int(record.status),
         data,
         int(record.unsent),
         record.version,
         Listed.of(record).to_text(data),
-        record.campaign,
         int(record.is_held),
-        record.cluster_id,
         record.token,
     )
 
@@ -227,11 +224,24 @@ def write(connection: Connection, records: Iterable[Record]) -> None:
         connection.executemany(_WRITE, rows)
 
 
-def write_specs(connection: Connection, records: Iterable[Record]) -> None:
-    """Write what was asked for, of jobs that moved to other clusters."""
-    rows = [(record.spec_json, record.token) for record in records]
+def write_places(connection: Connection, records: Iterable[Record]) -> None:
+    """Write what seldom changes of a record: key, campaign and cluster, and what is asked there."""
+    rows = [
+        (
+            record.key,
+            record.campaign,
+            record.cluster_id,
+            record.spec_json,
+            record.token,
+        )
+        for record in records
+    ]
     if rows:
-        connection.executemany("UPDATE records SET spec = ? WHERE token = ?", rows)
+        connection.executemany(
+            "UPDATE records SET key = ?, campaign = ?, place = ?, spec = ? "
+            "WHERE token = ?",
+            rows,
+        )
 
 
 def portions(values: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
@@ -324,7 +334,10 @@ def fill_columns(connection: Connection, tokens: Sequence[str]) -> None:
         for record in records:
             record.cluster_id = record.cluster_id or record.spec.cluster.cluster_id
         connection.executemany(
-            "UPDATE records SET place = ?, created = ? WHERE token = ?",
-            [(record.cluster_id, record.created, record.token) for record in records],
+            "UPDATE records SET place = ?, created = ?, campaign = ? WHERE token = ?",
+            [
+                (record.cluster_id, record.created, record.campaign, record.token)
+                for record in records
+            ],
         )
         write(connection, records)

@@ -53,7 +53,7 @@ from clusterjob.store.rows import (
     read_rows,
     sound_values,
     write,
-    write_specs,
+    write_places,
 )
 from clusterjob.store.shape import is_note
 
@@ -132,7 +132,7 @@ class SqlStore(Store):
                     if record.token in stored:
                         edits.apply(record, newer.get(record.token))
                 write(connection, edits.changed)
-                write_specs(connection, edits.moved)
+                write_places(connection, edits.moved)
         except BaseException:
             edits.take_back()
             raise

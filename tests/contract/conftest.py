@@ -26,6 +26,8 @@ FLAVOURS = (
 # accounting is the same from afar
 FAR = () if SECOND else ("local", "slurm", "sge", "pbspro")
 PLACES = (*FLAVOURS, *(name + way for way in ("@ssh", "@openssh") for name in FAR))
+# every scheduler, and from afar one by each way: for what does not depend on the way
+SOME = (*FLAVOURS, *(name for name in PLACES if name in ("slurm@ssh", "sge@openssh")))
 # poll_interval also tells the two Slurms apart: a cluster is known by its backend and overrides
 _PROFILES = {
     "local": "[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05\npoll_interval = 0.25\n",

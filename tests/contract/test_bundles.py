@@ -12,7 +12,7 @@ import pytest
 
 from clusterjob import AsyncResult, JobScript, Reason, Status, submit, wait
 
-from .conftest import Flavour, on
+from .conftest import SOME, Flavour, on
 
 ELEMENT = {"pbspro": r"\d+\[{}\]", "sge": r"\d+\.{}", "htcondor": r"\d+\.{}"}
 # where the first element is not 1
@@ -43,6 +43,7 @@ def are_elements(cluster: Flavour, results: list[AsyncResult]) -> bool:
     )
 
 
+@on(*SOME)
 def test_each_is_a_job_of_its_own(cluster: Flavour) -> None:
     body = (
         "echo $CLUSTERJOB_NAME $CLUSTERJOB_ID [$CLUSTERJOB_ARRAY_INDEX] $(pwd); "
@@ -82,6 +83,7 @@ def test_each_is_a_job_of_its_own(cluster: Flavour) -> None:
     assert again[1].wait(60)
 
 
+@on(*SOME)
 def test_one_command_submits_and_one_cancels_all(cluster: Flavour) -> None:
     jobs = [cluster.job(f"sleep 100; echo {number}") for number in range(4)]
     first = cluster.batch([cluster.job("true")])[0]
@@ -113,6 +115,7 @@ def test_one_command_submits_and_one_cancels_all(cluster: Flavour) -> None:
     assert {result.status for result in results} == {Status.CANCELLED}
 
 
+@on(*SOME)
 def test_alone_where_that_is_wanted(cluster: Flavour) -> None:
     alone = [cluster.job("true", f"alone{number}") for number in range(2)]
     alone[1].bundle = "no"
@@ -127,6 +130,7 @@ def test_alone_where_that_is_wanted(cluster: Flavour) -> None:
     assert wait([*results, *apart], 60).not_done == []
 
 
+@on(*SOME)
 def test_what_comes_after_one_of_them_waits_for_that_one(cluster: Flavour) -> None:
     """Also where the scheduler knows no such thing: then parents go alone."""
     quick = [
@@ -150,6 +154,7 @@ def test_what_comes_after_one_of_them_waits_for_that_one(cluster: Flavour) -> No
     assert not Path("child1").exists()
 
 
+@on(*SOME)
 def test_what_comes_later_after_one_of_them(cluster: Flavour) -> None:
     first = cluster.batch(
         [

@@ -18,7 +18,7 @@ from clusterjob import (
     wait,
 )
 
-from .conftest import Flavour
+from .conftest import SOME, Flavour, on
 
 UNTIL_GO = "until [ -e go ]; do sleep 0.1; done"
 NEVER = (Status.CANCELLED, Reason.DEPENDENCY)
@@ -29,6 +29,7 @@ def _overtime_first(overtime: Callable[[], AsyncResult]) -> None:
     """Have the slow job on its way before anything else."""
 
 
+@on(*SOME)
 def test_after_whatever_end_and_after_a_failure(cluster: Flavour) -> None:
     good, bad = (cluster.run(f"{UNTIL_GO}; exit {code}") for code in (0, 1))
     cases = {
@@ -53,6 +54,7 @@ def test_after_whatever_end_and_after_a_failure(cluster: Flavour) -> None:
         assert Path(f"ran-{name}").exists() == cases[name][1]
 
 
+@on(*SOME)
 def test_a_diamond_across_arrays(cluster: Flavour) -> None:
     """Elements come after elements, and in the end one job after all of them."""
     one = cluster.job("echo one >> order")
@@ -88,6 +90,7 @@ def test_a_diamond_across_arrays(cluster: Flavour) -> None:
     assert names == ["three-1", "three-3", "two-1", "two-2", "two-3"]
 
 
+@on(*SOME)
 def test_children_come_back_with_their_parents(cluster: Flavour) -> None:
     parent = cluster.job(f"{UNTIL_GO}; [ -e repaired ]", "parent")
     child = cluster.job("cat go", "child")
