@@ -455,13 +455,15 @@ class FileStore(Store):
 
     def _make(self) -> None:
         """Make the folder; one that holds other things is left as it is."""
-        if self.folder.is_dir() and any(self.folder.iterdir()):
+        self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        records = self.folder / "records"
+        # another process may be making it: the records are the first that it puts there
+        if any(self.folder.iterdir()) and is_missing(records):
             raise StoreError(
                 f"{self.folder} is a folder with other things in it, and no store: name one that "
                 "is empty, or not there yet"
             )
-        self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        (self.folder / "records").mkdir(mode=0o700, exist_ok=True)
+        records.mkdir(mode=0o700, exist_ok=True)
 
     def _explain(self, error: OSError) -> StoreError:
         return StoreError(

@@ -315,10 +315,14 @@ def test_max_jobs_counts_all_campaigns_of_the_store() -> None:
     path = profile("few", limits="max_jobs = 3")
     first, second = (Campaign(name, profiles=[path]) for name in ("one", "two"))
     for campaign in (first, second):
-        body = JobScript(f"sleep 0.1 # {campaign.name}" + " {{ n }}", campaign.name)
+        body = JobScript(
+            f"until [ -e go ]; do sleep 0.05; done # {campaign.name}" + " {{ n }}",
+            campaign.name,
+        )
         campaign.add(sweep(body, n=range(4)))
         campaign.step()
     assert (first.outcome.held, second.outcome.held) == (1, 4)
+    Path("go").touch()
     deadline = time.monotonic() + 60
     while not (first.step().is_over and second.step().is_over):
         assert sum(first.session.store.live_counts(None).values()) <= 3

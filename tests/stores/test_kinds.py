@@ -15,7 +15,7 @@ import pytest
 
 from clusterjob.errors import StoreError
 from clusterjob.status import Status
-from clusterjob.store import ClusterReference, Task, open_store, sqlite
+from clusterjob.store import ClusterReference, Task, json_files, open_store, sqlite
 from clusterjob.store.json_files import FileStore
 from clusterjob.store.postgres import PostgresStore
 from clusterjob.store.sqlite import SqliteStore
@@ -215,6 +215,26 @@ def test_a_broken_store_is_made_anew_of_what_can_be_read() -> None:
     report = store.examine()
     assert report.broken == ""
     assert int(report.facts["records"]) > 2000
+
+
+def test_two_may_make_a_store_of_files_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second finds no folder, and when it makes it finds what the first put there."""
+    is_missing = json_files.is_missing
+
+    def and_then_the_other_makes_it(path: Path) -> bool:
+        found = is_missing(path)
+        monkeypatch.setattr(json_files, "is_missing", is_missing)
+        FileStore(Path("store")).claim([record(token="first")], never)
+        return found
+
+    monkeypatch.setattr(json_files, "is_missing", and_then_the_other_makes_it)
+    FileStore(Path("store")).claim([record("other", "second")], never)
+    assert {item.token for item in FileStore(Path("store")).select()} == {
+        "first",
+        "second",
+    }
 
 
 def test_files_of_a_file_store_are_private_whole_and_readable() -> None:
