@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -18,6 +19,8 @@ Changes = Mapping[str, object]
 _SCALED = ("time", "mem")
 EXCLUDE = "exclude"  # the nodes on which it failed
 _BY_NAME = ("timeout", "out_of_memory", "node_failure", "preempted", "exit", "signal")
+# a name of a node that may stand in a directive; a job writes its own into its exit record
+_HOST = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
 # failures that are nobody's fault, and count apart
 INFRASTRUCTURE = (Reason.NODE_FAILURE, Reason.PREEMPTED)
 
@@ -198,7 +201,7 @@ def changed_resources(
         now = resources.get(name)
         if name == EXCLUDE:
             nodes = [str(node) for node in _nodes(now)]
-            if value and host:
+            if value and _HOST.fullmatch(host):
                 found[name] = list(dict.fromkeys([*nodes, host]))
         elif is_factor(name, value) and isinstance(value, (int, float)):
             if not isinstance(now, int):

@@ -133,6 +133,8 @@ class General:
     # the variable of a job's start, in s since the epoch; behind it " env" where env(1) knows
     # --default-signal
     started: str = ""
+    # the variable of the node's name, where the scheduler may call it otherwise than the machine
+    node: str = ""
     forward: str = ""  # signals that the scheduler sends to the script alone
     # finds one more such signal in an option (NAME=VALUE) of a user's
     forward_option: re.Pattern[str] | None = None

@@ -267,6 +267,7 @@ class Renderer:
                 inputs=inputs,
                 forward=forward,
                 started=self.backend.general.started,
+                node=self.backend.general.node,
                 hidden=hidden,
                 body=_BODY,
                 interpreter=interpreter,

@@ -87,7 +87,9 @@ def _what_it_asks(record: Record) -> tuple[object, ...]:
     """Return what must be the same of jobs in one array."""
     spec = record.spec
     resources = {
-        name: value for name, value in record.resources.items() if name not in _OWN
+        name: tuple(value) if isinstance(value, list) else value  # nodes to leave out
+        for name, value in record.resources.items()
+        if name not in _OWN
     }
     after = tuple((parent.how, parent.job_id) for parent in record.waits_for)
     return (
@@ -133,19 +135,21 @@ def note_id(backend: Backend, record: Record, job_id: str) -> None:
     """Note the id that the scheduler gave to what it was given: a job, or the array it went in."""
     record.job_id = job_id
     if record.bundle is not None:
-        match = re.match(r"\d+", job_id)
-        number = match[0] if match else job_id
-        array_id = backend.bundles.array.replace("{id}", number)
+        array_id = backend.bundles.array.replace("{id}", _number(job_id))
         record.bundle = record.bundle._replace(array_id=array_id)
         record.job_id = element_id(backend, record.bundle)
 
 
 def element_id(backend: Backend, found: Bundle) -> str:
     """Return what the scheduler calls an element."""
-    match = re.match(r"\d+", found.array_id)
-    number = match[0] if match else found.array_id
     return (
-        backend.bundles.id.replace("{id}", number)
+        backend.bundles.id.replace("{id}", _number(found.array_id))
         .replace("{task}", str(found.element))
         .replace("{process}", str(found.element - 1))
     )
+
+
+def _number(job_id: str) -> str:
+    """Return the number that an id begins with; all of an id that begins with none."""
+    match = re.match(r"\d+", job_id)
+    return match[0] if match else job_id

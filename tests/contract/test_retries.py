@@ -59,3 +59,25 @@ def test_jobs_of_an_array_their_children_and_elements(cluster: Flavour) -> None:
     assert Path("seen").read_text().split() == ["ok-0", "ok-5"]
     times = [len(Path(f"ran-{index}").read_text().split()) for index in (1, 2, 3)]
     assert times == [2, 1, 2]
+
+
+@on(*[name for name in ("slurm", "slurm@ssh") if name in SOME])
+def test_a_node_on_which_jobs_failed_is_left_out(cluster: Flavour) -> None:
+    """Two jobs that go as one array, and do so again; a node has a name that is no machine's."""
+    jobs = [
+        cluster.job(
+            "echo $SLURMD_NODENAME >> nodes-{{ i }}; test $(wc -l < nodes-{{ i }}) -gt 1",
+            f"n{i}",
+            params={"i": i},
+        )
+        for i in range(2)
+    ]
+    results = submit(jobs, retry=Retry(1, exit={"exclude": True}))
+    cluster.made += results
+    assert wait(results, 120).not_done == []
+    for i, result in enumerate(results):
+        assert result.status == Status.COMPLETED, result.explain()
+        first, second = Path(f"nodes-{i}").read_text().split()
+        assert {first, second} == {"node1", "node2"}
+        assert result.attempts[0].task.host == first
+        assert result.attempts[1].resources == {"exclude": [first]}
