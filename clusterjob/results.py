@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -147,7 +148,7 @@ class Results(list[AsyncResult]):
             for position, result in enumerate(self)
             if result.status > Status.COMPLETED
         ]
-        return self._again(failed, _retry_only)
+        return self._again(failed, functools.partial(Record.yields_to, retry=True))
 
     def _again(self, wanted: Sequence[int], again: Again) -> Results:
         """Submit the jobs at these positions once more; return all, with the new handles."""
@@ -165,15 +166,6 @@ class Results(list[AsyncResult]):
             for position, result in zip(members, retried, strict=True):
                 everyone[position] = result
         return Results(everyone)
-
-
-def _retry_only(old: Record, new: Record) -> bool:
-    """Whether a job makes room for another try; of an array what completed is kept."""
-    if not old.makes_room(new, force=False, retry=True):
-        return False
-    if not old.came_before(new):
-        new.keep_completed(old)
-    return True
 
 
 def _with_columns(

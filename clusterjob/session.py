@@ -166,7 +166,7 @@ class Session:
         for generation in batch.generations:
             records = self._prepare(batch, generation, folder, terms)
             adopt_former(self.store, records)
-            winners = self.engine.hold(records, _comes_anew)
+            winners = self.engine.hold(records, Record.yields_to)
             damaged = [
                 record.name
                 for record, winner in zip(records, winners, strict=True)
@@ -379,11 +379,6 @@ def close_default_sessions() -> None:
     default_engines.close()
 
 
-def _comes_anew(old: Record, new: Record) -> bool:
-    """Whether a job of a campaign is another one now, because one before it ran again since."""
-    return old.makes_room(new, force=False, retry=False)
-
-
 def _may_replace(force: bool, retry: bool, old: Record, new: Record) -> bool:
     """Say whether the record that holds a key makes room for a new submission."""
     if force and not old.finished:
@@ -391,8 +386,4 @@ def _may_replace(force: bool, retry: bool, old: Record, new: Record) -> bool:
             f"job {old.name!r} ({old.job_id}) has not ended: "
             "cancel it before it is submitted again with force"
         )
-    if not old.makes_room(new, force, retry):
-        return False
-    if not force and not old.came_before(new):
-        new.keep_completed(old)
-    return True
+    return old.yields_to(new, force, retry)

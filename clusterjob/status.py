@@ -65,5 +65,13 @@ class Dependency(str, Enum):
     # each element of an array when the one of the same index completed
     AFTER_CORRESPONDING = "aftercorr"
 
+    def is_met(self, status: Status) -> bool:
+        """Whether a job that came to this end is what another one waits for."""
+        if self is Dependency.AFTER_ANY:
+            return status.finished
+        if self is Dependency.AFTER_NOT_OK:
+            return status > Status.COMPLETED
+        return status is Status.COMPLETED
+
     def __str__(self) -> str:
         return self.value

@@ -35,7 +35,6 @@ class Driver:
         self.store, self.engine = session.store, session.engine
         self._queue: Queue | None = None
         self._clusters: dict[str, Cluster] = {}
-        self._failed_before = 0
 
     # -- what is remembered ------------------------------------------------------------------------
 
@@ -231,10 +230,7 @@ class Driver:
         def drop(record: Record) -> bool:
             if not record.is_held:
                 return False
-            for task in record.all_tasks().values():
-                task.status, task.reason = Status.CANCELLED, reason
-            record.task.status, record.task.reason = Status.CANCELLED, reason
-            record.task.note_event(time.time(), Status.CANCELLED.name, str(reason))
+            record.drop(reason)
             return True
 
         for portion in in_portions(tokens, _LOADED):

@@ -101,9 +101,4 @@ def _answer(end: End | None, how: Dependency, cluster_id: str) -> str:
     if not status.finished:
         is_together = end.is_submitted and end.cluster_id == cluster_id
         return "now" if is_together else "later"
-    has_completed = status is Status.COMPLETED
-    is_met = {
-        Dependency.AFTER_ANY: True,
-        Dependency.AFTER_NOT_OK: not has_completed,
-    }.get(how, has_completed)
-    return "now" if is_met else "never"
+    return "now" if how.is_met(status) else "never"

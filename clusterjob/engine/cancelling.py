@@ -9,7 +9,7 @@ from clusterjob.engine.assess import is_anothers
 from clusterjob.engine.jobs import ids_to_cancel
 from clusterjob.engine.poller import Poller
 from clusterjob.errors import CommandError
-from clusterjob.status import Reason, Status
+from clusterjob.status import Reason
 from clusterjob.store import Phase, Record
 
 
@@ -63,7 +63,7 @@ def _request(now: float, record: Record) -> bool:
         return False
     record.cancel_requested = record.cancel_requested or now
     if record.phase in (Phase.DEFERRED, Phase.HELD):
-        record.task.status, record.task.reason = Status.CANCELLED, Reason.CANCELLED
+        record.drop(Reason.CANCELLED)
     return True
 
 

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clusterjob.backend import ErrorKind
@@ -58,7 +58,10 @@ def offer(
         words, before = found.words, _largest(found.split)
         scheduler.array_size = max(1, before // _SMALLER)
         try:
-            _bundle_anew(store, scheduler, found.split)
+            bundle_anew(store, scheduler, found.split)
+            upload(
+                scheduler.transport, uploads_of(scheduler, found.split, again=True)
+            )
         except CommandError as error:
             _leave_open(store, found.split, error)
             return refused
@@ -83,18 +86,20 @@ def _largest(records: Iterable[Record]) -> int:
     return max((len(unit.members) for unit in units_of(records)), default=0)
 
 
-def _bundle_anew(
-    store: Store, scheduler: Scheduler, records: Sequence[Record]
+def bundle_anew(
+    store: Store,
+    scheduler: Scheduler,
+    records: Sequence[Record],
+    alone: Collection[str] = (),
 ) -> None:
-    """Put jobs of arrays that were refused together anew, and send their scripts."""
-    bundle(scheduler.backend, records, scheduler.array_size)
+    """Put jobs together that are offered next, and write down which go with which."""
+    bundle(scheduler.backend, records, scheduler.array_size, alone)
     bundles = {record.token: record.bundle for record in records}
 
     def note(record: Record) -> None:
         record.bundle = bundles[record.token]
 
     store.update(records, note)
-    upload(scheduler.transport, uploads_of(scheduler, records, again=True))
 
 
 def _offer_once(

@@ -7,13 +7,11 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 
-from clusterjob.engine.arrays import aggregate
-from clusterjob.engine.bundles import bundle
 from clusterjob.engine.job_files import array_uploads, job_uploads
 from clusterjob.engine.jobs import ids_to_cancel
 from clusterjob.engine.lease import Lease, heartbeats, is_abandoned, process_name
 from clusterjob.engine.local_scripts import WrongMachineError, run_prologue
-from clusterjob.engine.offering import Refusal, accept, offer
+from clusterjob.engine.offering import Refusal, accept, bundle_anew, offer
 from clusterjob.engine.parents import Resolved, resolve_parents
 from clusterjob.engine.replies import Receipt
 from clusterjob.engine.scheduler import Scheduler
@@ -118,20 +116,15 @@ class _Recovery:
 
     def _bundle(self, fresh: Sequence[Record]) -> None:
         """Put jobs together that have not been offered in this attempt."""
-        if not fresh:
-            return
         parents = self.resolved.parents
-        for record in fresh:
-            record.parents = parents.get(record.token, record.parents)
-        scheduler = self.scheduler
-        bundle(scheduler.backend, fresh, scheduler.array_size, self.alone)
-        bundles = {record.token: record.bundle for record in fresh}
 
-        def note(record: Record) -> None:
-            record.bundle = bundles[record.token]
-            record.parents = parents.get(record.token, record.parents)
+        def note(record: Record) -> bool:
+            found = parents.get(record.token)
+            record.parents = found or record.parents
+            return found is not None
 
         self.store.update(fresh, note)
+        bundle_anew(self.store, self.scheduler, fresh, self.alone)
 
     def _without_dead(self, records: Sequence[Record]) -> list[Record]:
         """Return the records to submit; a parent of the others came to another end."""
@@ -140,9 +133,7 @@ class _Recovery:
         def drop(record: Record) -> bool:
             if not record.unsent:
                 return False
-            for task in record.all_tasks().values():
-                task.status, task.reason = Status.CANCELLED, Reason.DEPENDENCY
-            aggregate(record)
+            record.drop(Reason.DEPENDENCY)
             return True
 
         self.store.update(dead, drop)
@@ -184,10 +175,7 @@ class _Recovery:
         def give_up(record: Record) -> bool:
             if not record.unsent:
                 return False
-            record.task.status, record.task.reason = (
-                Status.CANCELLED,
-                Reason.CANCELLED,
-            )
+            record.drop(Reason.CANCELLED)
             return True
 
         cancelled = [record for record in records if record.cancel_requested]

@@ -155,6 +155,13 @@ _TASK_FIELDS = tuple(item.name for item in fields(Task))
 _values_of_task = operator.attrgetter(*_TASK_FIELDS)
 
 
+def _dropped(task: Task, reason: Reason) -> Task:
+    """Return a task that ended before it began."""
+    ended = task.copy()
+    ended.status, ended.reason = Status.CANCELLED, reason
+    return ended
+
+
 class _Referable:
     """Gives a class with slots the one that weak references need.
 
@@ -255,14 +262,7 @@ class Record(_Referable):
 
     def has_met(self, how: Dependency) -> bool:
         """Whether this job came to what another one waits for."""
-        if not self.finished:
-            return False
-        has_completed = self.status is Status.COMPLETED
-        met = {
-            Dependency.AFTER_ANY: True,
-            Dependency.AFTER_NOT_OK: not has_completed,
-        }
-        return met.get(how, has_completed)
+        return how.is_met(self.status)
 
     def files_of(self, index: int | None) -> str:
         """Return the absolute path, without ending, of the files of the job or of an element."""
@@ -319,6 +319,19 @@ class Record(_Referable):
         has_failed = self.status > Status.COMPLETED
         return force or (retry and has_failed) or self.came_before(new)
 
+    def yields_to(
+        self, new: Record, force: bool = False, retry: bool = False
+    ) -> bool:
+        """Whether this job gives its key to ``new``: see :meth:`makes_room`.
+
+        What completed of an array is then that of the new one, unless all is to run again.
+        """
+        if not self.makes_room(new, force, retry):
+            return False
+        if not force and not self.came_before(new):
+            new.keep_completed(self)
+        return True
+
     def came_before(self, new: Record) -> bool:
         """Whether a parent of this job was submitted anew since, as ``new`` says."""
         parents = {parent.key: parent.token for parent in new.spec.after}
@@ -351,9 +364,10 @@ class Record(_Referable):
         """Whether it was cancelled because of what a job came to that it comes after; of an array
         all of it.
         """
-        return all(
+        return self.status is Status.CANCELLED and all(
             task.status is Status.CANCELLED and task.reason is Reason.DEPENDENCY
             for task in self.all_tasks().values()
+            if not task.files  # it completed in an earlier submission
         )
 
     @property
@@ -446,6 +460,16 @@ class Record(_Referable):
             if self.tasks is None
             else {index: Task() for index in self.tasks},
         )
+
+    def drop(self, reason: Reason) -> None:
+        """Let a job end that its scheduler never had; what completed of an array before stays."""
+        if self.tasks is not None:
+            self.tasks = {
+                index: task if task.status.finished else _dropped(task, reason)
+                for index, task in self.tasks.items()
+            }
+        self.task = _dropped(self.task, reason)
+        self.task.note_event(time.time(), Status.CANCELLED.name, str(reason))
 
     def take_over(self, owner: str, now: float) -> None:
         """Make the submission that of ``owner``."""

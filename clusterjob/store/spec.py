@@ -170,11 +170,6 @@ class JobSpec:
         """The folder here that outputs go into; older records know only the one before last."""
         return self.into or self.cwd
 
-    @property
-    def waits_for(self) -> tuple[Parent, ...]:
-        """The parents that had not come to what is wanted when the job was submitted."""
-        return tuple(parent for parent in self.after if not parent.done)
-
     @classmethod
     def from_json(cls, text: str) -> JobSpec:
         """Read a spec. Raises ValueError for text that is none."""
