@@ -27,8 +27,14 @@ from clusterjob.backend import (
     render_text,
     warn_of_unused,
 )
-from clusterjob.engine import RUNS, Engine, Scheduler
-from clusterjob.errors import RenderError, SettingsError, TransportError, shorten
+from clusterjob.engine import RUNS, Engine, Scheduler, why_alone
+from clusterjob.errors import (
+    RenderError,
+    ResourcesNotSupportedError,
+    SettingsError,
+    TransportError,
+    shorten,
+)
 from clusterjob.files import (
     Files,
     check_inside,
@@ -47,6 +53,7 @@ from clusterjob.keys import (
     plain_params,
 )
 from clusterjob.native_script import NativeScript, check_no_directives
+from clusterjob.packing import Pack
 from clusterjob.profile import ATTRIBUTES
 from clusterjob.retry import Retry
 from clusterjob.status import Dependency
@@ -197,10 +204,8 @@ class Draft:
         spec_json = spec.to_json()
         name = str(spec.resources["jobname"])
         _check_characters(name, workdir, spec_json)
-        check_limits(backend.limits, name, spec.resources)
-        indices = check_array(backend, spec.resources.get("array"))
-        _check_corresponding(name, indices, parents)
-        return Record(
+        indices = _check_amounts(backend, name, spec.resources, parents)
+        record = Record(
             key=job_key(spec, name, backend.name, workdir),
             token="TOKEN" if dry else secrets.token_hex(8),
             name=name,
@@ -219,6 +224,8 @@ class Draft:
             campaign=terms.campaign,
             user=user_name(),
         )
+        _check_pack(backend, record)
+        return record
 
     def _render_files(self, files: Files, variables: Mapping[str, object]) -> Files:
         """Fill in variables in the names of inputs or outputs."""
@@ -296,6 +303,7 @@ class Draft:
             epilogue=epilogue,
             setup=setup,
             alone=not (terms.bundle and self._may_go_with_others()),
+            pack=terms.pack_numbers,
             tags=terms.tags,
             filename=filename and check_inside(filename, "filename"),
             attributes=self._directive_attributes(backend),
@@ -420,6 +428,19 @@ def _is_made(item: InputFile, workdir: str, parents: Sequence[Record]) -> bool:
     return False
 
 
+def _check_amounts(
+    backend: Backend,
+    name: str,
+    resources: Mapping[str, ResourceValue],
+    parents: Sequence[tuple[Record, Dependency]],
+) -> list[int]:
+    """Check what a job asks for against what there is; return the indices of an array."""
+    check_limits(backend.limits, name, resources)
+    indices = check_array(backend, resources.get("array"))
+    _check_corresponding(name, indices, parents)
+    return indices
+
+
 def _check_corresponding(
     name: str, indices: Sequence[int], parents: Sequence[tuple[Record, Dependency]]
 ) -> None:
@@ -502,3 +523,23 @@ def _texts_in(value: object) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts_in(item)
+
+
+def _check_pack(backend: Backend, record: Record) -> None:
+    """Refuse a job that cannot go in the pack that it is to go in.
+
+    Raises :class:`SettingsError`, :class:`ResourcesNotSupportedError`.
+    """
+    if not record.spec.pack:
+        return
+    pack, name = Pack(**record.spec.pack), record.name
+    why = why_alone(backend, record)
+    if why:
+        raise ResourcesNotSupportedError(f"job {name!r} cannot go in a pack: {why}")
+    pack.check(name, record.resources)
+    size = pack.size(record.resources)
+    check_limits(
+        backend.limits,
+        f"{name} (in a pack of {size})",
+        pack.resources(record.resources, size),
+    )

@@ -629,6 +629,8 @@ def submit(
     retry: bool | Retry = True,
     after: After = (),
     bundle: bool = True,
+    pack: int | str | None = None,
+    pack_slots: int = 1,
     tags: Iterable[str] = (),
 ) -> Results:
     """Submit a batch with the default session: see :meth:`Session.submit`."""
@@ -639,6 +641,8 @@ def submit(
         retry=retry,
         after=after,
         bundle=bundle,
+        pack=pack,
+        pack_slots=pack_slots,
         tags=tags,
     )
 

@@ -13,6 +13,7 @@ from clusterjob.dependencies import Job
 from clusterjob.engine import Engine, default_engines, new_batch
 from clusterjob.errors import JobNotFoundError, SettingsError, SubmissionError
 from clusterjob.keys import repeated_key
+from clusterjob.packing import Pack
 from clusterjob.result import AsyncResult, submit_records
 from clusterjob.results import Results
 from clusterjob.retry import Retry
@@ -93,6 +94,8 @@ class Session:
         retry: bool | Retry = True,
         after: After = (),
         bundle: bool = True,
+        pack: int | str | None = None,
+        pack_slots: int = 1,
         tags: Iterable[str] = (),
     ) -> Results:
         """Submit a batch in a constant number of round trips; return the results in order.
@@ -109,9 +112,13 @@ class Session:
         whose turn cannot come any more ends as CANCELLED, with the reason ``dependency``.
 
         Jobs that ask for the same go to the scheduler as one array, where it has arrays, unless
-        ``bundle`` is False; each stays a job of its own. With a :class:`Retry` for ``retry`` one
-        that fails is tried again by itself, as those rules say, by whoever asks about it. ``tags``
-        are words to find them by.
+        ``bundle`` is False; each stays a job of its own. Very short ones run one after another in
+        one job of the scheduler's, with ``pack``: so many (50), or so much of their time ("30m"),
+        and ``pack_slots`` of them at a time. One that fails does not stop the others, and those
+        whose turn did not come before the pack ended are submitted again.
+
+        With a :class:`Retry` for ``retry`` a job that fails is tried again by itself, as those
+        rules say, by whoever asks about it. ``tags`` are words to find jobs by.
 
         Raises :class:`SubmissionError` where the scheduler refused some; its ``results`` are the
         handles of the others. Raises :class:`SettingsError`, :class:`RenderError`,
@@ -122,7 +129,8 @@ class Session:
         for parent in batch.earlier_parents():
             parent.refresh()
         policy = retry if isinstance(retry, Retry) else None
-        terms = Terms(bundle, policy, tags=check_tags(tags))
+        packed = Pack.of(pack, pack_slots)
+        terms = Terms(bundle, policy, tags=check_tags(tags), pack=packed)
         again = functools.partial(_may_replace, force, retry is not False)
         folder = new_batch()
         for generation in batch.generations:
@@ -151,6 +159,8 @@ class Session:
         cache_ids: Iterable[str | None] | None = None,
         after: After = (),
         bundle: bool = True,
+        pack: int | str | None = None,
+        pack_slots: int = 1,
         retry: Retry | None = None,
         tags: Iterable[str] = (),
     ) -> Results:
@@ -161,7 +171,8 @@ class Session:
         :meth:`submit`. Raises :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
         """
         batch = Batch.of(jobs, cache_ids, after)
-        terms = Terms(bundle, retry, campaign, check_tags(tags))
+        packed = Pack.of(pack, pack_slots)
+        terms = Terms(bundle, retry, campaign, check_tags(tags), packed)
         folder = new_batch()
         for generation in batch.generations:
             records = self._prepare(batch, generation, folder, terms)

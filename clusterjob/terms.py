@@ -6,19 +6,33 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clusterjob.errors import SettingsError
+from clusterjob.packing import Pack
 from clusterjob.retry import Retry
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Without ``bundle`` a job never goes with others in an array; ``retry`` goes over the
-    profile's rules; a job of a ``campaign`` is held until that lets it go.
+    """Without ``bundle`` a job never goes with others in an array; with a ``pack`` it runs in one
+    job of the scheduler's with others; ``retry`` goes over the profile's rules; a job of a
+    ``campaign`` is held until that lets it go.
     """
 
     bundle: bool = True
     retry: Retry | None = None
     campaign: str = ""
     tags: tuple[str, ...] = ()
+    pack: Pack | None = None
+
+    @property
+    def pack_numbers(self) -> dict[str, int]:
+        """What a record keeps of the pack; empty where there is none."""
+        return {} if self.pack is None else self.pack.to_json()
+
+    def __post_init__(self) -> None:
+        if self.pack is not None and not self.bundle:
+            raise SettingsError(
+                "pack and bundle=False: a pack is jobs that go together"
+            )
 
 
 def check_tags(tags: object) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ FLOORS = [
     ["errors", "status"],
     ["fields", "plain_files", "shell", "units"],
     ["backend", "store", "transport"],
-    ["retry", "rows"],
+    ["packing", "retry", "rows"],
     ["files", "profile", "native_script", "dumped", "selection", "terms"],
     ["engine"],
     ["keys"],

@@ -264,8 +264,10 @@ class _Doctor:
 
     def _is_array(self, backend: Backend, token: str, receipt: Receipt) -> bool:
         """Whether single jobs of this store went in that array."""
-        first = Bundle(token, "", 1, receipt.job_id or "")
-        members = self.store.named(element_id(backend, first), earlier=True)
+        members = []
+        for position in (0, 1):  # the second where it is an array of packs
+            first = Bundle(token, "", 1, receipt.job_id or "", position)
+            members += self.store.named(element_id(backend, first), earlier=True)
         submissions = {record.submission[1] for record in members}
         return token in submissions
 

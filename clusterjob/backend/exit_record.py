@@ -33,6 +33,7 @@ class ExitRecord:
     reason: Reason | None = None
     warned: list[tuple[str, float]] = field(default_factory=list)  # signal, when
     cpu: float | None = None  # s
+    never_began: bool = False  # of a job in a pack: that ended before its turn
     unread: list[str] = field(default_factory=list)
 
 
@@ -72,6 +73,11 @@ def read_exit_record(text: str) -> ExitRecord | None:
 def _note(record: ExitRecord, key: str, value: str) -> None:
     """Take one line of a run over; a line that is cut off says nothing."""
     read: object
+    if record.ended is not None:
+        return  # nothing comes after the end
+    if key == "unbegun":
+        record.never_began = True
+        return
     if key == "warned":
         name, _, when = value.partition(" ")
         record.warned.append((name, epoch_of(when) or 0.0))

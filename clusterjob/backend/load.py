@@ -511,6 +511,9 @@ class _Reader:
                     )
             if forms[key] and not forms[key].startswith("{id}"):
                 raise self.error("expected {id} at the start", "Bundles", key)
+        least = given.get("least", "1")
+        if not least.isdecimal():
+            raise self.error(f"{least!r} is not a number", "Bundles", "least")
         unset = []
         for word in given.get("unset", "").split():
             name, equals, value = word.partition("=")
@@ -522,6 +525,7 @@ class _Reader:
             alone=tuple(given.get("alone", "").split()),
             share=tuple(given.get("share", "").split()),
             after=self.flag("Bundles", "after"),
+            least=int(least),
         )
 
     def limits(self) -> Limits:

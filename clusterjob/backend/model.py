@@ -224,7 +224,7 @@ class Bundles:
     are variables that an element has, with ``=`` and what a job that is none has in its place;
     ``submit_dir`` is the one of the folder that a job was submitted from. A job goes ``alone`` that
     has one of these options, or whose texts name a variable that elements ``share``. ``after``: a
-    job can come after an element.
+    job can come after an element. An array has ``least`` so many.
     """
 
     id: str = ""
@@ -234,6 +234,7 @@ class Bundles:
     alone: tuple[str, ...] = ()
     share: tuple[str, ...] = ()
     after: bool = False
+    least: int = 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)

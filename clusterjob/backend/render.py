@@ -6,6 +6,7 @@ Pure: the dry run, the tests and the submission call the same function.
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,7 @@ class Script:
     attributes: Mapping[str, object] = field(default_factory=dict)
     by_hand: bool = False  # a person submits it, perhaps several times
     is_element: bool = False  # an element of an array runs it
+    is_packed: bool = False  # and others besides
     # of an array: the elements that run, where the scheduler starts more than these
     due: tuple[int, ...] = ()
     # of an array: the file with the variables of each element, a line each, and their names
@@ -76,10 +78,14 @@ class ArrayOfJobs:
 
     token: str
     file: str  # that has the jobs' scripts, absolute, on the scheduler's host
-    # where each begins in it (from 1 on), and its bytes, by the index of its element
-    parts: Mapping[int, tuple[int, int]]
+    # of each its place in its pack, where it begins in the file (from 1 on), and its bytes; by the
+    # index of the element
+    parts: Mapping[int, Sequence[tuple[int, int, int]]]
     after: Dependencies | None = None
     attributes: Mapping[str, object] = field(default_factory=dict)
+    pack: bool = False  # each element runs several, so many at a time
+    slots: int = 1
+    limit: int | None = None  # s, of each
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,12 @@ class Renderer:
             token=array.token,
             file=array.file,
             index=_shell_value(index),
-            parts=[(number, *place) for number, place in array.parts.items()],
+            parts=array.parts.items(),
+            pack=array.pack,
+            slots=array.slots,
+            limit=array.limit or "",
+            base=f"{os.path.dirname(array.file)}/jobs-{array.token}",
+            forward=self._forwarded(resources),
             end=_LAST_LINE,
             shared=self._directives.shared(resources),
         )
@@ -247,6 +258,7 @@ class Renderer:
             is_small,
             forward,
             script.is_element,
+            script.is_packed,
             script.due,
             script.rows,
             script.row_names,
@@ -277,6 +289,7 @@ class Renderer:
                 shared=shared,
                 body_is_small=is_small,
                 element=self._element_id if script.is_element else "",
+                packed=script.is_packed,
                 has_named_logs=has_named_logs,
                 due=script.due,
                 rows=script.rows,

@@ -138,6 +138,8 @@ class Campaign:
         after: After | Step = (),
         retry: Retry | None = None,
         bundle: bool = True,
+        pack: int | str | None = None,
+        pack_slots: int = 1,
         tags: Iterable[str] = (),
     ) -> Results:
         """Add jobs, and return their results; they may not be submitted yet.
@@ -157,6 +159,8 @@ class Campaign:
                 after=parents,
                 retry=retry or self.retry_rules,
                 bundle=bundle,
+                pack=pack,
+                pack_slots=pack_slots,
                 tags=tags,
             )
             self._driver.add(held)

@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 @click.option(
     "--zip", "zipped", is_flag=True, help="The first of each, the second of each, ..."
 )
+@click.option(
+    "--pack",
+    metavar="N|TIME",
+    help="Run so many in one of the scheduler's jobs (50), or so much of their time (30m).",
+)
+@click.option(
+    "--pack-slots", type=int, default=1, help="So many of a pack at a time."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 @click.option("--force", is_flag=True, help="As in submit.")
 @click.option("--no-retry", is_flag=True, help="As in submit.")
@@ -38,6 +46,8 @@ if TYPE_CHECKING:
 def sweep(
     rows: str | None,
     zipped: bool,
+    pack: str | None,
+    pack_slots: int,
     dry_run: bool,
     force: bool,
     no_retry: bool,
@@ -66,7 +76,13 @@ def sweep(
         planned = plan(jobs, force=force, retry=not no_retry)
         echo(str(planned))
         return
-    results = submit(jobs, force=force, retry=not no_retry)
+    results = submit(
+        jobs,
+        force=force,
+        retry=not no_retry,
+        pack=int(pack) if pack and pack.isdecimal() else pack,
+        pack_slots=pack_slots,
+    )
     if wait:
         results.wait()
     if as_json:

@@ -29,7 +29,8 @@ class Accounting:
         """
         poller = self._poller
         with poller.lock:
-            if not poller.scheduler.accounting or not self._is_due(record):
+            can_tell = poller.scheduler.accounting and not record.is_packed
+            if not can_tell or not self._is_due(record):
                 return
             others = poller.jobs.select(self._lacks_usage)
             records = list({item.token: item for item in (record, *others)}.values())
@@ -44,6 +45,7 @@ class Accounting:
     def _lacks_usage(self, record: Record) -> bool:
         return (
             record.finished
+            and not record.is_packed  # it is told of all of a pack
             and "max_rss" not in record.task.usage
             and self._is_due(record)
         )

@@ -6,13 +6,13 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from clusterjob.backend import Answer, Backend, ExitRecord
 from clusterjob.engine.arrays import aggregate
-from clusterjob.engine.attempts import try_again, wait_for_parents
-from clusterjob.engine.bundles import element_id
+from clusterjob.engine.attempts import begin_again, try_again, wait_for_parents
+from clusterjob.engine.bundles import bundle_of, element_id
 from clusterjob.engine.jobs import ids_to_ask
 from clusterjob.engine.judge import Evidence, judge
 from clusterjob.engine.pace import BatchSize
@@ -23,6 +23,7 @@ from clusterjob.store import Bundle, Record, Task
 
 # s by which the clocks of the scheduler and its login node may differ
 _CLOCK_SLACK = 120.0
+_NOT_OVER = (Status.PENDING, Status.RUNNING, Status.CANCELLED)
 _WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
 
 
@@ -58,7 +59,7 @@ class Assessment:
         """Note evidence that changes a task, or whose job it is."""
         is_duplicate = other_id(record, evidence.exit_record) is not None
         now = judge(self.backend, record, task, evidence)
-        if is_duplicate or now is not task:
+        if is_duplicate or evidence.never_began or now is not task:
             if record.token not in self._findings:
                 self.changed.append(record)
             finding = _Finding(evidence, record.version, task, now)
@@ -77,7 +78,12 @@ class Assessment:
                 task = record.tasks[index]
                 record.tasks[index] = self._judge_task(record, task, finding)
         aggregate(record)
-        if record.token in self.dropped and record.is_dropped:
+        if any(
+            finding.evidence.never_began
+            for finding in self._findings[record.token].values()
+        ):
+            begin_again(record, time.time())
+        elif record.token in self.dropped and record.is_dropped:
             wait_for_parents(record, time.time())
         else:
             try_again(record, time.time())
@@ -96,6 +102,8 @@ class _OpenTask:
     index: int | None
     task: Task
     listed: Answer | None
+    # it is in a pack, which runs: that says nothing of the job itself
+    is_in_running_pack: bool = False
 
 
 class Assessor:
@@ -117,7 +125,9 @@ class Assessor:
                 answer = own_answer(
                     record, listing.answers.get(_listing_key(record, index), ())
                 )
-                if answer is not None and not self._has_ended(answer):
+                if answer is not None and self._must_look(record, answer):
+                    open_tasks.append(_OpenTask(record, index, task, answer, True))
+                elif answer is not None and not self._has_ended(answer):
                     evidence = Evidence(self.clock(), answer, listing.complete)
                     found.note(record, index, task, evidence)
                 elif answer is not None or listing.complete:
@@ -134,6 +144,14 @@ class Assessor:
             Status.RUNNING,
         )
 
+    def _must_look(self, record: Record, answer: Answer) -> bool:
+        """Whether only the exit record tells how far a job in a pack is."""
+        if not record.is_packed or self._has_ended(answer):
+            return False
+        meaning = self.scheduler.backend.classify(answer.state)
+        is_running = meaning is not None and meaning.status is Status.RUNNING
+        return is_running or record.cancel_requested is not None
+
     def _settle(
         self, open_tasks: Sequence[_OpenTask], listing: Listing, found: Assessment
     ) -> None:
@@ -142,7 +160,10 @@ class Assessor:
         if len(open_tasks) > most:  # any of them: some may stay open for long
             chosen = random.sample(range(len(open_tasks)), most)
             open_tasks = [open_tasks[number] for number in sorted(chosen)]
-        report = self.ask_ended([(item.record, item.index) for item in open_tasks])
+        running = [item.record for item in open_tasks if item.is_in_running_pack]
+        report = self.ask_ended(
+            [(item.record, item.index) for item in open_tasks], running
+        )
         folders = {item.record.folder for item in open_tasks}
         self.batch_size.adapt(
             len(open_tasks), not report.unreadable.issuperset(folders)
@@ -150,6 +171,9 @@ class Assessor:
         found.error = report.history.error
         for item in open_tasks:
             own = report.records.get(item.record.exit_name(item.index))
+            if item.is_in_running_pack:
+                self._note_packed(item, own, listing, found)
+                continue
             evidence = Evidence(
                 self.clock(),
                 item.listed,
@@ -161,19 +185,54 @@ class Assessor:
                 history_exists=self.scheduler.accounting,
                 host_answered=report.answered,
             )
+            if item.record.is_packed:
+                backend = self.scheduler.backend
+                evidence = of_packed(backend, item.record, item.task, evidence)
             found.note(item.record, item.index, item.task, evidence)
 
-    def ask_ended(self, tasks: Sequence[tuple[Record, int | None]]) -> EndReport:
-        """Read the exit records of tasks, and ask accounting about their jobs; one round trip."""
+    def _note_packed(
+        self,
+        item: _OpenTask,
+        own: ExitRecord | None,
+        listing: Listing,
+        found: Assessment,
+    ) -> None:
+        """Judge a job whose pack runs by what it wrote itself."""
+        if own is None:
+            return  # its turn has not come
+        if own.ended is None:
+            listed = item.listed and _of_another(item.listed)
+            evidence = Evidence(self.clock(), listed, listing.complete, own, True)
+        elif own.warned and own.reason is None:
+            return  # the pack may have been started over, and this one's turn come again
+        else:
+            never_began = own.never_began
+            evidence = Evidence(
+                self.clock(), None, True, own, True, never_began=never_began
+            )
+        found.note(item.record, item.index, item.task, evidence)
+
+    def ask_ended(
+        self,
+        tasks: Sequence[tuple[Record, int | None]],
+        running: Sequence[Record] = (),
+    ) -> EndReport:
+        """Read the exit records of tasks, and ask accounting about their jobs; one round trip.
+
+        About those that are ``running`` accounting is not asked, and what they need stays.
+        """
         runs: dict[str, list[str]] = {}
         for record, index in tasks:
             names = runs.setdefault(record.folder, [])
             names.append(record.exit_name(index))
         records = [record for record, _ in tasks]
-        ids = ids_to_ask(records)
+        going = {record.run_token for record in running}
+        ids = ids_to_ask(
+            record for record in records if record.run_token not in going
+        )
         oldest = min(record.created for record in records)
         age = self.clock() - oldest + _WINDOW
-        return self.scheduler.ended(runs, ids, age)
+        return self.scheduler.ended(runs, ids, age, going)
 
 
 def _listing_key(record: Record, index: int | None) -> tuple[str, int | None]:
@@ -213,6 +272,40 @@ def is_anothers(record: Record, listing: Listing) -> bool:
     return bool(answers) and not any(_is_own(record, answer) for answer in answers)
 
 
+def of_packed(
+    backend: Backend, record: Record, task: Task, evidence: Evidence
+) -> Evidence:
+    """Return the evidence about a job whose pack has ended: what the scheduler says of that is true
+    of those of its jobs alone that it ended with.
+    """
+    own = evidence.exit_record
+    history = evidence.history and _of_another(evidence.history)
+    listed = evidence.listed and _of_another(evidence.listed)
+    evidence = replace(evidence, listed=listed, history=history)
+    if own is not None and own.ended is not None:
+        was_hit = bool(own.warned) or (own.exit_code or 0) > 128
+        if not was_hit:
+            evidence = replace(evidence, history=None, history_exists=False)
+        return replace(evidence, never_began=own.never_began)
+    answer = history or listed
+    said = backend.classify(answer.state) if answer is not None else None
+    has_ended = said is not None and said.status not in _NOT_OVER
+    # the first one always has its turn: where even that did not begin, it is the pack that failed
+    if own is not None or not has_ended or bundle_of(record).position == 1:
+        return evidence
+    since = task.missing_since
+    has_settled = since is not None and evidence.now - since >= backend.limits.settle
+    if has_settled and evidence.records_read:
+        return replace(evidence, never_began=True)
+    # its exit record may show late
+    return replace(evidence, listed=None, history=None, history_asked=False)
+
+
+def _of_another(answer: Answer) -> Answer:
+    """Return what the scheduler says of a pack, without what it used."""
+    return replace(answer, started=None, ended=None, usage={})
+
+
 def history_of(report: EndReport, record: Record, index: int | None) -> Answer | None:
     """Return what accounting says about a task of this submission."""
     return own_answer(
@@ -231,7 +324,7 @@ def other_id(record: Record, own: ExitRecord | None) -> str | None:
     noted = re.match(r"\d+", record.job_id or "")
     if ran is None or noted is None or ran[0] == noted[0]:
         return None
-    is_plain = re.fullmatch(r"\d+([_.]\d+|\[\d*\])?", own.job_id)
+    is_plain = re.fullmatch(r"\d+([_.]\d+|\[\d*\])?(/\d+)?", own.job_id)
     return own.job_id if is_plain else ran[0]
 
 
@@ -245,13 +338,13 @@ def _adopt_id(backend: Backend, record: Record, job_id: str) -> None:
 
 def _bundle_of(backend: Backend, record: Record, job_id: str) -> Bundle | None:
     """Return the array that a job ran in, by the id that it wrote down; its token is not known."""
-    match = re.fullmatch(r"(\d+)(?:[_.](\d+)|\[(\d+)\])", job_id)
+    match = re.fullmatch(r"(\d+)(?:[_.](\d+)|\[(\d+)\])(?:/(\d+))?", job_id)
     if match is None or record.tasks is not None:
         return None
     number, index = match[1], int(match[2] or match[3])
     array_id = backend.bundles.array.replace("{id}", number)
     for guess in (index, index + 1):  # some count from 0
-        found = Bundle("", record.folder, guess, array_id)
+        found = Bundle("", record.folder, guess, array_id, int(match[4] or 0))
         if element_id(backend, found) == job_id:
             return found
     return None

@@ -55,6 +55,18 @@ def wait_for_parents(record: Record, now: float) -> None:
     record.task.note_event(now, Status.PENDING.name, words)
 
 
+def begin_again(record: Record, now: float) -> None:
+    """Hold a job whose pack ended before its turn, to be submitted again."""
+    if record.cancel_requested:
+        record.drop(Reason.CANCELLED)
+        return
+    history = record.task.history
+    _make_held(record, now)
+    words = "its pack ended before its turn; submitted again"
+    record.task = Task(words=words, history=history)
+    record.task.note_event(now, Status.PENDING.name, words)
+
+
 def _make_held(record: Record, retry_at: float) -> None:
     """Make another attempt of a submission, which is held until then."""
     record.attempt += 1

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from clusterjob.backend import Backend
+from clusterjob.packing import Pack
 from clusterjob.shell import in_portions
 from clusterjob.store import Bundle, Record
 
@@ -35,6 +36,13 @@ class Unit:
     def is_array(self) -> bool:
         """Whether it is an array of single jobs."""
         return self.members[0].bundle is not None
+
+    @property
+    def size(self) -> int:
+        """How many jobs the scheduler makes of it."""
+        return len(
+            {record.bundle and record.bundle.element for record in self.members}
+        )
 
     @property
     def workdir(self) -> str:
@@ -72,15 +80,35 @@ def bundle(
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
         record.bundle = None
-        if record.token not in alone and _may_go_with_others(backend, record):
+        may_go = record.spec.pack or record.token not in alone
+        if may_go and not why_alone(backend, record):
             groups.setdefault(_what_it_asks(record), []).append(record)
     for group in groups.values():
-        for portion in in_portions(group, min(most, _MOST)):
-            if len(portion) == 1:
-                continue
-            token, folder = secrets.token_hex(8), portion[0].folder
-            for index, record in enumerate(portion, start=1):
-                record.bundle = Bundle(token, folder, index)
+        pack = pack_of(group[0])
+        size = 1 if pack is None else pack.size(group[0].resources)
+        for portion in in_portions(group, size * max(1, min(most, _MOST // size))):
+            if len(portion) > 1:
+                _put_together(portion, size)
+
+
+def _put_together(members: Sequence[Record], size: int) -> None:
+    """Make one array of jobs, with so many in an element."""
+    token, folder = secrets.token_hex(8), members[0].folder
+    for element, portion in enumerate(in_portions(members, size), start=1):
+        for position, record in enumerate(portion, start=1):
+            place = position if size > 1 else 0
+            record.bundle = Bundle(token, folder, element, position=place)
+
+
+def bundle_of(record: Record) -> Bundle:
+    """Return the array that a job went in, which must be one that did."""
+    assert record.bundle is not None
+    return record.bundle
+
+
+def pack_of(record: Record) -> Pack | None:
+    """Return the pack that a job goes in."""
+    return Pack(**record.spec.pack) if record.spec.pack else None
 
 
 def _what_it_asks(record: Record) -> tuple[object, ...]:
@@ -95,29 +123,35 @@ def _what_it_asks(record: Record) -> tuple[object, ...]:
     return (
         tuple(sorted(resources.items())),
         tuple(sorted(spec.attributes.items())),
+        tuple(spec.pack.values()),
         after,
     )
 
 
-def _may_go_with_others(backend: Backend, record: Record) -> bool:
-    """Whether a job can be an element of an array, and nobody sees a difference."""
+def why_alone(backend: Backend, record: Record) -> str:
+    """Say why a job cannot be an element of an array without that anybody sees a difference; empty
+    where it can.
+    """
     rules, spec = backend.bundles, record.spec
     if not rules.id or not backend.has_arrays:
-        return False
-    if spec.alone or spec.filename or record.tasks is not None:
-        return False
-    if any(
-        name.lstrip("-").replace("_", "-") in rules.alone for name in record.resources
-    ):
-        return False
-    if not all(
-        _is_known(backend, spec.resources.get(name)) for name in ("stdout", "stderr")
-    ):
-        return False
+        return f"backend {backend.name!r} has no arrays for that"
+    if spec.alone:
+        return "the profile says 'bundle = no'"
+    if spec.filename:
+        return "its script has a name of its own (filename)"
+    if record.tasks is not None:
+        return "it is an array"
+    for name in record.resources:
+        if name.lstrip("-").replace("_", "-") in rules.alone:
+            return f"its option {name!r} is for one job of the scheduler's"
+    for name in ("stdout", "stderr"):
+        if not _is_known(backend, spec.resources.get(name)):
+            return f"only the scheduler knows the name of its log {spec.resources[name]!r}"
     texts = (spec.body, spec.setup, *spec.aux.values())
-    return not any(
-        re.search(rf"\b{name}\b", text) for name in rules.share for text in texts
-    )
+    for name in rules.share:
+        if any(re.search(rf"\b{name}\b", text) for text in texts):
+            return f"its script uses ${name}"
+    return ""
 
 
 def _is_known(backend: Backend, log: object) -> bool:
@@ -141,12 +175,18 @@ def note_id(backend: Backend, record: Record, job_id: str) -> None:
 
 
 def element_id(backend: Backend, found: Bundle) -> str:
-    """Return what the scheduler calls an element."""
-    return (
+    """Return what the scheduler calls an element; a job in a pack has its place behind that."""
+    found_id = (
         backend.bundles.id.replace("{id}", _number(found.array_id))
         .replace("{task}", str(found.element))
         .replace("{process}", str(found.element - 1))
     )
+    return f"{found_id}/{found.position}" if found.position else found_id
+
+
+def pack_id(record: Record) -> str:
+    """Return the id of the pack that a job runs in."""
+    return (record.job_id or "").partition("/")[0]
 
 
 def _number(job_id: str) -> str:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 from clusterjob.engine.assess import is_anothers
-from clusterjob.engine.jobs import ids_to_cancel
+from clusterjob.engine.jobs import ids_to_cancel, in_packs, to_cancel_in_packs
 from clusterjob.engine.poller import Poller
 from clusterjob.errors import CommandError
 from clusterjob.status import Reason
@@ -25,10 +25,11 @@ def cancel(poller: Poller, records: Sequence[Record]) -> None:
         submitted = [record for record in live if not record.finished]
         strangers = _strangers(poller, submitted)
         own = [record for record in submitted if record not in strangers]
-        ids = ids_to_cancel(own, poller.jobs.known_live())
-        if ids:
+        known = poller.jobs.known_live()
+        ids, packed = ids_to_cancel(own, known), to_cancel_in_packs(own, known)
+        if ids or packed:
             try:
-                poller.scheduler.cancel(ids)
+                poller.scheduler.cancel(ids, in_packs(packed))
             except CommandError:
                 poller.store.update(live, functools.partial(_withdraw, now))
                 raise

@@ -7,9 +7,10 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from clusterjob.backend import (
     AfterForm,
@@ -19,7 +20,7 @@ from clusterjob.backend import (
     Script,
     format_array,
 )
-from clusterjob.engine.bundles import Unit, units_of
+from clusterjob.engine.bundles import Unit, bundle_of, pack_of, units_of
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.errors import CommandError, ResourcesNotSupportedError
 from clusterjob.files import Upload, encode, programs_in
@@ -92,12 +93,13 @@ def _array_files(scheduler: Scheduler, unit: Unit, again: bool) -> Iterable[Uplo
     Its name tells its content: an array that was submitted before finds what it was made for.
     """
     texts = []
-    parts: dict[int, tuple[int, int]] = {}
+    parts: dict[int, list[tuple[int, int, int]]] = {}
     begin = 1
     for record in unit.members:
         text = render_record(scheduler, record)
         size = len(encode(text))
-        parts[_index_of(record)] = begin, size
+        place = bundle_of(record)
+        parts.setdefault(place.element, []).append((place.position, begin, size))
         begin += size
         texts.append(text)
     content = "".join(texts)
@@ -113,16 +115,21 @@ def _render_array(
     scheduler: Scheduler,
     unit: Unit,
     file: str,
-    parts: Mapping[int, tuple[int, int]],
+    parts: Mapping[int, Sequence[tuple[int, int, int]]],
 ) -> str:
     """Render the script of an array of single jobs, whose own are in a file."""
     first = unit.members[0]
+    asked: Mapping[str, Any] = first.resources
+    pack = pack_of(first) if first.is_packed else None
+    if pack is not None:
+        asked = pack.resources(asked, max(map(len, parts.values())))
     resources = {
-        **first.resources,
+        **asked,
         "jobname": unit.name(scheduler.backend),
         "stdout": _NOWHERE,
         "stderr": _NOWHERE,
-        "array": f"1-{max(_index_of(record) for record in unit.members)}",
+        # what is more than there are jobs for ends at once
+        "array": f"1-{max(*parts, scheduler.backend.bundles.least)}",
     }
     array = ArrayOfJobs(
         token=unit.token,
@@ -130,13 +137,11 @@ def _render_array(
         parts=parts,
         after=_waits(scheduler.backend, first.waits_for),
         attributes=first.spec.attributes,
+        pack=pack is not None,
+        slots=pack.slots if pack is not None else 1,
+        limit=first.resources.get("time"),
     )
     return scheduler.renderer.render_array(resources, array)
-
-
-def _index_of(record: Record) -> int:
-    assert record.bundle is not None
-    return record.bundle.element
 
 
 def _waits(
@@ -151,9 +156,8 @@ def _waits(
     for parent in parents:
         how = parent.how
         is_late = parent.is_element and not backend.bundles.after
-        if (
-            _must_look(backend, parent) and how is not Dependency.AFTER_OK
-        ) or is_late:
+        must_look = _must_look(backend, parent) and how is not Dependency.AFTER_OK
+        if must_look or is_late or parent.is_packed:
             how = Dependency.AFTER_ANY
         if backend.general.after is AfterForm.GUARDED:
             how = parent.how
@@ -162,9 +166,11 @@ def _waits(
                 f"backend {backend.name!r} cannot let a job wait for {parent.name!r} in the way "
                 f"{how}; it knows {', '.join(map(str, backend.general.dependencies))}"
             )
-        found.setdefault(how, []).append(
-            parent.array_id if is_late else parent.job_id
-        )
+        own = parent.job_id.partition("/")[0]
+        ids = found.setdefault(how, [])
+        awaited = parent.array_id if is_late else own
+        if awaited not in ids:
+            ids.append(awaited)
     return found
 
 
@@ -176,7 +182,8 @@ def _must_look(backend: Backend, parent: Parent) -> bool:
     is_blind = form is AfterForm.GUARDED_ARRAYS and parent.is_array
     is_late = parent.is_element and not backend.bundles.after
     is_unknown = parent.how not in backend.general.dependencies
-    return form is AfterForm.GUARDED or is_blind or is_late or is_unknown
+    is_guarded = form is AfterForm.GUARDED or is_blind
+    return is_guarded or is_late or is_unknown or parent.is_packed
 
 
 def _guards(backend: Backend, parents: Iterable[Parent]) -> list[Guard]:
@@ -228,6 +235,7 @@ def _script(backend: Backend, record: Record) -> Script:
         attributes=spec.attributes,
         by_hand=record.token == BY_HAND,
         is_element=record.bundle is not None,
+        is_packed=record.is_packed,
         rows=_rows_path(record) if spec.rows else "",
         row_names=tuple(spec.rows[0]) if spec.rows else (),
     )

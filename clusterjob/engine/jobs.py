@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
+from clusterjob.engine.bundles import pack_id
 from clusterjob.store import Phase, Record, Store
 
 
@@ -99,22 +101,61 @@ def ids_to_ask(records: Iterable[Record]) -> dict[str | None, list[str]]:
 def ids_to_cancel(
     records: Iterable[Record], live: Iterable[Record] = ()
 ) -> dict[str | None, list[str]]:
-    """Return the ids by which jobs are cancelled, like :func:`ids_to_ask`: an array of single jobs
-    has one where those of its jobs that are ``live`` are all to be cancelled.
+    """Return the ids by which jobs are cancelled, like :func:`ids_to_ask`.
+
+    An array of single jobs has one where those of its jobs that are ``live`` are all to be
+    cancelled, and so has a pack; a job whose pack goes on has none.
     """
     wanted = list(records)
-    unwanted = {record.token for record in wanted}
-    spared = {record.submission for record in live if record.token not in unwanted}
-    known = {record.token for record in live}
-    return _by_member(
-        (
-            record,
-            record.job_id
-            if record.submission in spared or record.token not in known
-            else record.submitted_id,
+    spared = _Spared.of(wanted, live)
+    return _by_member((record, spared.id_to_cancel(record)) for record in wanted)
+
+
+def in_packs(records: Iterable[Record]) -> list[tuple[str, str]]:
+    """Return the files of jobs in packs, without their endings, and the jobs' ids."""
+    return [(record.files_of(None), record.job_id or "") for record in records]
+
+
+def to_cancel_in_packs(
+    records: Iterable[Record], live: Iterable[Record] = ()
+) -> list[Record]:
+    """Return the jobs that are cancelled without their packs."""
+    wanted = [record for record in records if record.is_packed and record.job_id]
+    spared = _Spared.of(wanted, live)
+    return [record for record in wanted if spared.id_to_cancel(record) is None]
+
+
+@dataclass
+class _Spared:
+    """The arrays and packs that go on though jobs in them are cancelled; the tokens of the jobs of
+    which that is known.
+    """
+
+    arrays: set[tuple[str, str]]
+    packs: set[tuple[tuple[str, str], str]]
+    known: set[str]
+
+    @classmethod
+    def of(cls, wanted: Iterable[Record], live: Iterable[Record]) -> _Spared:
+        unwanted = {record.token for record in wanted}
+        others = [record for record in live if record.token not in unwanted]
+        return cls(
+            {record.submission for record in others},
+            {(record.submission, pack_id(record)) for record in others},
+            {record.token for record in live},
         )
-        for record in wanted
-    )
+
+    def id_to_cancel(self, record: Record) -> str | None:
+        """Return the id of the most that ends with a job, and of nothing else."""
+        is_known = record.token in self.known
+        if is_known and record.submission not in self.arrays:
+            return record.submitted_id
+        if not record.is_packed:
+            return record.job_id
+        own = pack_id(record)
+        return (
+            own if is_known and (record.submission, own) not in self.packs else None
+        )
 
 
 def _by_member(

@@ -31,6 +31,8 @@ class Evidence:
     history_asked: bool = False  # accounting answered, and all of it could be read
     history_exists: bool = False  # there is accounting, as far as is known
     host_answered: bool = True  # who was asked for exit records said something
+    # the pack that the job was in has ended before its turn
+    never_began: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +143,8 @@ class _Case:
     def _decide_end(self, word: _FinalWord | None) -> None:
         """The job is no longer active: settle its end, or leave it until more is known."""
         if self.own is not None and self.own.ended is not None:
+            if word is None:
+                self.task.words = ""  # what was said of it before is over
             self._from_record(self.own, word)
         elif word is not None:
             self._from_word(word)
@@ -170,8 +174,10 @@ class _Case:
         code = own.exit_code or 0
         signal = code - 128 if 128 < code <= 192 else None
         exit_code = code if signal is None else None
+        if own.reason is Reason.CANCELLED:
+            return self._finish(Status.CANCELLED)
         if own.reason:
-            return self._finish(Status.FAILED, own.reason, code)
+            return self._finish(Status.FAILED, own.reason, exit_code, signal)
         # the node failed when the job was over
         was_over = code == 0 and not own.warned
         was_over = (

@@ -15,8 +15,8 @@ cj_open_records() {
     echo .
 }
 
-# cj_read FILE...: every line with the file's name before it. The jobs have ended: their bodies go.
-cj_read() {
+# cj_read_ended FILE...: like cj_read, of jobs that have ended: their bodies go.
+cj_read_ended() {
     cj_bodies=
     for cj_file in "$@"; do
         cj_file=${cj_file%.exit}.body
@@ -24,6 +24,11 @@ cj_read() {
     done
     # shellcheck disable=SC2086  # several words
     [ -z "$cj_bodies" ] || rm -f $cj_bodies
+    cj_read "$@"
+}
+
+# cj_read FILE...: every line with the file's name before it.
+cj_read() {
     # a job can put there what never ends: a pipe, or far more than it has to say
     cj_odd=$(find "$@" -prune \( ! -type f -o -size +200 \) 2>/dev/null)
     if [ -n "$cj_odd" ]; then
@@ -57,6 +62,19 @@ cj_read_owners() {
         done
         grep '^job=' /dev/null "$@" 2>/dev/null
     )
+}
+
+# cj_cancel_in_pack FILES ID ...: of jobs in packs. One that has not begun never does: its exit record
+# is there already. For one that has begun there is a file that its pack looks for.
+cj_cancel_in_pack() {
+    umask 077
+    cj_end=$(date +%s)
+    while [ $# -gt 0 ]; do
+        if ! (set -C && printf 'job=%s\nreason=cancelled\nexit=1\nend=%s\n' "$2" "$cj_end" >"$1.exit") 2>/dev/null; then
+            : >"$1.cancel" || return 1
+        fi
+        shift 2
+    done
 }
 
 # cj_remove FOLDER PATTERN...: remove files of jobs; cj_tidy FOLDER: an empty folder goes too;

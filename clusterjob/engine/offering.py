@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from clusterjob.backend import ErrorKind
 from clusterjob.engine.bundles import Unit, bundle, note_id, units_of
 from clusterjob.engine.job_files import program_paths, submitted_path, uploads_of
-from clusterjob.engine.jobs import ids_to_cancel
+from clusterjob.engine.jobs import ids_to_cancel, in_packs, to_cancel_in_packs
 from clusterjob.engine.replies import Receipt, Submission
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.engine.scripts import Ticket
@@ -69,7 +69,7 @@ def offer(
         refused += found.refused
         if found.has_accepted and words:
             _log.warning(
-                "%s refused an array of %d jobs, and took smaller ones: %s. 'array_size = %d' in "
+                "%s refused an array of %d, and took smaller ones: %s. 'array_size = %d' in "
                 "[Limits] of the profile (or 'bundle = no' in [Attributes]) asks for them at once",
                 scheduler.backend.title,
                 before,
@@ -83,7 +83,7 @@ def offer(
 
 
 def _largest(records: Iterable[Record]) -> int:
-    return max((len(unit.members) for unit in units_of(records)), default=0)
+    return max((unit.size for unit in units_of(records)), default=0)
 
 
 def bundle_anew(
@@ -161,7 +161,7 @@ class _Notes:
     ) -> None:
         self.scheduler, self.submission = scheduler, submission
         self.programs = programs
-        self.sizes = {unit.token: len(unit.members) for unit in units}
+        self.sizes = {unit.token: unit.size for unit in units}
         self.limited = ""  # the token of the first array that was refused for a limit
         receipts = submission.receipts.values()
         self.has_accepted = any(receipt.job_id for receipt in receipts)
@@ -239,10 +239,11 @@ def _cancel_unwanted(
     """Cancel what somebody else wanted cancelled while it was on its way."""
     unwanted = [record for record in records if record.cancel_requested]
     ids = ids_to_cancel(unwanted, records)
-    if not ids:
+    packed = to_cancel_in_packs(unwanted, records)
+    if not ids and not packed:
         return
     try:
-        scheduler.cancel(ids)
+        scheduler.cancel(ids, in_packs(packed))
     except CommandError as error:
         words = (
             f"it was to be cancelled, and could not be: {str(error).splitlines()[0]}"

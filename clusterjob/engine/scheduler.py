@@ -238,19 +238,25 @@ class Scheduler:
         return self._listing("active", answer, mark, asked)
 
     def ended(
-        self, runs: Mapping[str, Sequence[str]], ids: IdsByMember, age: float
+        self,
+        runs: Mapping[str, Sequence[str]],
+        ids: IdsByMember,
+        age: float,
+        going: Collection[str] = (),
     ) -> EndReport:
         """Read the exit records of jobs, and ask accounting about them; one round trip.
 
         ``runs`` are file names without ``.exit``, by folder; ``age`` is the number of seconds since
-        the oldest of the jobs was submitted.
+        the oldest of the jobs was submitted. Jobs whose files are named in ``going`` may need them.
         """
         questions = self._accounting_commands(ids, age) if self.accounting else []
         commands = [command for _, command in questions]
         self.commands += len(commands)
         mark = new_mark()
         try:
-            answer = self._run(ended_script(self.backend, runs, commands, mark))
+            answer = self._run(
+                ended_script(self.backend, runs, commands, mark, going)
+            )
         except CommandError as error:
             nothing = Listing(error=str(error))
             return EndReport(unreadable=set(runs), history=nothing, answered=False)
@@ -328,10 +334,13 @@ class Scheduler:
 
     # -- cancelling --------------------------------------------------------------------------------
 
-    def cancel(self, ids: IdsByMember) -> None:
+    def cancel(
+        self, ids: IdsByMember, packed: Sequence[tuple[str, str]] = ()
+    ) -> None:
         """Cancel jobs; ones that have ended meanwhile are no error.
 
-        Raises :class:`CommandError`.
+        ``packed`` are jobs whose packs go on: their files without endings, and their ids. Raises
+        :class:`CommandError`.
         """
         mark = new_mark()
         text = self.backend.commands.cancel
@@ -341,9 +350,15 @@ class Scheduler:
             for portion in in_portions(members, _IDS)
         ]
         self.commands += len(commands)
-        answer = self._run(cancel_script(self.backend, commands, mark))
+        answer = self._run(cancel_script(self.backend, commands, mark, packed))
         parts = split_reply(answer.stdout, mark)
         codes = parts.get("cancel-codes", "").split()
+        if packed and "done" not in parts:
+            raise CommandError(
+                "jobs in packs could not be cancelled: their files cannot be written",
+                exit_code=answer.exit_code,
+                stderr=_without_marks(answer.stderr, mark),
+            )
         errors = split_reply(answer.stderr, mark).get("cancel", "").strip()
         said = errors or parts.get("cancel", "").strip()
         all_well = len(codes) == len(commands) and all(code == "0" for code in codes)

@@ -212,27 +212,42 @@ def ended_script(
     runs: Mapping[str, Sequence[str]],
     commands: Iterable[str],
     mark: str,
+    going: Collection[str] = (),
 ) -> str:
     """Return the script that reads exit records, and asks accounting with ``commands``.
 
-    ``runs`` are the names of the records, without ``.exit``, by their folders.
+    ``runs`` are the names of the records, without ``.exit``, by their folders; those of jobs that
+    may not have ended are ``going``.
     """
     lines = [clean_environment(backend), _UTC, start_replies(mark), load_shell(_LOOK)]
     for number, (folder, names) in enumerate(runs.items()):
         workdir = os.path.dirname(os.path.dirname(folder))
         lines.append(f"( cj_open_records {number} {quote_all([folder, workdir])}")
-        for portion in in_portions([f"{name}.exit" for name in names], _FILES):
-            lines.append(f"cj_read {' '.join(portion)}")
+        for command, wanted in (("cj_read_ended", False), ("cj_read", True)):
+            files = [f"{name}.exit" for name in names if (name in going) is wanted]
+            for portion in in_portions(files, _FILES):
+                lines.append(f"{command} {' '.join(portion)}")
         lines.append(") 2>/dev/null")
     for number, command in enumerate(commands):
         lines.append(run_marked(command, f"finished-{number}"))
     return "\n".join(lines)
 
 
-def cancel_script(backend: Backend, commands: Iterable[str], mark: str) -> str:
-    """Return the script that cancels jobs."""
+def cancel_script(
+    backend: Backend,
+    commands: Iterable[str],
+    mark: str,
+    packed: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Return the script that cancels jobs, and those in packs by their files and ids."""
     lines = [clean_environment(backend), start_replies(mark)]
     lines += [run_marked(command, "cancel") for command in commands]
+    if packed:
+        lines.append(load_shell(_LOOK))
+        for portion in in_portions(packed, _FILES):
+            words = [word for pair in portion for word in pair]
+            lines.append(f"cj_cancel_in_pack {quote_all(words)} || exit")
+        lines.append("cj_part done")
     return "\n".join(lines)
 
 

@@ -84,12 +84,15 @@ _ONCE_BY_WORD = {
 
 
 class Bundle(NamedTuple):
-    """The array in which a single job went to its scheduler: each element is a job of its own."""
+    """The array in which a single job went to its scheduler: each element is a job of its own, or
+    a pack of them.
+    """
 
     token: str  # of the array: its script, its receipt, the scheduler's lists
     folder: str  # where script and receipt are, absolute
     element: int  # its index
     array_id: str = ""  # the scheduler's id of the whole
+    position: int = 0  # in the pack that the element is, from 1 on; 0: it is no pack
 
 
 class Event(NamedTuple):
@@ -353,6 +356,11 @@ class Record(_Referable):
         if self.bundle is None:
             return self.folder, self.run_token
         return self.bundle.folder, self.bundle.token
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it runs in one of its scheduler's jobs with others, one after another."""
+        return self.bundle is not None and self.bundle.position > 0
 
     @property
     def submitted_id(self) -> str | None:

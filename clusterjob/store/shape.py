@@ -150,11 +150,19 @@ def _are_histories(values: Sequence[Any]) -> bool:
 
 
 def _are_bundles(values: Sequence[Any]) -> bool:
-    if set(map(len, values)) != {4}:
+    if not set(map(len, values)) <= {4, 5}:
         return False
-    tokens, folders, indices, ids = zip(*values, strict=True)
+    tokens, folders, indices, ids = zip(*(value[:4] for value in values), strict=True)
     texts = _have_types(chain(tokens, folders, ids), str)
-    return texts and _have_types(indices, int) and min(indices) >= 0
+    numbers = [*indices, *(value[4] for value in values if len(value) > 4)]
+    return texts and _have_types(numbers, int) and min(numbers) >= 0
+
+
+def _are_counts_by_name(values: Sequence[Any]) -> bool:
+    numbers = _flat_values(values)
+    names = {"jobs", "seconds", "slots"}
+    are_known = all(set(value) == names for value in values)
+    return are_known and _have_types(numbers, int) and min(numbers) >= 0
 
 
 def _are_places(values: Sequence[Any]) -> bool:
@@ -304,6 +312,7 @@ _SPEC = _Shape(
         ),
         "rules": _COUNT,
         "alone": _FLAG,
+        "pack": _kind(dict, check=_are_counts_by_name),
         "retry": _OBJECT,
         "tags": _TEXTS,
         "rows": _kind(list, check=_are_rows_of_texts_by_name),

@@ -63,8 +63,13 @@ class Parent:
 
     @property
     def is_element(self) -> bool:
-        """Whether it went to its scheduler as an element of an array of single jobs."""
+        """Whether it went to its scheduler as an element of an array of single jobs, or in one."""
         return bool(self.array_id)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether such an element runs others besides it."""
+        return self.is_element and "/" in self.job_id
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Parent:
@@ -161,6 +166,8 @@ class JobSpec:
     # of an array: the variables of each element, the first of which has the index 1
     rows: tuple[Mapping[str, str], ...] = ()
     alone: bool = False  # it does not go with others in an array
+    # how many run in one of the scheduler's jobs: the numbers of clusterjob.packing
+    pack: Mapping[str, int] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     # when it is tried again by itself: the rules of clusterjob.retry
     retry: Mapping[str, Any] = field(default_factory=dict)
@@ -233,6 +240,7 @@ _OPTIONAL = (
     "setup",
     "params",
     "alone",
+    "pack",
     "retry",
     "rows",
     "tags",

@@ -78,3 +78,7 @@ def test_a_sweep_at_a_terminal() -> None:
         {"T": 50, "x": 5},
     ]
     assert "@" not in run("sweep", "body.sh", "-d", "T=@nosuch", code=1)
+    short = ("sweep", "body.sh", "-d", "x=1", "-d", "T=1,2,3", "-r", "time=1m")
+    lines = run(*short, "--pack", "2m", "--pack-slots", "2", "--wait").splitlines()
+    assert [line.split()[0][-2:] for line in lines] == ["/1", "/2", "/3"]
+    assert "pack = 'much'" in run(*short, "--pack", "much", "--force", code=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -26,7 +26,11 @@ class Scheduler:
         self.end = ExitRecord("1", 1, "n", exit_code=0, ended=5.0)
 
     def ended(
-        self, runs: Mapping[str, Sequence[str]], ids: object, age: float
+        self,
+        runs: Mapping[str, Sequence[str]],
+        ids: object,
+        age: float,
+        going: Collection[str] = (),
     ) -> EndReport:
         names = [name for members in runs.values() for name in members]
         self.asked += names

@@ -4,7 +4,7 @@ exactly as docs/architecture.md has them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
@@ -199,6 +199,7 @@ class World:
         runs: Mapping[str, Sequence[str]],
         ids: Mapping[Any, Sequence[str]],
         age: float,
+        going: Collection[str] = (),
     ) -> EndReport:
         if self.down or self.blind:
             return EndReport(unreadable=set(runs), history=Listing(error="down"))
@@ -219,7 +220,11 @@ class World:
         self.wait()
         return EndReport(found, history=history)
 
-    def cancel(self, ids: Mapping[Any, Sequence[str]]) -> None:
+    def cancel(
+        self,
+        ids: Mapping[Any, Sequence[str]],
+        packed: Sequence[tuple[str, str]] = (),
+    ) -> None:
         for job_id in self._meant(ids):
             job = self.jobs[job_id]
             own = self.records.get(job.token)
