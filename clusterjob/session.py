@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -35,6 +37,20 @@ from clusterjob.transport import Connections
 
 if TYPE_CHECKING:
     from clusterjob.planning import Plan
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Put off the search for objects that nobody needs: a large batch makes many, which stay, and
+    to look through all of them meanwhile costs as much as a part of the submission.
+    """
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_on:
+            gc.enable()
 
 
 class Session:
@@ -85,6 +101,7 @@ class Session:
 
     # -- submitting --------------------------------------------------------------------------------
 
+    @_without_collections()
     def submit(
         self,
         jobs: Job | Iterable[Job],
@@ -151,6 +168,7 @@ class Session:
         tell_overtaken(self.store, reused, fresh)
         return results
 
+    @_without_collections()
     def hold(
         self,
         campaign: str,

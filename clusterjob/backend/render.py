@@ -31,8 +31,26 @@ _MOST_FRAMES = 1000
 _LAST_LINE = 'cj_end "$cj_code"'  # of the script of a job
 _SMALL = 600  # characters of a body that the shell itself writes faster than a process would
 # what stands in the gaps of a frame; nobody writes such words
-_TOKEN, _NAME, _DIRECTIVE, _BODY, _OUT, _ERR = (
-    f"cj{word}jc9f3a" for word in ("TOKEN", "NAME", "DIRECTIVE", "BODY", "OUT", "ERR")
+_TOKEN, _NAME, _DIRECTIVE, _BODY = (
+    f"cj{word}jc9f3a" for word in ("TOKEN", "NAME", "DIRECTIVE", "BODY")
+)
+# what is a job's own of the script that an element of an array runs: the rest is job.sh.j2
+_OWN_PART = """\
+cj_token={token}
+cj_runs={folder}
+cj_jobname={name}
+CLUSTERJOB_WORKDIR={workdir}
+cj_logs() {{ cj_out={out}; cj_err={err}; }}
+cj_write_body() {{
+{writer} >"$cj_body" <<'CLUSTERJOB_BODY_{token}' || cj_unwritten
+{body}
+CLUSTERJOB_BODY_{token}
+}}
+{end}
+"""
+_LAST_LINE_OF_OWN = ": that is all"
+_LINE_BY_LINE = (
+    "while IFS= read -r cj_line; do printf '%s\\n' \"$cj_line\" || cj_unwritten; done"
 )
 # where the logs of an element are, that the user did not name: see job.sh.j2
 _OWN_LOGS = ('"${cj_record%.exit}".out', '"${cj_record%.exit}".err')
@@ -78,9 +96,9 @@ class ArrayOfJobs:
 
     token: str
     file: str  # that has the jobs' scripts, absolute, on the scheduler's host
-    # of each its place in its pack, where it begins in the file (from 1 on), and its bytes; by the
-    # index of the element
-    parts: Mapping[int, Sequence[tuple[int, int, int]]]
+    # of each its place in its pack; where in the file its own part begins (from 1 on), and its
+    # bytes; the same of what it has in common with others. By the index of the element
+    parts: Mapping[int, Sequence[tuple[int, ...]]]
     after: Dependencies | None = None
     attributes: Mapping[str, object] = field(default_factory=dict)
     pack: bool = False  # each element runs several, so many at a time
@@ -129,18 +147,26 @@ class Renderer:
 
     def render_element(
         self, resources: Mapping[str, ResourceValue | None], script: Script
-    ) -> str:
-        """Return the script of a job that an element of an array runs: it has no directives.
+    ) -> tuple[str, str]:
+        """Return the script of a job that an element of an array runs, in two parts: what is its
+        own, and what it has in common with others. It has no directives.
 
         Raises :class:`RenderError`.
         """
         frame, body = self._frame_and_body(resources, script)
-        name = shlex.quote(str(resources.get("jobname")))
         out, err = self._element_logs(resources)
-        middle = frame.middle.replace(_NAME, name)
-        middle = middle.replace(_OUT, out).replace(_ERR, err)
-        middle = middle.replace(_TOKEN, script.token)
-        return middle + body + frame.bottom.replace(_TOKEN, script.token)
+        own = _OWN_PART.format(
+            token=script.token,
+            folder=shlex.quote(script.folder),
+            workdir=shlex.quote(script.workdir),
+            name=shlex.quote(str(resources.get("jobname"))),
+            out=out,
+            err=err,
+            writer=_LINE_BY_LINE if len(body) <= _SMALL else "cat",
+            body=body,
+            end=_LAST_LINE_OF_OWN,
+        )
+        return own, frame.middle
 
     def render_array(
         self, resources: Mapping[str, ResourceValue | None], array: ArrayOfJobs
@@ -159,7 +185,7 @@ class Renderer:
             limit=array.limit or "",
             base=f"{os.path.dirname(array.file)}/jobs-{array.token}",
             forward=self._forwarded(resources),
-            end=_LAST_LINE,
+            ends=(_LAST_LINE_OF_OWN, _LAST_LINE),
             shared=self._directives.shared(resources),
         )
 
@@ -204,7 +230,7 @@ class Renderer:
             hidden,
             interpreter,
             self._directives.shared(resources),
-            len(body) <= _SMALL,
+            len(body) <= _SMALL and not script.is_element,
             self._forwarded(resources),
             script.is_element and logs != (None, None),
         )
@@ -243,9 +269,9 @@ class Renderer:
         has_named_logs: bool,
     ) -> _Frame:
         guards, inputs = tuple(script.guards), tuple(script.inputs)
+        place = () if script.is_element else (script.folder, script.workdir)
         key = (
-            script.folder,
-            script.workdir,
+            place,
             script.by_hand,
             script.setup and (script.setup, script.shell),
             time,
@@ -295,8 +321,6 @@ class Renderer:
                 rows=script.rows,
                 row_names=script.row_names,
                 element_variables=self._element_variables,
-                out=_OUT,
-                err=_ERR,
             )
             frame = self._cut(text, script.is_element)
             if len(self._frames) >= _MOST_FRAMES:
@@ -306,9 +330,9 @@ class Renderer:
 
     def _cut(self, text: str, is_element: bool) -> _Frame:
         """Cut a rendered script at its gaps."""
+        if is_element:  # the gaps are in its other part
+            return _Frame("", "", text, "")
         head, _, bottom = text.partition(_BODY)
-        if is_element:
-            return _Frame("", "", head, bottom)
         match = re.search(rf"^.*{_DIRECTIVE}.*\n", head, re.MULTILINE)
         if match is None or not bottom or head.count(_DIRECTIVE) != 1:
             raise RenderError(
@@ -328,7 +352,7 @@ class Renderer:
 
     @functools.cached_property
     def _element_template(self) -> jinja2.Template:
-        return self._compile("#!/bin/sh\n{{ wrapper }}\n", _WRAPPER)
+        return self._compile("{{ wrapper }}\n", _WRAPPER)
 
     def _compile(self, text: str, wrapper: Path) -> jinja2.Template:
         text = text.replace("{{ wrapper }}", wrapper.read_text(encoding="utf-8"))

@@ -47,7 +47,7 @@ class Unit:
     @property
     def workdir(self) -> str:
         """The folder that it is submitted from: the members' own, or what these have in common."""
-        return os.path.commonpath([record.workdir for record in self.members])
+        return os.path.commonpath({record.workdir for record in self.members})
 
     def name(self, backend: Backend) -> str:
         """Return what the names of its jobs have in common, else the first one's."""

@@ -70,8 +70,7 @@ def _array_path(scheduler: Scheduler, unit: Unit) -> str:
 def render_record(scheduler: Scheduler, record: Record) -> str:
     """Render the script of a record, as it is or will be submitted."""
     if record.bundle is not None:
-        script = _script(scheduler.backend, record)
-        return scheduler.renderer.render_element(record.resources, script)
+        return "".join(("#!/bin/sh\n", *_render_element(scheduler, record)))
     general = scheduler.backend.general
     is_array = record.tasks is not None and general.array_task
     suffix = f".{general.array_task}" if is_array else ""
@@ -79,6 +78,11 @@ def render_record(scheduler: Scheduler, record: Record) -> str:
     return _render(
         scheduler, record, {"stdout": f"{log}.out", "stderr": f"{log}.err"}
     )
+
+
+def _render_element(scheduler: Scheduler, record: Record) -> tuple[str, str]:
+    script = _script(scheduler.backend, record)
+    return scheduler.renderer.render_element(record.resources, script)
 
 
 def render_by_hand(scheduler: Scheduler, record: Record) -> str:
@@ -92,16 +96,25 @@ def _array_files(scheduler: Scheduler, unit: Unit, again: bool) -> Iterable[Uplo
 
     Its name tells its content: an array that was submitted before finds what it was made for.
     """
-    texts = []
-    parts: dict[int, list[tuple[int, int, int]]] = {}
+    texts: list[str] = []
+    parts: dict[int, list[tuple[int, ...]]] = {}
+    shared: dict[str, tuple[int, int]] = {}
     begin = 1
-    for record in unit.members:
-        text = render_record(scheduler, record)
+
+    def put(text: str) -> tuple[int, int]:
+        nonlocal begin
         size = len(encode(text))
-        place = bundle_of(record)
-        parts.setdefault(place.element, []).append((place.position, begin, size))
-        begin += size
         texts.append(text)
+        begin += size
+        return begin - size, size
+
+    for record in unit.members:
+        own, common = _render_element(scheduler, record)
+        if common not in shared:
+            shared[common] = put(common)
+        place = bundle_of(record)
+        where = (place.position, *put(own), *shared[common])
+        parts.setdefault(place.element, []).append(where)
     content = "".join(texts)
     sum_of_content = f"{zlib.crc32(encode(content)):08x}"
     file = f"{unit.folder}/{_ARRAY_NAME}{unit.token}-{sum_of_content}.parts"
@@ -115,7 +128,7 @@ def _render_array(
     scheduler: Scheduler,
     unit: Unit,
     file: str,
-    parts: Mapping[int, Sequence[tuple[int, int, int]]],
+    parts: Mapping[int, Sequence[tuple[int, ...]]],
 ) -> str:
     """Render the script of an array of single jobs, whose own are in a file."""
     first = unit.members[0]
@@ -265,9 +278,12 @@ def program_paths(record: Record) -> list[str]:
     Those in home folders are left out: only their host knows where they are.
     """
     spec = record.spec
+    named = programs_in(spec.body)
+    if not named:
+        return []
     inputs = {item.path for item in spec.inputs} | set(spec.aux)
     found = []
-    for path in programs_in(spec.body):
+    for path in named:
         plain = os.path.normpath(path)
         if plain not in inputs and not path.startswith("~"):
             found.append(os.path.normpath(os.path.join(record.workdir, path)))

@@ -21,7 +21,7 @@ cj_tmp=$(mktemp -d /dev/shm/clusterjob.XXXXXX 2>/dev/null || mktemp -d) ||
 # is none for what is started here, an ignored one would be.
 trap 'rm -rf "$cj_tmp"; cj_unlock_all' EXIT
 trap : PIPE
-cj_host=$(uname -n)
+IFS= read -r cj_host 2>/dev/null </proc/sys/kernel/hostname || cj_host=$(uname -n)
 cj_began=$(date +%s)
 cj_newline='
 '
@@ -83,12 +83,12 @@ cj_guard() {
             echo "$cj_dir belongs to somebody else, who could put other scripts there: use another workdir" >&2
             return 1
         fi
-        case $(ls -ldL "$cj_dir") in d????w* | d???????w*)
-            echo "others may write to $cj_dir, and could put other scripts there: chmod go-w it" >&2
-            return 1
-            ;;
-        esac
     done
+    case $cj_newline$(ls -ldL "${1%/*}" "$1") in *"$cj_newline"d????w* | *"$cj_newline"d???????w*)
+        echo "others may write to ${1%/*} or to ${1##*/} in it, and could put other scripts there: chmod go-w both" >&2
+        return 1
+        ;;
+    esac
 }
 
 # cj_prepare FOLDER...: make folders for the exit records of jobs that are submitted from another one,
@@ -105,7 +105,7 @@ cj_prepare() {
 # cj_enter WORKDIR FOLDER [LOGS]...: go where the next jobs are submitted from. LOGS are folders of
 # logs that the user named; what keeps one from being made will keep the job from writing there.
 cj_enter() {
-    cd "$1" && (umask 077; mkdir -p "$2") && cj_guard "$2" && : >>"$2/receipts" ||
+    cd "$1" && { [ -d "$2" ] || (umask 077; mkdir -p "$2"); } && cj_guard "$2" && : >>"$2/receipts" ||
         exit $cj_exit_folder_unusable
     exec 4>>"$2/receipts"
     [ $# -eq 2 ] || (shift 2; mkdir -p -- "$@" 2>/dev/null)
@@ -192,10 +192,11 @@ cj_report() {
         wait "$cj_pid" || cj_bad=1
     done
     cj_part receipts
-    cat "$cj_tmp"/*.answers
     for cj_folder in "$@"; do
-        cat "$cj_folder/receipts" 2>/dev/null
+        shift
+        set -- "$@" "$cj_folder/receipts"
     done
+    cat "$cj_tmp"/*.answers "$@" 2>/dev/null
     cj_part 'done'
     echo "$cj_began $(date +%s) $cj_bad"
 }

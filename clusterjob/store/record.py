@@ -513,7 +513,8 @@ class Record(_Referable):
         if self.parents:
             data["parents"] = [parent.to_json() for parent in self.parents]
         for name in _ONCE:
-            if text := getattr(self, name).to_json():
+            once = getattr(self, name)
+            if once is not ONCE_NONE and (text := once.to_json()):
                 data[name] = text
         data["phase"] = self.phase.value
         data["task"] = self.task.to_json()

@@ -103,9 +103,9 @@ def test_one_command_submits_and_one_cancels_all(cluster: Flavour) -> None:
     asked: list[object] = []
     cancel = scheduler.cancel
 
-    def count(ids: Any) -> None:
+    def count(ids: Any, packed: Any = ()) -> None:
         asked.extend(ids.values())
-        cancel(ids)
+        cancel(ids, packed)
 
     scheduler.cancel = count  # type: ignore[method-assign]
     results[1:].cancel()  # type: ignore[attr-defined]
