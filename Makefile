@@ -90,12 +90,13 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/lists.py
 	$(BIN)/python benchmarks/imports.py
 	$(BIN)/python benchmarks/embedded.py
-	@if [ "$$(id -u)" = 0 ]; then $(MAKE) lab $(VENV)/peers/bin/pysqa && for name in slurm bundles protocol ssh; do nsenter --net=/run/netns/clusterjob-lab $(BIN)/python benchmarks/$$name.py; done; else echo "benchmarks/slurm.py, bundles.py, protocol.py and ssh.py need the lab, which needs root"; fi
+	$(BIN)/python benchmarks/campaigns.py
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) lab $(VENV)/peers/bin/pysqa && for name in slurm bundles arrays protocol ssh; do nsenter --net=/run/netns/clusterjob-lab $(BIN)/python benchmarks/$$name.py; done; else echo "benchmarks/slurm.py, bundles.py, arrays.py, protocol.py and ssh.py need the lab, which needs root"; fi
 
 # other projects that the benchmarks measure beside this one, apart from it
 $(VENV)/peers/bin/pysqa: | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/peers
-	$(VENV)/peers/bin/python -m pip install -q --disable-pip-version-check 'pysqa[remote]'
+	$(VENV)/peers/bin/python -m pip install -q --disable-pip-version-check 'pysqa[remote]' submitit
 	touch $@
 
 clean:

@@ -96,9 +96,11 @@ class ArrayOfJobs:
 
     token: str
     file: str  # that has the jobs' scripts, absolute, on the scheduler's host
-    # of each its place in its pack; where in the file its own part begins (from 1 on), and its
-    # bytes; the same of what it has in common with others. By the index of the element
+    # of each its place in its pack; the first and the last line of its own part in the file; the
+    # same of what it has in common with others, unless all have that in common. By the index of
+    # the element
     parts: Mapping[int, Sequence[tuple[int, ...]]]
+    common: str = ""  # what all have in common
     after: Dependencies | None = None
     attributes: Mapping[str, object] = field(default_factory=dict)
     pack: bool = False  # each element runs several, so many at a time
@@ -180,6 +182,7 @@ class Renderer:
             file=array.file,
             index=_shell_value(index),
             parts=array.parts.items(),
+            common=array.common,
             pack=array.pack,
             slots=array.slots,
             limit=array.limit or "",
@@ -331,7 +334,7 @@ class Renderer:
     def _cut(self, text: str, is_element: bool) -> _Frame:
         """Cut a rendered script at its gaps."""
         if is_element:  # the gaps are in its other part
-            return _Frame("", "", text, "")
+            return _Frame("", "", text.rstrip("\n") + "\n", "")
         head, _, bottom = text.partition(_BODY)
         match = re.search(rf"^.*{_DIRECTIVE}.*\n", head, re.MULTILINE)
         if match is None or not bottom or head.count(_DIRECTIVE) != 1:

@@ -96,32 +96,37 @@ def _array_files(scheduler: Scheduler, unit: Unit, again: bool) -> Iterable[Uplo
 
     Its name tells its content: an array that was submitted before finds what it was made for.
     """
-    texts: list[str] = []
+    scripts = [_render_element(scheduler, record) for record in unit.members]
+    commons = list(dict.fromkeys(common for _, common in scripts))
+    # one for all is in the script of the array; a pack reads it once
+    is_inside = len(commons) == 1 and not unit.members[0].is_packed
+    texts = [] if is_inside else commons
+    shared = dict(zip(commons, _places(texts, 1), strict=False))
+    own = [text for text, _ in scripts]
+    begin = 1 + sum(text.count("\n") for text in texts)
     parts: dict[int, list[tuple[int, ...]]] = {}
-    shared: dict[str, tuple[int, int]] = {}
-    begin = 1
-
-    def put(text: str) -> tuple[int, int]:
-        nonlocal begin
-        size = len(encode(text))
-        texts.append(text)
-        begin += size
-        return begin - size, size
-
-    for record in unit.members:
-        own, common = _render_element(scheduler, record)
-        if common not in shared:
-            shared[common] = put(common)
-        place = bundle_of(record)
-        where = (place.position, *put(own), *shared[common])
-        parts.setdefault(place.element, []).append(where)
-    content = "".join(texts)
+    for record, (_, common), place in zip(
+        unit.members, scripts, _places(own, begin), strict=True
+    ):
+        found = bundle_of(record)
+        where = (found.position, *place, *shared.get(common, ()))
+        parts.setdefault(found.element, []).append(where)
+    content = "".join([*texts, *own])
     sum_of_content = f"{zlib.crc32(encode(content)):08x}"
     file = f"{unit.folder}/{_ARRAY_NAME}{unit.token}-{sum_of_content}.parts"
-    script = _render_array(scheduler, unit, file, parts)
+    inside = commons[0] if is_inside else ""
+    script = _render_array(scheduler, unit, file, parts, inside)
     path = _array_path(scheduler, unit)
     yield Upload(file, content, replace=again)
     yield Upload(path, script, executable=True, replace=again)
+
+
+def _places(texts: Iterable[str], begin: int) -> Iterable[tuple[int, int]]:
+    """Yield the first and the last line that each of the texts has in a file."""
+    for text in texts:
+        end = begin + text.count("\n")
+        yield begin, end - 1
+        begin = end
 
 
 def _render_array(
@@ -129,6 +134,7 @@ def _render_array(
     unit: Unit,
     file: str,
     parts: Mapping[int, Sequence[tuple[int, ...]]],
+    common: str,
 ) -> str:
     """Render the script of an array of single jobs, whose own are in a file."""
     first = unit.members[0]
@@ -148,6 +154,7 @@ def _render_array(
         token=unit.token,
         file=file,
         parts=parts,
+        common=common,
         after=_waits(scheduler.backend, first.waits_for),
         attributes=first.spec.attributes,
         pack=pack is not None,
