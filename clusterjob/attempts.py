@@ -46,7 +46,7 @@ def past_attempts(record: Record) -> list[Attempt]:
 
 
 def _past(record: Record, entry: Mapping[str, Any]) -> Attempt:
-    number = int(entry["attempt"])
+    number, folder = int(entry["attempt"]), str(entry.get("folder", ""))
     tasks = {
         int(index): Task.from_json({**task})
         for index, task in entry.get("tasks", {}).items()
@@ -57,6 +57,6 @@ def _past(record: Record, entry: Mapping[str, Any]) -> Attempt:
         Task.from_json({**entry["task"]}) if "task" in entry else Task(),
         tasks or None,
         dict(entry["changed"]),
-        attempt_log_path(record, "stdout", number),
-        attempt_log_path(record, "stderr", number),
+        attempt_log_path(record, "stdout", number, folder),
+        attempt_log_path(record, "stderr", number, folder),
     )

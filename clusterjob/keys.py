@@ -194,10 +194,9 @@ def parent_of(
     record: Record,
     reference: ClusterReference,
     how: Dependency = Dependency.AFTER_OK,
-    dry: bool = False,
     held: bool = False,
 ) -> Parent:
-    """Return what a successor keeps of a job; in a ``dry`` run it need not be submitted yet.
+    """Return what a successor keeps of a job.
 
     One that is ``held`` waits for what becomes of it, wherever that is. Raises
     :class:`SubmissionError`.
@@ -218,11 +217,6 @@ def parent_of(
     if how is Dependency.AFTER_CORRESPONDING and record.tasks is None:
         raise SettingsError(
             f"job {record.name!r} is no array: it has no elements to come after ({how})"
-        )
-    if not record.job_id and not dry:
-        why = record.task.words or record.phase.value
-        raise SubmissionError(
-            f"job {record.name!r} has no job id yet ({why}); submit its successors later"
         )
     return record.as_parent(how)
 

@@ -33,6 +33,7 @@ from clusterjob.errors import (
     ResourcesNotSupportedError,
     SettingsError,
     TransportError,
+    first_of,
     shorten,
 )
 from clusterjob.files import (
@@ -63,6 +64,7 @@ from clusterjob.store import (
     JobSpec,
     Once,
     Parent,
+    Phase,
     Record,
     Task,
 )
@@ -185,7 +187,7 @@ class Draft:
         if not dry and not reference.host:
             _check_filename(workdir, self.attributes.get("filename") or "")
         after = [
-            parent_of(item, reference, how, dry, held=bool(terms.campaign))
+            parent_of(item, reference, how, held=terms.is_held)
             for item, how in parents
         ]
         inputs = self._inputs(workdir, [item for item, _ in parents], variables)
@@ -225,6 +227,8 @@ class Draft:
             user=user_name(),
         )
         _check_pack(backend, record)
+        if not (dry or terms.is_held):
+            _wait_for_ids(record)
         return record
 
     def _render_files(self, files: Files, variables: Mapping[str, object]) -> Files:
@@ -376,6 +380,11 @@ class Draft:
                 f"Retry: backend {backend.name!r} cannot leave nodes out; take 'exclude' out, or "
                 "give the profile a line 'exclude = ...' in [Directives]"
             )
+        if retry.profiles() and self.resources.get("array"):
+            raise SettingsError(
+                f"Retry: job {self.label!r} is an array, whose elements cannot go to another "
+                "profile; take 'profile' out, or submit single jobs"
+            )
         return retry.rules()
 
     def _directive_attributes(self, backend: Backend) -> dict[str, str]:
@@ -523,6 +532,16 @@ def _texts_in(value: object) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts_in(item)
+
+
+def _wait_for_ids(record: Record) -> None:
+    """Hold a job until those that it comes after are with their scheduler."""
+    without = [parent.name for parent in record.waits_for if not parent.job_id]
+    if without:
+        record.phase, record.retry_at = Phase.HELD, time.time()
+        record.task.words = (
+            f"{first_of([repr(name) for name in without], 3)} has no job id yet"
+        )
 
 
 def _check_pack(backend: Backend, record: Record) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -18,6 +19,7 @@ Changes = Mapping[str, object]
 
 _SCALED = ("time", "mem")
 EXCLUDE = "exclude"  # the nodes on which it failed
+PROFILE = "profile"  # by which it goes then
 _BY_NAME = ("timeout", "out_of_memory", "node_failure", "preempted", "exit", "signal")
 # a name of a node that may stand in a directive; a job writes its own into its exit record
 _HOST = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
@@ -32,7 +34,8 @@ class Retry:
     ``times`` is how often in all; failures of nodes and preemptions count apart, up to
     ``infrastructure``. The reasons are those of :class:`Reason`; each has changes: a factor for
     ``time`` and ``mem``, another value for any resource (``{"queue": "long"}``), ``{"exclude":
-    True}`` to leave out the nodes on which it failed. ``exit_codes`` are changes by exit code.
+    True}`` to leave out the nodes on which it failed, ``{"profile": "other.ini"}`` to go to another
+    cluster (a single job, whose inputs go there too). ``exit_codes`` are changes by exit code.
     Without any reason all of them count, and nothing is changed. ``delay`` is the time before the
     next attempt (s, or ``"1m"``), ``most`` what no factor goes beyond; a job that had that much
     already is not tried again. Raises :class:`SettingsError`.
@@ -111,6 +114,11 @@ class Retry:
             if is_factor(name, value)
         }
 
+    def profiles(self) -> list[str]:
+        """Return the profiles by which a job may go that failed."""
+        named = [changes.get(PROFILE) for _, changes in self._changes()]
+        return list(dict.fromkeys(str(path) for path in named if path))
+
     def excludes(self) -> bool:
         """Whether it leaves out nodes on which a job failed."""
         return any(changes.get(EXCLUDE) for _, changes in self._changes())
@@ -144,6 +152,11 @@ def _check_changes(where: str, changes: object) -> None:
         if name == EXCLUDE:
             if not isinstance(value, bool):
                 raise SettingsError(f"Retry: {where}: exclude is True or False")
+        elif name == PROFILE:
+            if not isinstance(value, str) or not value:
+                raise SettingsError(
+                    f"Retry: {where}: profile = {value!r}; expected the path of a profile"
+                )
         elif is_factor(name, value):
             if not (math.isfinite(value) and value >= 1):
                 raise SettingsError(
@@ -203,6 +216,8 @@ def changed_resources(
             nodes = [str(node) for node in _nodes(now)]
             if value and _HOST.fullmatch(host):
                 found[name] = list(dict.fromkeys([*nodes, host]))
+        elif name == PROFILE:
+            continue
         elif is_factor(name, value) and isinstance(value, (int, float)):
             if not isinstance(now, int):
                 continue
@@ -236,6 +251,7 @@ def read_retry(section: Mapping[str, str], file: object = None) -> Retry:
         timeout       = time*1.5
         out_of_memory = mem*2
         node_failure  = exclude
+        preempted     = profile=other.ini
         exit 75       = queue=long
         most          = mem=64G time=24h
 
@@ -248,7 +264,7 @@ def read_retry(section: Mapping[str, str], file: object = None) -> Retry:
         word, _, code = key.partition(" ")
         try:
             if word == "exit" and code.strip().isdigit():
-                codes[int(code)] = _read_changes(text)
+                codes[int(code)] = _read_changes(text, file)
             elif key not in names:
                 hint = suggest(key, [*names, "exit 75"])
                 raise SettingsError(f"unknown key.{hint}")
@@ -257,7 +273,7 @@ def read_retry(section: Mapping[str, str], file: object = None) -> Retry:
             elif key == "delay":
                 given[key] = text
             else:
-                given[key] = _read_changes(text)
+                given[key] = _read_changes(text, file)
             Retry(**{key: given[key]} if key in given else {"exit_codes": codes})
         except SettingsError as error:
             message = str(error).removeprefix("Retry: ")
@@ -267,8 +283,8 @@ def read_retry(section: Mapping[str, str], file: object = None) -> Retry:
     return Retry(**given, exit_codes=codes)
 
 
-def _read_changes(text: str) -> Changes:
-    """Read ``mem*2 queue=long exclude``."""
+def _read_changes(text: str, file: object) -> Changes:
+    """Read ``mem*2 queue=long exclude``; a profile is named from the folder of this one."""
     changes: dict[str, object] = {}
     for word in text.split():
         name, star, factor = word.partition("*")
@@ -279,7 +295,9 @@ def _read_changes(text: str) -> Changes:
                 raise SettingsError(f"{word!r}: {factor!r} is no factor") from None
             continue
         name, equals, value = word.partition("=")
-        if equals:
+        if equals and name == PROFILE and value and file is not None:
+            changes[name] = os.path.join(os.path.dirname(str(file)), value)
+        elif equals:
             changes[name] = value
         elif word == EXCLUDE:
             changes[name] = True

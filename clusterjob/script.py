@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, overload
 
@@ -603,7 +604,7 @@ class JobScript(metaclass=JobScriptType):
         """
         if batch:
             _unsubmitted.discard(self)
-        return self._draft().prepare(
+        record = self._draft().prepare(
             engine,
             self.cluster_reference,
             cache_id,
@@ -611,6 +612,26 @@ class JobScript(metaclass=JobScriptType):
             batch,
             terms,
         )
+        rules = terms.retry or self._retry
+        if rules is not None and not terms.is_elsewhere:
+            there = replace(terms, retry=rules, is_elsewhere=True)
+            for profile in rules.profiles():
+                other = self._at(profile).prepare(
+                    engine,
+                    cache_id=cache_id,
+                    parents=parents,
+                    batch=batch,
+                    terms=there,
+                )
+                place = {**other.place(), "profile": profile}
+                record.elsewhere = (*record.elsewhere, place)
+        return record
+
+    def _at(self, profile: str) -> JobScript:
+        """Return the job as it goes by another profile."""
+        twin = self.copy()
+        twin.read_settings(profile)
+        return twin
 
 
 def default_session() -> Session:

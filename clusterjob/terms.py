@@ -22,6 +22,13 @@ class Terms:
     campaign: str = ""
     tags: tuple[str, ...] = ()
     pack: Pack | None = None
+    # it is prepared for a cluster that it goes to only where it fails
+    is_elsewhere: bool = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a job is not submitted at once: it can come after jobs of other clusters."""
+        return bool(self.campaign) or self.is_elsewhere
 
     @property
     def pack_numbers(self) -> dict[str, int]:

@@ -35,7 +35,10 @@ class Load:
 
         A job with one cluster alone goes there also where that does not answer: it waits for it.
         """
-        places = [record.cluster_id, *(item["cluster"] for item in record.elsewhere)]
+        others = [
+            item["cluster"] for item in record.elsewhere if "profile" not in item
+        ]
+        places = [record.cluster_id, *others]
         free = []
         for cluster_id in places:
             cluster = cluster_at(cluster_id, record)

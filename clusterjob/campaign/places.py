@@ -111,5 +111,6 @@ class JobAnywhere:
                 f"job {name!r} fits nowhere:\n  " + "\n  ".join(reasons)
             )
         first = found[0]
-        first.elsewhere = tuple(record.place() for record in found[1:])
+        others = (record.place() for record in found[1:])
+        first.elsewhere = (*first.elsewhere, *others)
         return first

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clusterjob.engine.arrays import aggregate
-from clusterjob.retry import changed_resources, changes_after
+from clusterjob.retry import EXCLUDE, PROFILE, changed_resources, changes_after
 from clusterjob.status import Reason, Status
 from clusterjob.store import Phase, Record, Task
 
@@ -32,14 +32,28 @@ def try_again(record: Record, now: float) -> bool:
         if task.status is Status.FAILED
     }
     found: dict[int | None, Mapping[str, object]] = {}
+    profile = ""
     for index, task in failed.items():
-        changes = _changes_for(record, index, task)
-        if changes is not None:
-            found[index] = changes
+        changes = _changes_after(record, index, task)
+        resources = _changed(record, changes, task)
+        if changes is not None and resources is not None:
+            found[index] = resources
+            profile = str(changes.get(PROFILE, ""))
     if not found:
         return False
     _hold(record, failed, found, now)
+    _go_elsewhere(record, profile)
     return True
+
+
+def _go_elsewhere(record: Record, profile: str) -> None:
+    """Let a job that is held go by another profile, if it is to, and is not there already."""
+    for place in record.elsewhere:
+        if profile and place.get("profile") == profile:
+            record.past[-1]["folder"] = record.folder
+            record.changed.pop(EXCLUDE, None)  # nodes of the other one
+            record.move(place["cluster"], profile)
+            return
 
 
 def wait_for_parents(record: Record, now: float) -> None:
@@ -75,17 +89,23 @@ def _make_held(record: Record, retry_at: float) -> None:
     record.retry_at = retry_at
 
 
-def _changes_for(
+def _changes_after(
     record: Record, index: int | None, task: Task
 ) -> Mapping[str, object] | None:
-    """Return the resources that are other ones in the next attempt; None where there is none."""
+    """Return what is changed for the next attempt; None where there is none."""
     rules = record.spec.retry
     before = [_reason_of(entry, index) for entry in record.past]
     past = [reason for reason in before if reason is not None]
-    changes = changes_after(rules, past, task.reason, task.exit_code)
+    return changes_after(rules, past, task.reason, task.exit_code)
+
+
+def _changed(
+    record: Record, changes: Mapping[str, object] | None, task: Task
+) -> Mapping[str, object] | None:
+    """Return the resources that are other ones in the next attempt; None where there is none."""
     if changes is None:
         return None
-    return changed_resources(rules, changes, record.resources, task.host)
+    return changed_resources(record.spec.retry, changes, record.resources, task.host)
 
 
 def _reason_of(entry: Mapping[str, Any], index: int | None) -> Reason | None:

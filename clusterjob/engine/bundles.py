@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from clusterjob.backend import Backend
 from clusterjob.packing import Pack
 from clusterjob.shell import in_portions
-from clusterjob.store import Bundle, Record
+from clusterjob.store import Bundle, Phase, Record
 
 # what may differ between jobs of one array: each has its own
 _OWN = ("jobname", "stdout", "stderr")
@@ -80,6 +80,8 @@ def bundle(
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
         record.bundle = None
+        if record.phase is Phase.HELD:
+            continue
         may_go = record.spec.pack or record.token not in alone
         if may_go and not why_alone(backend, record):
             groups.setdefault(_what_it_asks(record), []).append(record)

@@ -25,7 +25,7 @@ from clusterjob.errors import (
     first_of,
 )
 from clusterjob.files import upload
-from clusterjob.store import Again, Record, Store
+from clusterjob.store import Again, Phase, Record, Store
 
 _DAMAGED = "a record in the store is damaged, and is or may be this job's: see 'clusterjob doctor'"
 _NAMES = 3  # of refused jobs, in an error
@@ -55,7 +55,8 @@ def submit_records(
     check_conflicts(store, records)
     now, me = time.time(), process_name()
     for record in records:
-        record.owner, record.leased = me, now
+        if record.phase is not Phase.HELD:
+            record.owner, record.leased = me, now
     # the lease comes before the claim: another thread's poll would take the jobs for abandoned
     with Lease(store, records):
         held = store.claim(
@@ -73,7 +74,7 @@ def submit_records(
             winners.append(record if holder is None else holder)
             if holder is None:
                 refused.append(Refusal(record, _DAMAGED))
-            elif id(holder) in mine:
+            elif id(holder) in mine and holder.phase is not Phase.HELD:
                 fresh[holder.token] = holder
         if fresh:
             refused += _send(store, scheduler, list(fresh.values()))

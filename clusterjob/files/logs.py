@@ -64,14 +64,19 @@ def log_path(
     return os.path.join(record.workdir, path)
 
 
-def attempt_log_path(record: Record, stream: Stream, attempt: int) -> str:
-    """Return the path of a log of an attempt; one that the user named is that of all of them."""
+def attempt_log_path(
+    record: Record, stream: Stream, attempt: int, folder: str = ""
+) -> str:
+    """Return the path of a log of an attempt; one that the user named is that of all of them.
+
+    ``folder`` is that of an attempt on another cluster.
+    """
     resources = record.resources
     path = _named(resources.get("stdout"), resources.get("stderr"), stream)
     if path:
         return os.path.join(record.workdir, path)
     token = attempt_token(record.token, attempt)
-    return f"{record.folder}/{token}{LOG_SUFFIX[stream]}"
+    return f"{folder or record.folder}/{token}{LOG_SUFFIX[stream]}"
 
 
 def log_path_of_listed(listed: Listed, stream: Stream) -> str | None:

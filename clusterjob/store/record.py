@@ -209,7 +209,7 @@ class Record(_Referable):
     bundle: Bundle | None = None  # where it did not go alone
     user: str = ""  # who submitted it, here
     campaign: str = ""  # the name of the campaign that it belongs to
-    # other clusters that its campaign may let it go to: see `place`
+    # other clusters that it may go to: see `place`; with a profile, when it is tried again
     elsewhere: tuple[dict[str, str], ...] = ()
     attempt: int = 1  # more than one where it is tried again by itself
     # attempts that are over: see clusterjob.engine.attempts
@@ -425,13 +425,17 @@ class Record(_Referable):
             "cluster": self.cluster_id,
         }
 
-    def move(self, cluster_id: str) -> None:
-        """Let a job that is held go to another one of its clusters."""
+    def move(self, cluster_id: str, profile: str = "") -> None:
+        """Let a job that is with no scheduler go to another one of its clusters."""
         wanted = next(
-            item for item in self.elsewhere if item["cluster"] == cluster_id
+            item
+            for item in self.elsewhere
+            if item["cluster"] == cluster_id and item.get("profile", "") == profile
         )
         others = [item for item in self.elsewhere if item is not wanted]
-        self.elsewhere = (*others, self.place())
+        # where it failed it does not go back
+        here = [] if profile else [self.place()]
+        self.elsewhere = (*others, *here)
         self.spec_json, self._spec = wanted["spec"], None
         self.backend, self.host = wanted["backend"], wanted["host"]
         self.workdir, self.folder = wanted["workdir"], wanted["folder"]

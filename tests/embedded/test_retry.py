@@ -153,3 +153,87 @@ def test_children_of_a_job_that_is_tried_again_wait_for_it() -> None:
     }
     assert results[4].reason is Reason.DEPENDENCY
     assert not Path("orphan").exists()
+
+
+def two_profiles() -> None:
+    for name, poll in (("a", "0.21"), ("b", "0.22")):
+        Path(f"{name}.ini").write_text(
+            f"[Attributes]\nbackend = local\nplace = {name}\nworkdir = in_{name}\n"
+            f"[Limits]\nfirst_poll = 0.05\npoll_interval = {poll}\n"
+        )
+
+
+def test_another_cluster() -> None:
+    """What failed at one goes to the other, and what comes after it waits for that."""
+    two_profiles()
+    job = JobScript("echo at {{ place }}; test {{ place }} = b", "moves")
+    job.read_settings("a.ini")
+    child = JobScript("echo after", "child")
+    child.read_settings("a.ini")
+    rules = Retry(2, exit={"profile": "b.ini"})
+    results = submit([job, child], after={child: job}, retry=rules)
+    first = results[0].record.cluster_id
+    results.wait(60)
+    assert [result.status for result in results] == [Status.COMPLETED] * 2
+    assert results[0].record.cluster_id != first
+    assert results[0].stdout() == "at b\n"
+    assert "/in_b/" in results[0].log_path()
+    old, new = results[0].attempts
+    assert Path(old.stdout).read_text() == "at a\n"
+    assert (new.number, new.stdout) == (2, results[0].log_path())
+    again = job.submit(retry=rules)
+    assert again.reused
+    assert again == results[0]
+
+
+def test_another_cluster_also_fails_and_is_not_left() -> None:
+    two_profiles()
+    job = JobScript("echo {{ place }} >> ../ran; exit 1", "fails")
+    job.read_settings("a.ini")
+    result = job.submit(retry=Retry(3, exit={"profile": "b.ini"}))
+    assert result.wait(60)
+    assert (result.status, result.record.attempt) == (Status.FAILED, 4)
+    assert Path("ran").read_text().split() == ["a", "b", "b", "b"]
+
+
+def test_a_profile_names_another_one_beside_it() -> None:
+    Path("deep").mkdir()
+    two_profiles()
+    Path("b.ini").rename("deep/b.ini")
+    Path("deep/a.ini").write_text(
+        Path("a.ini").read_text() + "[Retry]\nexit 7 = profile=b.ini\n"
+    )
+    job = JobScript("test {{ place }} = b || exit 7", "named")
+    job.read_settings("deep/a.ini")
+    result = job.submit()
+    assert result.wait(60)
+    assert result.status == Status.COMPLETED, result.explain()
+
+
+def test_where_it_could_not_go_is_said_at_once() -> None:
+    job = JobScript("true", "nowhere")
+    with pytest.raises(SettingsError, match=r"nosuch\.ini"):
+        job.submit(retry=Retry(1, exit={"profile": "nosuch.ini"}))
+    two_profiles()
+    with pytest.raises(SettingsError, match="cannot go to another profile"):
+        JobScript("true", "many", array="1-3").submit(
+            retry=Retry(1, exit={"profile": "b.ini"})
+        )
+    with pytest.raises(SettingsError, match="expected the path of a profile"):
+        Retry(1, exit={"profile": 3})
+
+
+def test_a_job_after_one_that_waits_for_its_next_attempt() -> None:
+    job = JobScript("echo . >>ran; test $(wc -l <ran) -gt 1", "first")
+    parent = job.submit(retry=Retry(1, exit={}, delay=2))
+    while parent.record.attempt == 1:
+        parent.refresh(force=True)
+    assert parent.job_id is None
+    child = JobScript("wc -l <ran", "second").submit(after=parent)
+    assert child.job_id is None
+    assert child.status == Status.PENDING
+    assert "'first' has no job id yet" in child.words
+    assert child.wait(30)
+    assert (child.status, child.stdout()) == (Status.COMPLETED, "2\n"), (
+        child.explain()
+    )
