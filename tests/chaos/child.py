@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.chaos.killing import kill_behind_sshd, kill_below
 
 everything = far = False
+is_packed = False
 
 
 def die() -> None:
@@ -72,7 +73,7 @@ def watch_receipts(count: int) -> None:
                 for path in Path().glob(".clusterjob-runs/*/receipts")
                 if path.stat().st_mtime > began
             )
-            if written >= max(1, count // 2):
+            if written >= (1 if is_packed else max(1, count // 2)):
                 die()
             time.sleep(0.001)
 
@@ -94,7 +95,8 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
 
         def count_one() -> None:
             written[0] += 1
-            if written[0] > count // 2:
+            # a pack has two files
+            if written[0] > (1 if is_packed else count // 2):
                 time.sleep(0.1)  # what was sent has arrived
                 die()
 
@@ -130,8 +132,9 @@ def arrange(point: str, count: int, store: type[Store]) -> None:
 
 
 def main() -> None:
-    global everything, far
-    profile, ledger, name, count, together, *step = sys.argv[1:]
+    global everything, far, is_packed
+    profile, ledger, name, count, way, *step = sys.argv[1:]
+    is_packed = way == "pack"
     jobs = []
     for number in range(int(count)):
         job = JobScript(
@@ -139,7 +142,7 @@ def main() -> None:
             f"{name}-{number}",
         )
         job.read_settings(profile)
-        if number == 0:
+        if number == 0 and not is_packed:
             job.array = "1-2"
         jobs.append(job)
     if step and step[0]:
@@ -149,7 +152,8 @@ def main() -> None:
 
         arrange(point, int(count), type(default_session().store))
     print("ready", flush=True)
-    results = submit(jobs, bundle=together == "yes")
+    pack = 2 if is_packed else None
+    results = submit(jobs, bundle=way != "alone", pack=pack)
     print(*(result.job_id for result in results))
 
 

@@ -11,12 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from clusterjob import Status, wait
 from clusterjob.script import default_session
 from tests.contract.conftest import Flavour, cluster, place  # noqa: F401  (fixtures)
 
 LONG = bool(os.environ.get("CLUSTERJOB_CHAOS"))  # make chaos
+# how jobs go to their scheduler
+Way = Literal["array", "pack", "alone"]
+WAYS: tuple[Way, ...] = ("array", "pack", "alone")
 CHILD = Path(__file__).parent / "child.py"
 
 
@@ -26,7 +30,7 @@ def start(
     count: int,
     step: str = "",
     prefix: Sequence[str] = (),
-    together: bool = True,
+    way: Way = "array",
 ) -> subprocess.Popen[str]:
     """Start a process that submits ``count`` jobs; ``prefix`` is a command to start it with."""
     command = [
@@ -37,7 +41,7 @@ def start(
         str(Path("ledger").absolute()),
         name,
         str(count),
-        "yes" if together else "no",
+        way,
         step,
     ]
     return subprocess.Popen(
@@ -46,13 +50,13 @@ def start(
 
 
 def run(
-    flavour: Flavour, name: str, count: int, step: str = "", together: bool = True
+    flavour: Flavour, name: str, count: int, step: str = "", way: Way = "array"
 ) -> int:
     """Let a process submit ``count`` jobs; return how it ended.
 
     One that is not killed must succeed.
     """
-    process = start(flavour, name, count, step, together=together)
+    process = start(flavour, name, count, step, way=way)
     out, err = process.communicate(timeout=120)
     assert step or process.returncode == 0, out + err
     return process.returncode

@@ -18,7 +18,7 @@ from clusterjob.engine import lease
 from clusterjob.script import default_session
 from tests.contract.conftest import PLACES, Flavour, on
 
-from .conftest import LONG, everything_ran_once, run, start
+from .conftest import LONG, WAYS, everything_ran_once, run, start
 from .killing import POINTS, kill_below
 
 MOMENTS = 200 if LONG else 10
@@ -33,17 +33,19 @@ COUNT = 4
     )
 )
 def test_killed_at_every_step(cluster: Flavour) -> None:
-    """Of jobs that go in an array, and of such that go alone."""
-    ways = [("", True), ("+all", True), ("", False), ("+all", False)]
-    if not LONG:
-        ways = ways[1:3]
+    """Of jobs that go in an array, in packs, and alone."""
     cases = [
-        (point + suffix, together) for point in POINTS for suffix, together in ways
+        (point + suffix, way)
+        for point in POINTS
+        for way in WAYS
+        for suffix in ("", "+all")
     ]
-    for number, (step, together) in enumerate(cases):
-        ended = run(cluster, f"s{number}", COUNT, step, together)
-        assert ended == -signal.SIGKILL, (step, together)
-        run(cluster, f"s{number}", COUNT, together=together)
+    if not LONG:  # of each step an array, or one of the other two
+        cases = [*cases[1::6], *cases[2::12], *cases[10::12]]
+    for number, (step, way) in enumerate(cases):
+        ended = run(cluster, f"s{number}", COUNT, step, way)
+        assert ended == -signal.SIGKILL, (step, way)
+        run(cluster, f"s{number}", COUNT, way=way)
     everything_ran_once(len(cases) * COUNT)
 
 
@@ -59,8 +61,8 @@ def test_killed_at_random_moments(cluster: Flavour) -> None:
         assert number < 4 * MOMENTS, (
             f"only {killed} of {number} were killed before they were done"
         )
-        together = moments.random() < 0.7
-        process = start(cluster, f"r{number}", COUNT, together=together)
+        way = moments.choice(WAYS)
+        process = start(cluster, f"r{number}", COUNT, way=way)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(moments.uniform(0, span))
@@ -71,7 +73,7 @@ def test_killed_at_random_moments(cluster: Flavour) -> None:
             kill_below(process.pid)
         process.kill()
         process.communicate()
-        run(cluster, f"r{number}", COUNT, together=together)
+        run(cluster, f"r{number}", COUNT, way=way)
         number += 1
     print(f"{killed} of {number} were killed before they were done")
     everything_ran_once((number + 1) * COUNT, 600 if LONG else 120)
