@@ -209,7 +209,9 @@ def parent_of(
             "a job can only come after jobs of the same scheduler; "
             f"{record.name!r} is with {record.backend!r}"
         )
-    if record.finished and not is_done:
+    # what waits for a failure that did not come is told so, as a job that was cancelled
+    is_alarm = how is Dependency.AFTER_NOT_OK
+    if not record.can_meet(how) and not is_alarm:
         raise SubmissionError(
             f"job {record.name!r} ({record.job_id}) is {record.status}: "
             f"what comes after it ({how}) would never run"

@@ -57,7 +57,7 @@ from clusterjob.native_script import NativeScript, check_no_directives
 from clusterjob.packing import Pack
 from clusterjob.profile import ATTRIBUTES
 from clusterjob.retry import Retry
-from clusterjob.status import Dependency
+from clusterjob.status import Dependency, Reason
 from clusterjob.store import (
     ClusterReference,
     InputFile,
@@ -535,13 +535,18 @@ def _texts_in(value: object) -> Iterator[str]:
 
 
 def _wait_for_ids(record: Record) -> None:
-    """Hold a job until those that it comes after are with their scheduler."""
-    without = [parent.name for parent in record.waits_for if not parent.job_id]
-    if without:
+    """Hold a job until its scheduler can see to the order, or until what it comes after has ended;
+    one whose turn cannot come any more ends.
+    """
+    parents = record.waits_for
+    if any(item.over and item.how is Dependency.AFTER_NOT_OK for item in parents):
+        record.phase = Phase.HELD
+        record.drop(Reason.DEPENDENCY)
+        return
+    awaited = [repr(item.name) for item in parents if item.late or not item.job_id]
+    if awaited:
         record.phase, record.retry_at = Phase.HELD, time.time()
-        record.task.words = (
-            f"{first_of([repr(name) for name in without], 3)} has no job id yet"
-        )
+        record.task.words = f"it waits for {first_of(awaited, 3)}"
 
 
 def _check_pack(backend: Backend, record: Record) -> None:

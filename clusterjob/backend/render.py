@@ -59,11 +59,13 @@ _OWN_LOGS = ('"${cj_record%.exit}".out', '"${cj_record%.exit}".err')
 class Guard(NamedTuple):
     """What a job must have come to before another one begins: its exit records tell.
 
-    Those of an array's elements, for ``AFTER_CORRESPONDING`` without index and ``.exit``.
+    For ``AFTER_CORRESPONDING`` those of ``elements``: a pattern of their indices, and the path
+    without index and ``.exit``.
     """
 
     how: Dependency
     records: tuple[str, ...]
+    elements: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

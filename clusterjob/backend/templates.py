@@ -30,6 +30,11 @@ _BLOCKS = """
 """
 _SYNTAX = re.compile(r"\{\{|\{%|\{=#")
 _NO_BLOCK = re.compile(r"\{%(?![-+]?\s*(?:" + "|".join(_BLOCKS.split()) + r")\b)")
+_BLOCK_LINE = re.compile(
+    r"^[ \t]*((?:\{%(?:(?!%\})[^\n])*%\}[ \t]*|\{=#(?:(?!#=\})[^\n])*#=\}[ \t]*)+)\n",
+    re.MULTILINE,
+)
+_RAW = re.compile(r"(\{%[-+]?\s*raw\b.*?\bendraw\s*[-+]?%\})", re.DOTALL)
 _SAFE = re.compile(r"[\w@%+=:,./^*~-]*", re.ASCII)
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -41,7 +46,8 @@ def _environment(comments: bool = False) -> jinja2.Environment:
 
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
+        # in bodies a line break goes with a line of nothing but blocks: see _source
+        trim_blocks=comments,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
@@ -73,9 +79,21 @@ def _compiled(text: str) -> jinja2.Template:
 
 
 def _source(text: str) -> str:
-    if "{% raw" in text:
-        return text
-    return _NO_BLOCK.sub("{{ '{%' }}", text)  # printf's {%s} opens no block
+    """Return the template that a body stands for.
+
+    A line of blocks alone leaves nothing, not even a line break; one that merely ends with a block
+    keeps its own, or the next command would be part of it.
+    """
+    parts = _RAW.split(text)
+    parts[::2] = [
+        _NO_BLOCK.sub("{{ '{%' }}", _BLOCK_LINE.sub(_without_break, part))
+        for part in parts[::2]
+    ]
+    return "".join(parts)  # printf's {%s} opens no block
+
+
+def _without_break(match: re.Match[str]) -> str:
+    return f"{match[1].rstrip()}{{=#\n#=}}"  # a comment: lines are counted in errors
 
 
 def compile_template(
@@ -223,7 +241,7 @@ def compile_directive(text: str, where: str) -> jinja2.Template:
     """Compile the template of a directive, which quotes what is :class:`Quoted`."""
     import jinja2
 
-    environment = _environment().overlay()
+    environment = _environment().overlay(trim_blocks=True)
     environment.finalize = _quote_when_written
     try:
         return environment.from_string(text)

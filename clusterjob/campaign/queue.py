@@ -16,7 +16,7 @@ class _Waiting:
     """A job that comes after others: its cluster, and the keys of these."""
 
     cluster_id: str
-    parents: tuple[tuple[str, Dependency], ...]
+    parents: tuple[tuple[str, Dependency, bool], ...]
 
 
 @dataclass
@@ -37,13 +37,15 @@ class Queue:
             if not record.is_held:
                 continue
             parents = tuple(
-                (parent.key, parent.how) for parent in record.after if parent.key
+                (parent.key, parent.how, parent.late)
+                for parent in record.after
+                if parent.key
             )
             if not parents:
                 self.ready[record.token] = None
                 continue
             self._waiting[record.token] = _Waiting(record.cluster_id, parents)
-            for key, _ in parents:
+            for key, _, _ in parents:
                 self._children.setdefault(key, {})[record.token] = None
 
     def __len__(self) -> int:
@@ -69,8 +71,8 @@ class Queue:
         dead = []
         for token, waiting in list(self._waiting.items()):
             answers = {
-                _answer(known.get(key), how, waiting.cluster_id)
-                for key, how in waiting.parents
+                _answer(known.get(key), how, waiting.cluster_id, is_late)
+                for key, how, is_late in waiting.parents
             }
             if "never" in answers:
                 dead.append(token)
@@ -83,22 +85,23 @@ class Queue:
 
     def _stop_waiting(self, token: str) -> None:
         waiting = self._waiting.pop(token, None)
-        for key, _ in waiting.parents if waiting else ():
+        for key, _, _ in waiting.parents if waiting else ():
             children = self._children.get(key, {})
             children.pop(token, None)
             if not children:
                 self._children.pop(key, None)
 
 
-def _answer(end: End | None, how: Dependency, cluster_id: str) -> str:
+def _answer(end: End | None, how: Dependency, cluster_id: str, is_late: bool) -> str:
     """Say whether a job may be submitted, as far as one of its parents is concerned.
 
-    Where both are with one scheduler, that one sees to the order.
+    Where both are with one scheduler, that one sees to the order, unless it may be ``is_late``
+    known what the parent comes to: see :class:`Parent`.
     """
     if end is None:
         return "never"
     status = Status(end.status)
     if not status.finished:
         is_together = end.is_submitted and end.cluster_id == cluster_id
-        return "now" if is_together else "later"
+        return "now" if is_together and not is_late else "later"
     return "now" if how.is_met(status) else "never"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import time
 import zlib
@@ -174,6 +173,8 @@ def _waits(
     """
     found: dict[Dependency, list[str]] = {}
     for parent in parents:
+        if parent.over:
+            continue
         how = parent.how
         is_late = parent.is_element and not backend.bundles.after
         must_look = _must_look(backend, parent) and how is not Dependency.AFTER_OK
@@ -203,7 +204,10 @@ def _must_look(backend: Backend, parent: Parent) -> bool:
     is_late = parent.is_element and not backend.bundles.after
     is_unknown = parent.how not in backend.general.dependencies
     is_guarded = form is AfterForm.GUARDED or is_blind
-    return is_guarded or is_late or is_unknown or parent.is_packed
+    is_partly = parent.how is Dependency.AFTER_CORRESPONDING and (
+        parent.over or len(parent.elements) > 1
+    )
+    return is_guarded or is_late or is_unknown or parent.is_packed or is_partly
 
 
 def _guards(backend: Backend, parents: Iterable[Parent]) -> list[Guard]:
@@ -212,10 +216,15 @@ def _guards(backend: Backend, parents: Iterable[Parent]) -> list[Guard]:
     for parent in parents:
         if not _must_look(backend, parent):
             continue
-        records = parent.records
         if parent.how is Dependency.AFTER_CORRESPONDING:
-            records = (re.sub(r"\.\d+\.exit$", "", parent.records[0]),)
-        guards.append(Guard(parent.how, records))
+            found = parent.elements
+            elements = tuple(
+                ("|".join(map(str, indices)) if len(found) > 1 else "*", base)
+                for base, indices in found.items()
+            )
+            guards.append(Guard(parent.how, (), elements))
+        else:
+            guards.append(Guard(parent.how, parent.records))
     return guards
 
 

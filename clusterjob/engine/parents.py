@@ -41,9 +41,7 @@ def _resolve(record: Record, newest: Mapping[str, Record], found: Resolved) -> N
         elif is_dead(now, parent):
             found.dead.add(record.token)
             return
-        elif not now.finished and (
-            not now.job_id or now.cluster_id != record.cluster_id
-        ):
+        elif _must_end_first(now, parent, record):
             found.waiting.add(record.token)
         else:
             parents.append(now.as_parent(parent.how))
@@ -51,9 +49,18 @@ def _resolve(record: Record, newest: Mapping[str, Record], found: Resolved) -> N
         found.parents[record.token] = tuple(parents)
 
 
+def _must_end_first(now: Record, parent: Parent, record: Record) -> bool:
+    """Whether no scheduler sees to the order of a job and of what it comes after."""
+    if now.finished:
+        return False
+    is_known = now.job_id and now.cluster_id == record.cluster_id
+    was_dropped = record.attempt > 1  # it would be again
+    return not is_known or was_dropped or now.as_parent(parent.how).late
+
+
 def is_dead(now: Record, parent: Parent) -> bool:
     """Whether a parent has come to another end than is waited for."""
-    return now.finished and not now.has_met(parent.how)
+    return now.finished and not now.can_meet(parent.how)
 
 
 def find_dropped(

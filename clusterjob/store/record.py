@@ -158,6 +158,20 @@ _TASK_FIELDS = tuple(item.name for item in fields(Task))
 _values_of_task = operator.attrgetter(*_TASK_FIELDS)
 
 
+def _same_for(index: int, old: Parent, new: Parent) -> bool:
+    """Whether what an element of an array comes after was not submitted anew."""
+    if not old.token or old.token == new.token:
+        return True
+    if new.how is not Dependency.AFTER_CORRESPONDING:
+        return False
+    end = f".{index}.exit"
+    files = [
+        {path for path in parent.records if path.endswith(end)}
+        for parent in (old, new)
+    ]
+    return files[0] == files[1]
+
+
 def _dropped(task: Task, reason: Reason) -> Task:
     """Return a task that ended before it began."""
     ended = task.copy()
@@ -273,11 +287,20 @@ class Record(_Referable):
         return kept or f"{self.folder}/{self.exit_name(index)}"
 
     def keep_completed(self, earlier: Record) -> None:
-        """Take over the elements of an array that completed in an earlier submission of it."""
+        """Take over the elements of an array that completed in an earlier submission of it, and
+        that come after the same as then.
+        """
         if self.tasks is None or earlier.tasks is None:
             return
+        before = {parent.key: parent for parent in earlier.spec.after}
+        pairs = [
+            (before[parent.key], parent)
+            for parent in self.spec.after
+            if parent.key in before
+        ]
         for index, task in earlier.tasks.items():
-            if task.status is Status.COMPLETED and index in self.tasks:
+            are_same = all(_same_for(index, *pair) for pair in pairs)
+            if task.status is Status.COMPLETED and index in self.tasks and are_same:
                 self.tasks[index] = task.copy()
                 self.tasks[index].files = earlier.files_of(index)
 
@@ -292,7 +315,20 @@ class Record(_Referable):
             self.has_met(how),
             self.bundle.array_id if self.bundle is not None else "",
             how,
+            over=self.finished and not self.has_met(how),
+            late=not self.finished
+            and how is not Dependency.AFTER_OK
+            and bool(self.spec.retry or self.spec.pack),
         )
+
+    def can_meet(self, how: Dependency) -> bool:
+        """Whether this job came to what another one waits for, or may yet; of an array whose
+        elements are waited for one by one, any of them.
+        """
+        if how is Dependency.AFTER_CORRESPONDING and self.tasks is not None:
+            states = [task.status for task in self.tasks.values()]
+            return min(states) <= Status.COMPLETED
+        return not self.finished or self.has_met(how)
 
     @property
     def waits_for(self) -> tuple[Parent, ...]:
@@ -331,7 +367,9 @@ class Record(_Referable):
         """
         if not self.makes_room(new, force, retry):
             return False
-        if not force and not self.came_before(new):
+        if new.is_dropped and self.is_dropped:
+            return False  # it would come to the same end
+        if not force:
             new.keep_completed(self)
         return True
 

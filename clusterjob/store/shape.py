@@ -234,7 +234,7 @@ _PARENT = _Shape(
         **dict.fromkeys(("name", "job_id", "key", "token", "array_id"), _TEXT),
         "records": _TEXTS,
         "how": _kind(str, check=_are_among(item.value for item in Dependency)),
-        "done": _FLAG,
+        **dict.fromkeys(("done", "over", "late"), _FLAG),
     },
     ("name", "job_id", "records"),
 )

@@ -44,7 +44,8 @@ class Parent:
     ``key`` and ``token`` name the submission; of a job that an older version wrote they are empty.
     ``how``: what it must have come to; ``done``: it had, so that nothing has to wait for it.
     ``array_id``: the scheduler's id of the array that it is an element of, where it is a job of its
-    own.
+    own. ``over``: it had ended otherwise, of an array perhaps not all of it; ``late``: that it ends
+    for its scheduler may not be its last end.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Parent:
     done: bool = False
     array_id: str = ""
     how: Dependency = Dependency.AFTER_OK
+    over: bool = False
+    late: bool = False
 
     @property
     def is_array(self) -> bool:
@@ -71,6 +74,18 @@ class Parent:
         """Whether such an element runs others besides it."""
         return self.is_element and "/" in self.job_id
 
+    @property
+    def elements(self) -> dict[str, list[int]]:
+        """The elements of an array by what their files are called before index and ending: those
+        that completed in an earlier submission have the files of that.
+        """
+        found: dict[str, list[int]] = {}
+        for path in self.records:
+            base, _, index = path.removesuffix(".exit").rpartition(".")
+            if index.isdecimal():
+                found.setdefault(base, []).append(int(index))
+        return found
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Parent:
         parent = {**data, "records": tuple(data["records"])}
@@ -84,7 +99,7 @@ class Parent:
             "job_id": self.job_id,
             "records": list(self.records),
         }
-        for name in ("key", "token", "done", "array_id"):
+        for name in ("key", "token", "done", "array_id", "over", "late"):
             if value := getattr(self, name):
                 data[name] = value
         if self.how is not Dependency.AFTER_OK:

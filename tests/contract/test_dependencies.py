@@ -110,3 +110,25 @@ def test_children_come_back_with_their_parents(cluster: Flavour) -> None:
     cluster.made += revived
     assert wait(revived, 120).not_done == []
     assert [result.status for result in revived] == [Status.COMPLETED] * 3
+
+
+@on(*SOME)
+def test_elements_that_come_after_one_that_was_submitted_again(
+    cluster: Flavour,
+) -> None:
+    """What completed of both arrays does not run again."""
+    rows = [{"v": v} for v in range(4)]
+    first = cluster.job(
+        "[ $v != 2 ] || [ -e fixed ] || exit 5; sleep 1; echo $v >e-$v"
+    )
+    second = cluster.job("cat e-$v >>seen")
+    for number in range(2):
+        parent = first.submit_array(rows)
+        child = second.submit_array(rows, after=aftercorr(parent))
+        cluster.made += [parent, child]
+        assert wait([parent, child], 120).not_done == []
+        states = [str(task.status) for task in (child.tasks or {}).values()]
+        third = "COMPLETED" if number else "CANCELLED"
+        assert states == ["COMPLETED", "COMPLETED", third, "COMPLETED"]
+        Path("fixed").touch()
+    assert sorted(Path("seen").read_text().split()) == ["0", "1", "2", "3"]

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from clusterjob import JobScript, Reason, Retry, SettingsError, Status, submit
+from clusterjob import (
+    JobScript,
+    Reason,
+    Retry,
+    SettingsError,
+    Status,
+    afterany,
+    aftercorr,
+    afternotok,
+    submit,
+    wait,
+)
 
 HOG = "python3 -c 'import time; x = bytearray({{ mb }} << 20); time.sleep(0.5)'"
 
@@ -232,8 +243,40 @@ def test_a_job_after_one_that_waits_for_its_next_attempt() -> None:
     child = JobScript("wc -l <ran", "second").submit(after=parent)
     assert child.job_id is None
     assert child.status == Status.PENDING
-    assert "'first' has no job id yet" in child.words
+    assert "it waits for 'first'" in child.words
     assert child.wait(30)
     assert (child.status, child.stdout()) == (Status.COMPLETED, "2\n"), (
         child.explain()
     )
+
+
+@pytest.mark.parametrize("pack", [None, 3])
+def test_what_comes_after_an_end_waits_for_the_last_attempt(pack: int | None) -> None:
+    """And the same script runs again once all is well."""
+    job = JobScript("sleep 0.5; test -e m || { touch m; exit 75; }; touch done", "p")
+    alarm, clean = (
+        JobScript("touch alarm", "alarm"),
+        JobScript("test -e done", "clean"),
+    )
+    jobs = [job, alarm, clean]
+    after = {alarm: afternotok(job), clean: afterany(job)}
+    for number in range(2):
+        results = submit(jobs, after=after, retry=Retry(2, delay=0.5), pack=pack)
+        assert wait(results, 60).not_done == []
+        states = [str(result.status) for result in results]
+        assert states == ["COMPLETED", "CANCELLED", "COMPLETED"]
+        assert results[1].reason == Reason.DEPENDENCY
+        assert [result.reused for result in results] == [number == 1] * 3
+    assert not Path("alarm").exists()
+
+
+def test_elements_wait_for_the_last_attempt_of_theirs() -> None:
+    first = JobScript(
+        "sleep 0.3; [ $n != 2 ] || [ -e m ] || { touch m; exit 9; }", "first"
+    )
+    parent = first.submit_array([{"n": n} for n in (1, 2, 3)], retry=Retry(2))
+    child = JobScript("echo $n", "child").submit_array(
+        [{"n": n} for n in (1, 2, 3)], after=aftercorr(parent)
+    )
+    assert wait([parent, child], 60).not_done == []
+    assert child.status == Status.COMPLETED, child.explain()
