@@ -20,7 +20,7 @@ from clusterjob.campaign.steps import (
     fingerprint,
 )
 from clusterjob.dependencies import Job, exchange, is_job
-from clusterjob.errors import JobNotFoundError, SettingsError
+from clusterjob.errors import JobNotFoundError, SettingsError, first_of
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results, cancel
 from clusterjob.retry import Retry
@@ -40,12 +40,15 @@ class Outcome(NamedTuple):
     counts: dict[Status, int]
     held: int
     is_over: bool  # there is nothing more to do
+    # steps whose functions may be called yet: the script of the campaign has them
+    open_steps: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of its jobs completed."""
+        """Whether all of its jobs completed, and no function may be called yet."""
         others = set(self.counts) - {Status.COMPLETED}
-        return self.is_over and not any(self.counts[status] for status in others)
+        is_clean = not any(self.counts[status] for status in others)
+        return self.is_over and is_clean and not self.open_steps
 
     def __str__(self) -> str:
         shown = [
@@ -53,6 +56,9 @@ class Outcome(NamedTuple):
         ]
         if self.held:
             shown.append(f"{self.held} of the pending not submitted yet")
+        if self.is_over and self.open_steps:
+            names = first_of(self.open_steps, 3)
+            shown.append(f"not called yet, by the campaign's script: {names}")
         return ", ".join(shown) or "no jobs"
 
 
@@ -117,6 +123,7 @@ class Campaign:
         }
         self._driver = Driver(self.session, name, self._settings)
         self._is_saved = False
+        self._open_steps: list[str] = []
         if on_state is not None:
             self._tell_of_own(on_state)
 
@@ -225,6 +232,7 @@ class Campaign:
             if any(step.name == own for step in self.steps):
                 raise SettingsError(f"there are two steps {own!r}: give one a name")
             self.steps.append(Step(own, function, items, loop))
+            self._note_open_steps()
             return self.steps[-1]
 
         return add
@@ -264,7 +272,15 @@ class Campaign:
         self._save()
         self._driver.step()
         is_waiting = self._call_steps()
+        self._note_open_steps()
         return self._outcome(is_waiting)
+
+    def _note_open_steps(self) -> None:
+        """Write down which functions may be called yet, for those who do not have the script."""
+        names = [step.name for step in self.steps if not step.is_over]
+        if self.steps and names != self._open_steps:
+            self._open_steps = names
+            self._driver.note_open_steps(names)
 
     def _outcome(self, is_waiting: bool) -> Outcome:
         """Say how far it came; ``is_waiting``: a step may still make jobs."""
@@ -275,7 +291,7 @@ class Campaign:
             is_over = pending - held + running == 0
         else:
             is_over = pending + running == 0 and not is_waiting
-        return Outcome(counts, held, is_over)
+        return Outcome(counts, held, is_over, tuple(self._open_steps))
 
     def _call_steps(self) -> bool:
         """Call the functions whose inputs are there; say whether one may be called later."""
@@ -325,7 +341,9 @@ class Campaign:
     @property
     def results(self) -> Results:
         """The results of all its jobs."""
-        records = self.session.store.select(campaign=self.name)
+        store = self.session.store
+        records = store.select(campaign=self.name)
+        records += store.by_keys(sorted(self._driver.joined)).values()
         return Results(AsyncResult(record, self.session.engine) for record in records)
 
     def cancel(self) -> None:
@@ -378,6 +396,7 @@ def open_campaign(name: str, session: Session | None = None) -> Campaign:
     )
     campaign._settings["weights"] = settings.get("weights") or {}
     campaign._is_saved = True
+    campaign._open_steps = list(known[name].get("open", ()))
     return campaign
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import operator
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,9 @@ class Driver:
                 records = self.store.by_tokens(portion)
                 in_order = [records[token] for token in portion if token in records]
                 self._queue.add(in_order)
+            for record in self.store.by_keys(sorted(self.joined)).values():
+                self._queue.add([record])
+                self._clusters[record.cluster_id] = self.engine.cluster_of(record)
         return self._queue
 
     def add(self, results: Iterable[AsyncResult]) -> None:
@@ -91,11 +95,32 @@ class Driver:
 
         if others:
             self.store.update(others, join)
+        foreign = {item.key for item in records if item.campaign != self.name}
+        if not foreign <= self.joined:
+            self.joined |= foreign
+            self._note("joined", sorted(self.joined))
+
+    @functools.cached_property
+    def joined(self) -> set[str]:
+        """The keys of its jobs that belong to another campaign, which had them first."""
+        return set(self.data().get("joined", ()))
 
     def counts(self) -> tuple[dict[Status, int], int]:
         """Return the jobs by state, and how many of them are held."""
-        found = self.store.campaign_counts(self.name)
-        return found, len(self.queue)
+        found = Counter(self.store.campaign_counts(self.name))
+        ends = self.store.ends(sorted(self.joined)) if self.joined else {}
+        found.update(Status(end.status) for end in ends.values())
+        return dict(found), len(self.queue)
+
+    def note_open_steps(self, names: list[str]) -> None:
+        """Write down which functions may be called yet."""
+        self._note("open", names)
+
+    def _note(self, name: str, value: object) -> None:
+        def change(data: dict[str, Any] | None) -> dict[str, Any]:
+            return {**(data or {"created": time.time()}), name: value}
+
+        self.store.change_campaign(self.name, change)
 
     # -- a step ------------------------------------------------------------------------------------
 
@@ -166,6 +191,8 @@ class Driver:
         records = self.store.by_tokens(tokens)
         in_order = [records[token] for token in tokens if token in records]
         gone = [token for token in tokens if token not in records]
+        # another process may have let them go
+        gone += [record.token for record in in_order if not record.is_held]
         for cluster, members in self._choose(in_order).items():
             self._clusters[cluster.jobs.cluster_id] = cluster
             tracked = [cluster.track(record) for record in members]
@@ -194,8 +221,15 @@ class Driver:
         found = {}
         for cluster_id, members in chosen.items():
             moving = [item for item in members if item.cluster_id != cluster_id]
-            self.store.update(moving, operator.methodcaller("move", cluster_id))
-            found[self._cluster_at(cluster_id, members[0])] = members
+            self.store.update(moving, functools.partial(_move, cluster_id))
+            # another process may have been quicker
+            going = [
+                item
+                for item in members
+                if item.is_held and item.cluster_id == cluster_id
+            ]
+            if going:
+                found[self._cluster_at(cluster_id, going[0])] = going
         return found
 
     def _cluster_at(self, cluster_id: str, record: Record) -> Cluster:
@@ -255,3 +289,11 @@ class Driver:
         ]
         self.add(results)
         return results
+
+
+def _move(cluster_id: str, record: Record) -> bool:
+    """Let a job go to another cluster, unless it has gone meanwhile."""
+    if not record.is_held:
+        return False
+    record.move(cluster_id)
+    return True

@@ -23,7 +23,8 @@ class Step:
     """A function of a campaign's, and the jobs that it has made.
 
     It is called with the results of what it comes ``after``, once all of them completed. With
-    ``loop`` it is called again with the results of the jobs that it returned, until there are none.
+    ``loop`` it is called again with the results of the jobs that it returned, until there are none;
+    what comes after it gets those of the last call that made any.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Step:
     after: list[AsyncResult | Step]
     loop: bool = False
     results: Results = field(default_factory=Results)  # of the jobs of all its calls
-    latest: Results = field(default_factory=Results)  # of its last call
+    latest: Results = field(default_factory=Results)  # of its last call that made any
     calls: int = 0
     is_over: bool = False  # it makes no more jobs
 
@@ -68,7 +69,7 @@ class Step:
     def take(self, made: Results) -> None:
         """Take over the jobs of a call."""
         self.calls += 1
-        self.latest = made
+        self.latest = made or self.latest
         self.results = self.results + made
         self.is_over = not (self.loop and made)
 

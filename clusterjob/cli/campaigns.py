@@ -18,7 +18,8 @@ def campaign() -> None:
     """Campaigns: many jobs under a name, their order and their limits.
 
     Exit codes of show and continue: 0 all completed; 1 some failed or were cancelled, and there is
-    nothing more to do; 3 it is not over: run it again.
+    nothing more to do; 3 it is not over: run it again, or its script where a function of that is to
+    be called.
     """
 
 
@@ -96,10 +97,14 @@ def _row(name: str, outcome: Outcome) -> dict[str, object]:
         "counts": {status.name: outcome.counts.get(status, 0) for status in Status},
         "held": outcome.held,
         "is_over": outcome.is_over,
+        "open_steps": outcome.open_steps,
     }
 
 
 def _exit(outcome: Outcome) -> None:
-    if not outcome.is_over:
+    has_failed = outcome.counts.get(Status.FAILED) or outcome.counts.get(
+        Status.CANCELLED
+    )
+    if not outcome.is_over or (outcome.open_steps and not has_failed):
         sys.exit(UNFINISHED)
     sys.exit(0 if outcome.is_complete else 1)

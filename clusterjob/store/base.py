@@ -425,15 +425,16 @@ class Edits:
             record.update_from(before)
 
 
+def _hands(record: Record) -> tuple[object, ...]:
+    """Return what another process changes when it takes a submission, or moves it."""
+    return record.phase, record.owner, record.leased, record.cluster_id
+
+
 def take_over_one(stored: Record, seen: Record, owner: str, now: float) -> bool:
     """Take over ``stored`` where it is as it was ``seen``; either way ``seen`` is brought up to
     date.
     """
-    same = not stored.finished and (stored.phase, stored.owner, stored.leased) == (
-        seen.phase,
-        seen.owner,
-        seen.leased,
-    )
+    same = not stored.finished and _hands(stored) == _hands(seen)
     if same:
         stored.take_over(owner, now)
         stored.version += 1

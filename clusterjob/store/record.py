@@ -465,6 +465,8 @@ class Record(_Referable):
 
     def move(self, cluster_id: str, profile: str = "") -> None:
         """Let a job that is with no scheduler go to another one of its clusters."""
+        if cluster_id == self.cluster_id and not profile:
+            return
         wanted = next(
             item
             for item in self.elsewhere

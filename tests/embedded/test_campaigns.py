@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -28,6 +29,7 @@ from clusterjob import (
     submit,
     sweep,
 )
+from clusterjob.campaign import open_campaign
 from tests.embedded.test_cli import run
 
 
@@ -151,7 +153,7 @@ def test_steps_get_results_and_return_jobs() -> None:
         "refine 2",
         "refine 3",
         "refine 4",
-        "report 1",
+        "report 2",
     ]
     calls.clear()
     # the same again: no function whose inputs are the same is called
@@ -351,3 +353,77 @@ def test_hooks_are_called_once_a_change_and_break_nothing(
     assert ends == {"a": Status.COMPLETED, "b": Status.FAILED}
     assert len(seen) == len(set(seen))
     assert "a mistake in the hook" in caplog.text
+
+
+def test_a_step_after_a_loop_gets_its_last_jobs() -> None:
+    campaign = Campaign("loop")
+    first = campaign.add(JobScript("echo 1", "one"))
+    seen: list[str] = []
+
+    @campaign.step(after=first, loop=True)
+    def refine(results: Results) -> JobScript | None:
+        n = int(results[0].stdout())
+        return None if n >= 3 else JobScript(f"echo {n + 1}", f"r{n}")
+
+    @campaign.step(after=refine)
+    def final(results: Results) -> None:
+        seen.extend(result.name for result in results)
+
+    assert campaign.run(timeout=60).is_complete
+    assert seen == ["r2"]
+
+
+def test_who_has_no_script_is_told_of_functions_that_were_not_called() -> None:
+    program = (
+        "import os\nfrom clusterjob import Campaign, JobScript\n"
+        "campaign = Campaign('open')\nfirst = campaign.add(JobScript('sleep 2; echo 1', 'one'))\n"
+        "@campaign.step(after=first)\ndef second(results):\n    return None\n"
+        "campaign.step()\nos._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    told = run("campaign", "continue", "open", code=3)
+    assert "1 COMPLETED, not called yet, by the campaign's script: second" in told
+    assert json.loads(run("campaign", "show", "open", "--json", code=3))[
+        "open_steps"
+    ] == ["second"]
+    done = program.replace("campaign.step()\nos._exit(9)", "campaign.run()")
+    subprocess.run([sys.executable, "-c", done], check=True)
+    run("campaign", "show", "open")
+
+
+def test_a_job_of_another_campaign_counts_too() -> None:
+    def mesh() -> JobScript:
+        return JobScript("sleep 1; echo mesh", "mesh")
+
+    first = Campaign("first", max_pending=1)
+    first.add([JobScript("until [ -e go ]; do sleep 0.1; done", "other"), mesh()])
+    first.step()
+    second = Campaign("second")
+    results = second.add(mesh())
+    assert not second.outcome.is_over
+    assert second.run(timeout=30).is_complete
+    assert results[0].status == Status.COMPLETED
+    assert [result.name for result in open_campaign("second").results] == ["mesh"]
+    Path("go").touch()
+    assert first.run(timeout=30).is_complete
+
+
+def test_two_processes_drive_one_campaign_on_two_clusters() -> None:
+    places = [profile("one"), profile("two")]
+    program = (
+        "from clusterjob import Campaign, JobScript, sweep\n"
+        f"campaign = Campaign('both', max_pending=3, profiles={places!r})\n"
+        "job = JobScript('echo {{ n }} >> ledger', 'j')\n"
+        "campaign.add(sweep(job, n=range(40)))\n"
+        "assert campaign.run(timeout=60).is_complete\n"
+    )
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    for driver in drivers:
+        _, said = driver.communicate(timeout=90)
+        assert driver.returncode == 0, said
+    assert Counter(ledger()) == Counter(map(str, range(40)))
