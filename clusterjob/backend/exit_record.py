@@ -34,6 +34,7 @@ class ExitRecord:
     warned: list[tuple[str, float]] = field(default_factory=list)  # signal, when
     cpu: float | None = None  # s
     never_began: bool = False  # of a job in a pack: that ended before its turn
+    turn: int = 0  # of a pack: the place of the last of its jobs that began
     unread: list[str] = field(default_factory=list)
 
 
@@ -75,6 +76,9 @@ def _note(record: ExitRecord, key: str, value: str) -> None:
     read: object
     if record.ended is not None:
         return  # nothing comes after the end
+    if key == "turn":
+        record.turn = max(record.turn, number_of(value) or 0)
+        return
     if key == "unbegun":
         record.never_began = True
         return

@@ -186,8 +186,10 @@ class Assessor:
                 host_answered=report.answered,
             )
             if item.record.is_packed:
-                backend = self.scheduler.backend
-                evidence = of_packed(backend, item.record, item.task, evidence)
+                turns = report.records.get(turns_name(item.record))
+                evidence = of_packed(
+                    self.scheduler.backend, item.record, item.task, evidence, turns
+                )
             found.note(item.record, item.index, item.task, evidence)
 
     def _note_packed(
@@ -225,8 +227,13 @@ class Assessor:
         for record, index in tasks:
             names = runs.setdefault(record.folder, [])
             names.append(record.exit_name(index))
-        records = [record for record, _ in tasks]
         going = {record.run_token for record in running}
+        for record, _ in tasks:
+            if record.is_packed and record.run_token not in going:
+                names = runs.setdefault(bundle_of(record).folder, [])
+                if turns_name(record) not in names:
+                    names.append(turns_name(record))
+        records = [record for record, _ in tasks]
         ids = ids_to_ask(
             record for record in records if record.run_token not in going
         )
@@ -273,10 +280,14 @@ def is_anothers(record: Record, listing: Listing) -> bool:
 
 
 def of_packed(
-    backend: Backend, record: Record, task: Task, evidence: Evidence
+    backend: Backend,
+    record: Record,
+    task: Task,
+    evidence: Evidence,
+    turns: ExitRecord | None,
 ) -> Evidence:
     """Return the evidence about a job whose pack has ended: what the scheduler says of that is true
-    of those of its jobs alone that it ended with.
+    of those of its jobs alone that it ended with. ``turns`` is what the pack wrote down.
     """
     own = evidence.exit_record
     history = evidence.history and _of_another(evidence.history)
@@ -290,8 +301,9 @@ def of_packed(
     answer = history or listed
     said = backend.classify(answer.state) if answer is not None else None
     has_ended = said is not None and said.status not in _NOT_OVER
-    # the first one always has its turn: where even that did not begin, it is the pack that failed
-    if own is not None or not has_ended or bundle_of(record).position == 1:
+    # where the first did not begin it is the pack that failed; what is not known decides nothing
+    had_turn = turns is None or not 0 < turns.turn < bundle_of(record).position
+    if own is not None or not has_ended or had_turn:
         return evidence
     since = task.missing_since
     has_settled = since is not None and evidence.now - since >= backend.limits.settle
@@ -304,6 +316,14 @@ def of_packed(
 def _of_another(answer: Answer) -> Answer:
     """Return what the scheduler says of a pack, without what it used."""
     return replace(answer, started=None, ended=None, usage={})
+
+
+def turns_name(record: Record) -> str:
+    """Return what the file is called, without ``.exit``, in which a pack writes down whose turn it
+    was.
+    """
+    found = bundle_of(record)
+    return f"jobs-{found.token}.{found.element}"
 
 
 def history_of(report: EndReport, record: Record, index: int | None) -> Answer | None:
