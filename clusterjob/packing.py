@@ -60,14 +60,15 @@ class Pack:
     def resources(self, one: Mapping[str, Any], count: int) -> dict[str, Any]:
         """Return what a pack of ``count`` jobs asks for, each of which asks for ``one``."""
         found = dict(one)
+        slots = min(self.slots, count)
         if found.get("time"):
-            rounds = -(-count // self.slots)
+            rounds = -(-count // slots)
             found["time"] = rounds * found["time"] + _START
-        if self.slots > 1:
+        if slots > 1:
             found["ppn"] = found.get("ppn") or 1
             for name in _TOGETHER:
                 if found.get(name):
-                    found[name] *= self.slots
+                    found[name] *= slots
         return found
 
     def check(self, name: str, resources: Mapping[str, Any]) -> None:

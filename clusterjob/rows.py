@@ -10,7 +10,11 @@ from clusterjob.errors import SettingsError, shorten
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # what the shell, or the script around the body, would stumble over
 _RESERVED = re.compile(
-    r"(?i:cj_.*|clusterjob_.*)|IFS|PATH|HOME|PWD|OLDPWD|SHELL|ENV|BASH_ENV|UID|EUID|PPID|LD_.*|_"
+    r"(?i:cj_.*|clusterjob_.*)|IFS|PATH|HOME|PWD|OLDPWD|SHELL|ENV|LD_.*|_"
+    # what bash sets itself (bash(1) 5.2, "Shell Variables"), whatever it was given
+    r"|BASH.*|COMP_.*|DIRSTACK|EPOCH(REALTIME|SECONDS)|E?UID|FUNCNAME|GROUPS|HIST.*|HOST(NAME|TYPE)"
+    r"|LINENO|MACHTYPE|MAPFILE|OPT(ARG|ERR|IND)|OSTYPE|PIPESTATUS|POSIXLY_CORRECT|PPID|PROMPT_.*"
+    r"|PS[0-4]|S?RANDOM|READLINE_.*|REPLY|SECONDS|SHELLOPTS|SHLVL|TIMEFORMAT|TMOUT|COLUMNS|LINES"
 )
 
 

@@ -58,8 +58,8 @@ def prune(
     """Remove jobs that ended more than ``older_than`` seconds ago in one of ``statuses``.
 
     With ``dry_run`` nothing is removed. Jobs that have not ended are never touched, nor those that
-    such a job comes after, nor those whose outputs or epilogue are still due. Logs with names of
-    the user's own stay. Raises :class:`SettingsError`, :class:`StoreError`.
+    such a job comes after or is in a pack with, nor those whose outputs or epilogue are still due.
+    Logs with names of the user's own stay. Raises :class:`SettingsError`, :class:`StoreError`.
     """
     wanted = set(statuses)
     if any(not status.finished for status in wanted):
@@ -70,6 +70,7 @@ def prune(
         statuses=[Status.PENDING, Status.RUNNING], earlier=True
     )
     needed = _needed_jobs(live)
+    packs = {(item.folder, _pack_of(item.job_id)) for item in live if item.is_packed}
     before = time.time() - older_than
     ended = [status for status in Status if status.finished]
     keys, found = set(), []
@@ -81,6 +82,7 @@ def prune(
             and listed.since < before
             and not listed.is_due
             and f"{listed.folder}/{listed.token}" not in needed
+            and (listed.folder, _pack_of(listed.job_id)) not in packs
         ):
             keys.add(listed.key)
     # with the earlier submissions of the same jobs
@@ -88,6 +90,11 @@ def prune(
     # the scripts of arrays in which jobs went that have not ended
     folders = {record.submission[0] for record in live}
     return Pruned(removed=gone) if dry_run else _remove(session.engine, gone, folders)
+
+
+def _pack_of(job_id: str | None) -> str:
+    """Return the id of the pack that a job ran in: started over, it looks at what its jobs left."""
+    return (job_id or "").partition("/")[0]
 
 
 def _needed_jobs(records: Iterable[Record]) -> set[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 from clusterjob.store import ONCE_NONE, Store
 
@@ -21,7 +23,7 @@ class Transfer:
 
 
 def copy_records(source: Store, target: Store) -> Transfer:
-    """Copy all records; what the target has already stays as it is there.
+    """Copy all records and campaigns; what the target has already stays as it is there.
 
     Of another user's store only jobs that have ended come, without what may be due for them: a
     record names commands, which would be run as this user. Raises :class:`StoreError`.
@@ -35,5 +37,11 @@ def copy_records(source: Store, target: Store) -> Transfer:
         for record in records:
             record.prologue = record.epilogue = record.outputs = ONCE_NONE
     new = target.import_records(records)
+    for name, data in source.campaigns().items() if not source.owner else ():
+        target.change_campaign(name, functools.partial(_known_or, data))
     damaged = [found.token for found in source.examine().damaged]
     return Transfer(len(records), new, damaged, left_out)
+
+
+def _known_or(data: dict[str, Any], known: dict[str, Any] | None) -> dict[str, Any]:
+    return data if known is None else known

@@ -10,6 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 import click
 
+from clusterjob.cli.output import echo
 from clusterjob.errors import SettingsError
 from clusterjob.selection import Selection, check_reasons
 from clusterjob.status import Reason, Status
@@ -75,6 +76,18 @@ def selection_options(command: Command) -> Command:
 
 def read_selection(options: SelectionOptions) -> Selection:
     """Return what the options ask for. Raises :class:`SettingsError`."""
+    words = {
+        "campaign": [options["campaign"]],
+        "tag": options["tags"],
+        "name": options["names"],
+        "user": [options["user"]],
+    }
+    for option, given in words.items():
+        if "" in given:
+            raise SettingsError(
+                f"--{option} is empty, and would mean jobs that nobody named: leave it out, or "
+                "give it a word"
+            )
     states = [Status[word.upper()] for word in options["states"]]
     return Selection(
         states=frozenset(states) if states else None,
@@ -97,6 +110,8 @@ def _read_moment(option: str, text: str | None) -> float | None:
     except ValueError:
         pass
     try:
+        if ":" in text:  # 14:40 is a time of the day to a person
+            raise SettingsError(text)
         return time.time() - parse_time(text)
     except SettingsError:
         raise SettingsError(
@@ -107,7 +122,7 @@ def _read_moment(option: str, text: str | None) -> float | None:
 
 def words_given(words: Sequence[str]) -> list[str]:
     """Return the words that name jobs; ``-`` stands for the first word of each line of standard
-    input.
+    input. Where that is empty there is nothing to do.
     """
     found: list[str] = []
     for word in words:
@@ -116,4 +131,7 @@ def words_given(words: Sequence[str]) -> list[str]:
             found += [line[0] for line in lines if line]
         else:
             found.append(word)
+    if words and not found:
+        echo("no jobs on standard input", err=True)
+        sys.exit(0)
     return found

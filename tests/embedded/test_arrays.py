@@ -64,6 +64,8 @@ def test_only_elements_that_failed_run_again_under_one_handle() -> None:
         ([{"T": 1}, {"x": 1}], "'T' is not in both elements 1 and 2"),
         ([{"a-b": 1}], "'a-b' is no name"),
         ([{"PATH": "x"}], "means something else"),
+        ([{"RANDOM": 42}], "means something else"),
+        ([{"LINENO": 1}], "means something else"),
         ([{"cj_x": "x"}], "means something else"),
         ([{"T": [1]}], "expected a text or a number"),
         ([5], "expected a mapping"),

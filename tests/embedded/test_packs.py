@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from clusterjob import (
     sweep,
     wait,
 )
+from clusterjob.admin import prune
 
 
 def short(count: int, **settings: Any) -> list[JobScript]:
@@ -121,3 +124,49 @@ def test_polling_packs_costs_what_polling_jobs_does() -> None:
     assert wait(results, 60).not_done == []
     trips = cluster.scheduler.trips - before
     assert trips <= 2 * (cluster.poller.polls - polls)
+
+
+def test_what_a_pack_may_look_at_again_is_not_pruned() -> None:
+    bodies = ["true", "until [ -e go ]; do sleep 0.1; done"]
+    results = submit(
+        [JobScript(body, f"p{n}") for n, body in enumerate(bodies)], pack=2
+    )
+    while not results[0].ready():
+        time.sleep(0.05)
+    prune(default_session(), 0.0, [Status.COMPLETED])
+    assert len(default_session().results()) == 2
+    Path("go").touch()
+    assert wait(results, 30).not_done == []
+    prune(default_session(), -1.0, [Status.COMPLETED])
+    assert default_session().results() == []
+
+
+@pytest.mark.parametrize(
+    "command", ["rm -rf .clusterjob-runs", "rm .clusterjob-runs/*/*.exit"]
+)
+def test_who_deletes_exit_records_has_nothing_run_twice(command: str) -> None:
+    Path("limits.ini").write_text(
+        "[Attributes]\nbackend = local\n[Limits]\nsettle = 1\n"
+    )
+    jobs = []
+    for number in range(4):
+        body = command if number == 2 else "true"
+        jobs.append(JobScript(f"echo {number} >>ran; {body}", f"d{number}"))
+        jobs[-1].read_settings("limits.ini")
+    results = submit(jobs, pack=4)
+    assert wait(results, 60).not_done == []
+    ran = Path("ran").read_text().split()  # with its script the last one may be gone
+    assert ran == ["0", "1", "2", "3"][: len(ran)]
+    assert len(ran) >= 3
+    assert results[0].status in (Status.FAILED, Status.COMPLETED)
+    assert results[2].status == Status.FAILED
+
+
+def test_one_that_hangs_before_its_body_is_ended() -> None:
+    os.mkfifo("pipe")
+    jobs = [JobScript("echo a", "a", stdout="pipe"), JobScript("echo b", "b")]
+    results = submit(jobs, pack=2)
+    time.sleep(1)
+    results[0].cancel()
+    assert wait(results, 60).not_done == []
+    assert [str(result.status) for result in results] == ["CANCELLED", "COMPLETED"]

@@ -79,6 +79,9 @@ def test_lists_can_be_piped() -> None:
 def test_cancelling_by_what_jobs_are() -> None:
     submit([JobScript("sleep 100", f"long-{n}") for n in range(3)], tags=["long"])
     assert "say which jobs" in run("cancel", code=1)
+    for option in ("--campaign", "--tag", "--name", "--user"):
+        assert f"{option} is empty" in run("cancel", option, "", code=1)
+    assert "expected how long ago" in run("list", "--until", "14:40", code=1)
     told = run("cancel", "--tag", "long", "--name", "long-[01]")
     assert told.count("is being cancelled") == 2
     run("wait", "long-0", "long-1", code=1)

@@ -454,3 +454,15 @@ def test_what_cannot_be_reached_is_one_clear_error(tmp_path: object) -> None:
         with pytest.raises(StoreError) as caught:
             open_store(url).select()
         assert "store" in str(caught.value)
+
+
+def test_campaigns_are_copied_too(store: Store, tmp_path: Path) -> None:
+    from clusterjob.admin import copy_records
+    from clusterjob.store.json_files import FileStore
+
+    store.claim([record()], never)
+    store.change_campaign("kept", lambda known: {"open": ["step"]})
+    target = FileStore(tmp_path / "copy")
+    target.change_campaign("mine", lambda known: {"open": []})
+    copy_records(store, target)
+    assert target.campaigns() == {"kept": {"open": ["step"]}, "mine": {"open": []}}
