@@ -42,6 +42,7 @@ class Outcome(NamedTuple):
     is_over: bool  # there is nothing more to do
     # steps whose functions may be called yet: the script of the campaign has them
     open_steps: tuple[str, ...] = ()
+    is_stopped: bool = False  # nothing more is submitted, because a job failed
 
     @property
     def is_complete(self) -> bool:
@@ -56,6 +57,8 @@ class Outcome(NamedTuple):
         ]
         if self.held:
             shown.append(f"{self.held} of the pending not submitted yet")
+        if self.is_stopped:
+            shown.append("stopped by the failure")
         if self.is_over and self.open_steps:
             names = first_of(self.open_steps, 3)
             shown.append(f"not called yet, by the campaign's script: {names}")
@@ -271,7 +274,10 @@ class Campaign:
     def _step(self) -> Outcome:
         self._save()
         self._driver.step()
+        calls = sum(step.calls for step in self.steps)
         is_waiting = self._call_steps()
+        if sum(step.calls for step in self.steps) > calls:
+            self._driver.let_go()
         self._note_open_steps()
         return self._outcome(is_waiting)
 
@@ -291,7 +297,8 @@ class Campaign:
             is_over = pending - held + running == 0
         else:
             is_over = pending + running == 0 and not is_waiting
-        return Outcome(counts, held, is_over, tuple(self._open_steps))
+        steps = tuple(self._open_steps)
+        return Outcome(counts, held, is_over, steps, self._driver.is_stopped)
 
     def _call_steps(self) -> bool:
         """Call the functions whose inputs are there; say whether one may be called later."""

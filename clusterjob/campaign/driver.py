@@ -129,6 +129,10 @@ class Driver:
         self.session.recover()
         for cluster in self._known_clusters():
             cluster.refresh(everyone=True)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Submit what may go by what is known."""
         self._settle()
         if not self.is_stopped:
             self._release()

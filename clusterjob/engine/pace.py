@@ -18,6 +18,8 @@ class Pace:
     def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.interval = limits.first_poll
+        # s that were waited for the poll that is due: an answer that is younger is young enough
+        self.waited = limits.first_poll
         self._limits = limits
         self._due = 0.0
 
@@ -37,16 +39,18 @@ class Pace:
 
     def asked_here(self, interval: float) -> None:
         """The cluster was asked by this process, a moment ago."""
+        self.waited = interval
         jitter = 1 + _JITTER * random.random()
         self._due = max(self._due, self.clock() + interval * jitter)
 
     def asked_elsewhere(self, when: float, interval: float) -> None:
         """The cluster was asked by another process."""
+        self.waited = interval
         self._due = when + interval
 
     def reset_backoff(self) -> None:
         """Begin with short intervals again: jobs were submitted or cancelled."""
-        self.interval = self._limits.first_poll
+        self.interval = self.waited = self._limits.first_poll
         self._due = min(self._due, self.clock() + self.interval)
 
 

@@ -78,10 +78,10 @@ class Poller:
             if not live and not everyone:
                 return
             now = self.clock()
+            # an answer of this process's own is older than what it has waited for
+            youngest = 0.0 if force else self.pace.waited
             interval = self.pace.begin_poll()
-            asked = self.store.begin_poll(
-                self.jobs.cluster_id, 0.0 if force else interval, now
-            )
+            asked = self.store.begin_poll(self.jobs.cluster_id, youngest, now)
             if asked is not None:
                 self._take_answer(asked, interval, live)
                 return
