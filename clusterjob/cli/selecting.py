@@ -38,7 +38,9 @@ _OPTIONS = [
         "--state",
         "states",
         multiple=True,
-        type=click.Choice([state.name.lower() for state in Status]),
+        type=click.Choice(
+            [state.name.lower() for state in Status], case_sensitive=False
+        ),
         help="Only jobs in this state; may be repeated, like the next three.",
     ),
     click.option(

@@ -250,7 +250,7 @@ def _due(record: Record, as_list: bool) -> tuple[int, ...]:
 
 
 def _script(backend: Backend, record: Record) -> Script:
-    spec = record.spec
+    spec, parents = record.spec, record.waits_for
     return Script(
         token=record.run_token,
         folder=record.folder,
@@ -258,9 +258,9 @@ def _script(backend: Backend, record: Record) -> Script:
         body=spec.body,
         shell=spec.shell,
         setup=spec.setup,
-        guards=_guards(backend, record.waits_for),
+        guards=_guards(backend, parents),
         inputs=[(item.path, item.digest) for item in spec.inputs if item.digest],
-        after=_waits(backend, record.waits_for),
+        after=_waits(backend, parents),
         attributes=spec.attributes,
         by_hand=record.token == BY_HAND,
         is_element=record.bundle is not None,

@@ -103,7 +103,7 @@ def test_several_at_a_time(cluster: Flavour) -> None:
     assert Counter(Path("ran").read_text().split()) == Counter("012345")
 
 
-@on(*SOME)
+@on(*KINDS)
 def test_one_is_cancelled_and_one_has_had_its_time(cluster: Flavour) -> None:
     bodies = ["touch a; sleep 300", "touch b", "sleep 300; touch c", "touch d"]
     results = packed(cluster, bodies, "end", pack=4, time="12s")
@@ -126,7 +126,7 @@ def test_all_of_a_pack_are_cancelled(cluster: Flavour) -> None:
     assert not Path("b").exists()
 
 
-@on(*SOME)
+@on(*KINDS)
 def test_what_had_no_turn_is_submitted_again(cluster: Flavour) -> None:
     # where the scheduler signals the script alone, the job hears of it too
     bodies = [f"trap : TERM; echo 0 >>ran; kill -TERM {PACK}; sleep 1; sleep 1"]
@@ -170,7 +170,8 @@ def test_jobs_after_them_and_retries(cluster: Flavour) -> None:
     assert states(results) == ["COMPLETED"] * 3, results[2].explain()
 
 
-@on(*(name for name in KINDS if name != "local"))
+# HTCondor under load was seen to leave a job that was vacated in the queue for minutes
+@on(*(name for name in KINDS if name not in ("local", "htcondor")))
 def test_a_pack_that_is_started_over_repeats_nothing(cluster: Flavour) -> None:
     bodies = [
         "echo 0 >>ran",
