@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from clusterjob.engine import Engine
+from clusterjob.engine import Engine, pack_id
 from clusterjob.errors import ClusterJobError, SettingsError
 from clusterjob.session import Session
 from clusterjob.status import Status
@@ -70,7 +70,8 @@ def prune(
         statuses=[Status.PENDING, Status.RUNNING], earlier=True
     )
     needed = _needed_jobs(live)
-    packs = {(item.folder, _pack_of(item.job_id)) for item in live if item.is_packed}
+    # started over, a pack looks at what its jobs left
+    packs = {(item.folder, pack_id(item.job_id)) for item in live if item.is_packed}
     before = time.time() - older_than
     ended = [status for status in Status if status.finished]
     keys, found = set(), []
@@ -82,7 +83,7 @@ def prune(
             and listed.since < before
             and not listed.is_due
             and f"{listed.folder}/{listed.token}" not in needed
-            and (listed.folder, _pack_of(listed.job_id)) not in packs
+            and (listed.folder, pack_id(listed.job_id)) not in packs
         ):
             keys.add(listed.key)
     # with the earlier submissions of the same jobs
@@ -90,11 +91,6 @@ def prune(
     # the scripts of arrays in which jobs went that have not ended
     folders = {record.submission[0] for record in live}
     return Pruned(removed=gone) if dry_run else _remove(session.engine, gone, folders)
-
-
-def _pack_of(job_id: str | None) -> str:
-    """Return the id of the pack that a job ran in: started over, it looks at what its jobs left."""
-    return (job_id or "").partition("/")[0]
 
 
 def _needed_jobs(records: Iterable[Record]) -> set[str]:

@@ -6,7 +6,6 @@ Pure: the dry run, the tests and the submission call the same function.
 from __future__ import annotations
 
 import functools
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -98,6 +97,7 @@ class ArrayOfJobs:
 
     token: str
     file: str  # that has the jobs' scripts, absolute, on the scheduler's host
+    base: str  # how the names of other files of it begin, likewise
     # of each its place in its pack; the first and the last line of its own part in the file; the
     # same of what it has in common with others, unless all have that in common. By the index of
     # the element
@@ -188,7 +188,7 @@ class Renderer:
             pack=array.pack,
             slots=array.slots,
             limit=array.limit or "",
-            base=f"{os.path.dirname(array.file)}/jobs-{array.token}",
+            base=array.base,
             forward=self._forwarded(resources),
             ends=(_LAST_LINE_OF_OWN, _LAST_LINE),
             shared=self._directives.shared(resources),

@@ -45,12 +45,7 @@ class Driver:
 
     def save_settings(self) -> None:
         """Write down how the campaign was set up."""
-
-        def change(data: dict[str, Any] | None) -> dict[str, Any]:
-            found = data or {"created": time.time()}
-            return {**found, "settings": dict(self.settings)}
-
-        self.store.change_campaign(self.name, change)
+        self._note("settings", dict(self.settings))
 
     def note_call(self, step: str, inputs: str, keys: list[str]) -> None:
         """Write down what a call of a step's function made of its inputs."""

@@ -1,6 +1,6 @@
 """How a batch gets to its scheduler, and what became of it."""
 
-from clusterjob.engine.bundles import element_id, note_id, why_alone
+from clusterjob.engine.bundles import element_id, note_id, pack_id, why_alone
 from clusterjob.engine.cluster import Cluster
 from clusterjob.engine.defaults import default_engines
 from clusterjob.engine.engine import Batch, Engine
@@ -25,6 +25,7 @@ __all__ = [
     "is_abandoned",
     "new_batch",
     "note_id",
+    "pack_id",
     "render_by_hand",
     "render_record",
     "why_alone",

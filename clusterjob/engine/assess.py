@@ -12,7 +12,7 @@ from typing import NamedTuple
 from clusterjob.backend import Answer, Backend, ExitRecord
 from clusterjob.engine.arrays import aggregate
 from clusterjob.engine.attempts import begin_again, try_again, wait_for_parents
-from clusterjob.engine.bundles import bundle_of, element_id
+from clusterjob.engine.bundles import array_name, bundle_of, element_id
 from clusterjob.engine.jobs import ids_to_ask
 from clusterjob.engine.judge import Evidence, judge
 from clusterjob.engine.pace import BatchSize
@@ -323,7 +323,7 @@ def turns_name(record: Record) -> str:
     was.
     """
     found = bundle_of(record)
-    return f"jobs-{found.token}.{found.element}"
+    return f"{array_name(found.token)}.{found.element}"
 
 
 def history_of(report: EndReport, record: Record, index: int | None) -> Answer | None:

@@ -186,9 +186,14 @@ def element_id(backend: Backend, found: Bundle) -> str:
     return f"{found_id}/{found.position}" if found.position else found_id
 
 
-def pack_id(record: Record) -> str:
-    """Return the id of the pack that a job runs in."""
-    return (record.job_id or "").partition("/")[0]
+def pack_id(job_id: str | None) -> str:
+    """Return the id of the pack that a job of this id runs in; of any other job it is its own."""
+    return (job_id or "").partition("/")[0]
+
+
+def array_name(token: str) -> str:
+    """Return how the names of an array's files begin."""
+    return f"jobs-{token}"
 
 
 def _number(job_id: str) -> str:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 from clusterjob.engine.assess import is_anothers
-from clusterjob.engine.jobs import ids_to_cancel, in_packs, to_cancel_in_packs
+from clusterjob.engine.jobs import cancel_jobs
 from clusterjob.engine.poller import Poller
 from clusterjob.errors import CommandError
 from clusterjob.status import Reason
@@ -26,13 +26,11 @@ def cancel(poller: Poller, records: Sequence[Record]) -> None:
         strangers = _strangers(poller, submitted)
         own = [record for record in submitted if record not in strangers]
         known = poller.jobs.known_live()
-        ids, packed = ids_to_cancel(own, known), to_cancel_in_packs(own, known)
-        if ids or packed:
-            try:
-                poller.scheduler.cancel(ids, in_packs(packed))
-            except CommandError:
-                poller.store.update(live, functools.partial(_withdraw, now))
-                raise
+        try:
+            cancel_jobs(poller.scheduler, own, known)
+        except CommandError:
+            poller.store.update(live, functools.partial(_withdraw, now))
+            raise
         poller.pace.reset_backoff()
         if strangers:
             poller.store.update(strangers, functools.partial(_withdraw, now))

@@ -19,7 +19,14 @@ from clusterjob.backend import (
     Script,
     format_array,
 )
-from clusterjob.engine.bundles import Unit, bundle_of, pack_of, units_of
+from clusterjob.engine.bundles import (
+    Unit,
+    array_name,
+    bundle_of,
+    pack_id,
+    pack_of,
+    units_of,
+)
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.errors import CommandError, ResourcesNotSupportedError
 from clusterjob.files import Upload, encode, programs_in
@@ -30,7 +37,6 @@ from clusterjob.store import Parent, Record
 
 RUNS = ".clusterjob-runs"
 BY_HAND = "byhand"  # in place of a token
-_ARRAY_NAME = "jobs-"  # how the name of the script of an array of jobs begins
 _NOWHERE = "/dev/null"
 
 
@@ -63,7 +69,7 @@ def submitted_path(scheduler: Scheduler, unit: Unit) -> str:
 
 def _array_path(scheduler: Scheduler, unit: Unit) -> str:
     extension = scheduler.backend.general.extension
-    return f"{unit.folder}/{_ARRAY_NAME}{unit.token}.{extension}"
+    return f"{unit.folder}/{array_name(unit.token)}.{extension}"
 
 
 def render_record(scheduler: Scheduler, record: Record) -> str:
@@ -112,7 +118,7 @@ def _array_files(scheduler: Scheduler, unit: Unit, again: bool) -> Iterable[Uplo
         parts.setdefault(found.element, []).append(where)
     content = "".join([*texts, *own])
     sum_of_content = f"{zlib.crc32(encode(content)):08x}"
-    file = f"{unit.folder}/{_ARRAY_NAME}{unit.token}-{sum_of_content}.parts"
+    file = f"{unit.folder}/{array_name(unit.token)}-{sum_of_content}.parts"
     inside = commons[0] if is_inside else ""
     script = _render_array(scheduler, unit, file, parts, inside)
     path = _array_path(scheduler, unit)
@@ -152,6 +158,7 @@ def _render_array(
     array = ArrayOfJobs(
         token=unit.token,
         file=file,
+        base=f"{unit.folder}/{array_name(unit.token)}",
         parts=parts,
         common=common,
         after=_waits(scheduler.backend, first.waits_for),
@@ -187,7 +194,7 @@ def _waits(
                 f"backend {backend.name!r} cannot let a job wait for {parent.name!r} in the way "
                 f"{how}; it knows {', '.join(map(str, backend.general.dependencies))}"
             )
-        own = parent.job_id.partition("/")[0]
+        own = pack_id(parent.job_id)
         ids = found.setdefault(how, [])
         awaited = parent.array_id if is_late else own
         if awaited not in ids:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from clusterjob.engine.bundles import pack_id
+from clusterjob.engine.scheduler import Scheduler
 from clusterjob.store import Phase, Record, Store
 
 
@@ -98,31 +99,25 @@ def ids_to_ask(records: Iterable[Record]) -> dict[str | None, list[str]]:
     return _by_member((record, record.submitted_id) for record in records)
 
 
-def ids_to_cancel(
-    records: Iterable[Record], live: Iterable[Record] = ()
-) -> dict[str | None, list[str]]:
-    """Return the ids by which jobs are cancelled, like :func:`ids_to_ask`.
+def cancel_jobs(
+    scheduler: Scheduler, records: Iterable[Record], live: Iterable[Record] = ()
+) -> None:
+    """Cancel jobs with one command, if there are any to cancel. Raises :class:`CommandError`.
 
-    An array of single jobs has one where those of its jobs that are ``live`` are all to be
+    An array of single jobs has one id where those of its jobs that are ``live`` are all to be
     cancelled, and so has a pack; a job whose pack goes on has none.
     """
     wanted = list(records)
     spared = _Spared.of(wanted, live)
-    return _by_member((record, spared.id_to_cancel(record)) for record in wanted)
-
-
-def in_packs(records: Iterable[Record]) -> list[tuple[str, str]]:
-    """Return the files of jobs in packs, without their endings, and the jobs' ids."""
-    return [(record.files_of(None), record.job_id or "") for record in records]
-
-
-def to_cancel_in_packs(
-    records: Iterable[Record], live: Iterable[Record] = ()
-) -> list[Record]:
-    """Return the jobs that are cancelled without their packs."""
-    wanted = [record for record in records if record.is_packed and record.job_id]
-    spared = _Spared.of(wanted, live)
-    return [record for record in wanted if spared.id_to_cancel(record) is None]
+    chosen = {record.token: spared.id_to_cancel(record) for record in wanted}
+    ids = _by_member((record, chosen[record.token]) for record in wanted)
+    packed = [
+        (record.files_of(None), record.job_id)
+        for record in wanted
+        if record.is_packed and record.job_id and chosen[record.token] is None
+    ]
+    if ids or packed:
+        scheduler.cancel(ids, packed)
 
 
 @dataclass
@@ -141,7 +136,7 @@ class _Spared:
         others = [record for record in live if record.token not in unwanted]
         return cls(
             {record.submission for record in others},
-            {(record.submission, pack_id(record)) for record in others},
+            {(record.submission, pack_id(record.job_id)) for record in others},
             {record.token for record in live},
         )
 
@@ -152,7 +147,7 @@ class _Spared:
             return record.submitted_id
         if not record.is_packed:
             return record.job_id
-        own = pack_id(record)
+        own = pack_id(record.job_id)
         return (
             own if is_known and (record.submission, own) not in self.packs else None
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from clusterjob.backend import ErrorKind
 from clusterjob.engine.bundles import Unit, bundle, note_id, units_of
 from clusterjob.engine.job_files import program_paths, submitted_path, uploads_of
-from clusterjob.engine.jobs import ids_to_cancel, in_packs, to_cancel_in_packs
+from clusterjob.engine.jobs import cancel_jobs
 from clusterjob.engine.replies import Receipt, Submission
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.engine.scripts import Ticket
@@ -238,12 +238,8 @@ def _cancel_unwanted(
 ) -> None:
     """Cancel what somebody else wanted cancelled while it was on its way."""
     unwanted = [record for record in records if record.cancel_requested]
-    ids = ids_to_cancel(unwanted, records)
-    packed = to_cancel_in_packs(unwanted, records)
-    if not ids and not packed:
-        return
     try:
-        scheduler.cancel(ids, in_packs(packed))
+        cancel_jobs(scheduler, unwanted, records)
     except CommandError as error:
         words = (
             f"it was to be cancelled, and could not be: {str(error).splitlines()[0]}"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 from clusterjob.engine.job_files import array_uploads, job_uploads
-from clusterjob.engine.jobs import ids_to_cancel, in_packs, to_cancel_in_packs
+from clusterjob.engine.jobs import cancel_jobs
 from clusterjob.engine.lease import Lease, heartbeats, is_abandoned, process_name
 from clusterjob.engine.local_scripts import WrongMachineError, run_prologue
 from clusterjob.engine.offering import Refusal, accept, bundle_anew, offer
@@ -179,9 +179,7 @@ class _Recovery:
             return True
 
         cancelled = [record for record in records if record.cancel_requested]
-        ids, packed = ids_to_cancel(cancelled), to_cancel_in_packs(cancelled)
-        if ids or packed:
-            self.scheduler.cancel(ids, in_packs(packed))
+        cancel_jobs(self.scheduler, cancelled)
         self.store.update(cancelled, give_up)
         return [
             record
