@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from clusterjob import units
 from clusterjob.backend import (
@@ -85,8 +85,7 @@ _BLANK_VARIABLES: Mapping[str, object] = {
 _OUR_SCRIPT = b"# clusterjob keeps the end of the job"
 
 
-@dataclass(frozen=True, eq=False)
-class Draft:
+class Draft(NamedTuple):
     """What a job script says now. The values are the script's own, and are not changed here."""
 
     body: str
@@ -233,7 +232,7 @@ class Draft:
 
     def _render_files(self, files: Files, variables: Mapping[str, object]) -> Files:
         """Fill in variables in the names of inputs or outputs."""
-        if isinstance(files, str):
+        if not files or isinstance(files, str):
             return files
         return [
             (self._fill(first, variables), self._fill(second, variables))
@@ -468,8 +467,10 @@ def _check_corresponding(
 
 def _check_filename(workdir: str, filename: str) -> None:
     """See that the script takes no file's place but that of an earlier one."""
+    if not filename:
+        return
     path = os.path.join(workdir, filename)
-    if not filename or not os.path.isfile(path):
+    if not os.path.isfile(path):
         return
     with open(path, "rb") as file:
         if _OUR_SCRIPT not in file.read(8192):
@@ -492,6 +493,8 @@ def _check_names(
     name: str, aux: Mapping[str, str], inputs: Sequence[InputFile]
 ) -> None:
     """Two files of one name would be one."""
+    if not aux:
+        return
     twice = sorted(aux.keys() & {item.path for item in inputs})
     if twice:
         raise SettingsError(
@@ -539,6 +542,8 @@ def _wait_for_ids(record: Record) -> None:
     one whose turn cannot come any more ends.
     """
     parents = record.waits_for
+    if not parents:
+        return
     if any(item.over and item.how is Dependency.AFTER_NOT_OK for item in parents):
         record.phase = Phase.HELD
         record.drop(Reason.DEPENDENCY)

@@ -13,7 +13,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -686,7 +685,7 @@ def _renew(
             else parent
             for parent in spec.after
         )
-        spec = replace(spec, after=after)
+        spec = spec._replace(after=after)
     return record.renewed(folder, spec)
 
 

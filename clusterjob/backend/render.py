@@ -67,8 +67,7 @@ class Guard(NamedTuple):
     elements: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Script:
+class Script(NamedTuple):
     """What one submission needs besides its directives."""
 
     token: str
@@ -80,7 +79,7 @@ class Script:
     guards: Sequence[Guard] = ()  # what the job itself looks at before it begins
     inputs: Sequence[tuple[str, str]] = ()  # path in the workdir, sha256
     after: Dependencies | None = None
-    attributes: Mapping[str, object] = field(default_factory=dict)
+    attributes: Mapping[str, object] = {}
     by_hand: bool = False  # a person submits it, perhaps several times
     is_element: bool = False  # an element of an array runs it
     is_packed: bool = False  # and others besides

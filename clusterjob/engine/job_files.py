@@ -7,7 +7,6 @@ import secrets
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +243,7 @@ def _render(scheduler: Scheduler, record: Record, logs: Mapping[str, str]) -> st
     if due:
         _, percent, most = str(given["array"]).partition("%")
         given["array"] = format_array(due, as_list) + percent + most
-        script = replace(script, due=() if as_list else due)
+        script = script._replace(due=() if as_list else due)
     return scheduler.renderer.render(given, script)
 
 

@@ -73,7 +73,6 @@ def submission_script(
     """
     workers = max(1, min(backend.limits.submit_parallel, len(tickets)))
     folders = list(dict.fromkeys(ticket.folder for ticket in tickets))
-    unlock = "; ".join(f"cj_unlock {quote(folder)}" for folder in folders)
     # a simple command is redirected without a process of its own; of others we are kept apart
     is_simple = not re.search(r"[|&;<>()\n]", command)
     lines = [
@@ -84,7 +83,7 @@ def submission_script(
         if is_simple
         else f"cj_scheduler_submit() {{\n( {command}\n)\n}}",
         load_shell(_SUBMIT),
-        f"cj_unlock_all() {{ {unlock}; }}",
+        f"cj_leave_all() {{ cj_leave {quote_all(folders)}; }}",
         *(f"cj_lock {quote(folder)}" for folder in folders),
     ]
     if batch:

@@ -19,7 +19,7 @@ cj_tmp=$(mktemp -d /dev/shm/clusterjob.XXXXXX 2>/dev/null || mktemp -d) ||
     exit $cj_exit_no_temporary_folder
 # Nobody may be listening any more at the end: that must not keep it from tidying up. A caught signal
 # is none for what is started here, an ignored one would be.
-trap 'rm -rf "$cj_tmp"; cj_unlock_all' EXIT
+trap cj_leave_all EXIT
 trap : PIPE
 IFS= read -r cj_host 2>/dev/null </proc/sys/kernel/hostname || cj_host=$(uname -n)
 cj_began=$(date +%s)
@@ -62,8 +62,13 @@ cj_is_abandoned() {
     [ -z "$(find "$1/lock" "$1/receipts" -prune -mmin -15 2>/dev/null)" ]
 }
 
-cj_unlock() {
-    [ "$(readlink "$1/lock")" != "$cj_host:$$" ] || rm -f "$1/lock"
+# cj_leave FOLDER...: tidy up; a lock that somebody broke meanwhile is not ours any more.
+cj_leave() {
+    for cj_folder in "$@"; do
+        shift
+        [ "$(readlink "$cj_folder/lock")" != "$cj_host:$$" ] || set -- "$@" "$cj_folder/lock"
+    done
+    rm -rf "$cj_tmp" "$@"
 }
 
 # cj_worker NUMBER: begin one of the loops that submit side by side.

@@ -6,6 +6,7 @@ Names in JSON are those of the first version of the store, whatever the attribut
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 import os
@@ -550,8 +551,11 @@ class Record(_Referable):
 
     def to_json(self) -> str:
         """Return the state as JSON text: all but the spec, which stands beside it."""
-        values = zip(_WORDS.values(), _values_of_words(self), strict=True)
-        data: dict[str, Any] = {word: value for word, value in values if value}
+        values = _values_of_words(self)
+        words = itertools.compress(
+            _WORDS.values(), values
+        )  # of those that say something
+        data: dict[str, Any] = dict(zip(words, filter(None, values), strict=True))
         if self.attempt == 1:
             del data["attempt"]
         if self.parents:

@@ -252,8 +252,12 @@ def portions(values: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
 
 
 def _new_row(record: Record, current: int | None) -> tuple[object, ...]:
-    """Return the values of all columns."""
+    """Return the values of all columns.
+
+    What is about to be submitted is listed out of ``data``: it is written again at once.
+    """
     data = record.to_json()
+    listed = "" if record.unsent else Listed.of(record).to_text(data)
     return (
         record.token,
         record.key,
@@ -267,7 +271,7 @@ def _new_row(record: Record, current: int | None) -> tuple[object, ...]:
         record.cluster_id,
         int(record.unsent),
         record.version,
-        Listed.of(record).to_text(data),
+        listed,
         record.campaign,
         int(record.is_held),
     )

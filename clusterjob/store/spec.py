@@ -153,19 +153,18 @@ class ClusterReference:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class JobSpec:
+class JobSpec(NamedTuple):
     """One job as it was asked for.
 
     Texts are rendered, resources are in the form they have inside.
     """
 
     body: str = ""
-    resources: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, Any] = {}
     shell: str = "/bin/bash"
     cluster: ClusterReference = ClusterReference()
     cwd: str = ""  # here, where the job was submitted from
-    aux: Mapping[str, str] = field(default_factory=dict)  # auxiliary scripts, by path
+    aux: Mapping[str, str] = {}  # auxiliary scripts, by path
     inputs: tuple[InputFile, ...] = ()
     outputs: tuple[OutputPattern, ...] = ()
     into: str = ""  # the folder here that outputs go into
@@ -173,19 +172,19 @@ class JobSpec:
     prologue: str = ""
     epilogue: str = ""
     filename: str = ""  # of the script, where the user named it
-    attributes: Mapping[str, str] = field(default_factory=dict)  # that directives use
+    attributes: Mapping[str, str] = {}  # that directives use
     cache_id: str | None = None
     setup: str = ""  # shell that runs before the body
-    params: Mapping[str, Any] = field(default_factory=dict)  # as plain values
+    params: Mapping[str, Any] = {}  # as plain values
     rules: int = 1  # by which the key was made: see clusterjob.keys
     # of an array: the variables of each element, the first of which has the index 1
     rows: tuple[Mapping[str, str], ...] = ()
     alone: bool = False  # it does not go with others in an array
     # how many run in one of the scheduler's jobs: the numbers of clusterjob.packing
-    pack: Mapping[str, int] = field(default_factory=dict)
+    pack: Mapping[str, int] = {}
     tags: tuple[str, ...] = ()
     # when it is tried again by itself: the rules of clusterjob.retry
-    retry: Mapping[str, Any] = field(default_factory=dict)
+    retry: Mapping[str, Any] = {}
 
     @property
     def outputs_folder(self) -> str:
