@@ -77,7 +77,7 @@ class Listed(NamedTuple):
             resources.get("stdout"),
             resources.get("stderr"),
             record.campaign,
-            record.spec.tags,
+            [*record.spec.tags],  # as JSON has them
             record.user,
             is_current,
         )
