@@ -361,14 +361,20 @@ class Scheduler:
             )
         errors = split_reply(answer.stderr, mark).get("cancel", "").strip()
         said = errors or parts.get("cancel", "").strip()
-        all_well = len(codes) == len(commands) and all(code == "0" for code in codes)
-        if not all_well and not self.backend.matches(ErrorKind.ENDED, said):
+        failed = [code for code in codes if code != "0"]
+        all_well = len(codes) == len(commands) and not failed
+        if not all_well and not self._only_ended(said):
             raise CommandError(
                 "the jobs could not be cancelled",
                 command=commands[0],
-                exit_code=answer.exit_code,
+                exit_code=int(failed[0]) if failed else answer.exit_code,
                 stderr=said,
             )
+
+    def _only_ended(self, said: str) -> bool:
+        """Whether a cancel failed for jobs that have ended alone."""
+        has_failed = self.backend.matches(ErrorKind.RETRY, said)
+        return self.backend.matches(ErrorKind.ENDED, said) and not has_failed
 
     def remove(
         self, folders: Mapping[str, Sequence[str]], needed: Collection[str] = ()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clusterjob import AsyncResult, JobScript, Reason, Status, submit, wait
+from clusterjob import AsyncResult, JobScript, Reason, Status, cancel, submit, wait
 
 from .conftest import SOME, Flavour, on
 
@@ -101,11 +101,11 @@ def test_one_command_submits_and_one_cancels_all(cluster: Flavour) -> None:
     )
     assert not any(result.ready() for result in results[1:])
     asked: list[object] = []
-    cancel = scheduler.cancel
+    cancel_ids = scheduler.cancel
 
     def count(ids: Any, packed: Any = ()) -> None:
         asked.extend(ids.values())
-        cancel(ids, packed)
+        cancel_ids(ids, packed)
 
     scheduler.cancel = count  # type: ignore[method-assign]
     results[1:].cancel()  # type: ignore[attr-defined]
@@ -113,6 +113,27 @@ def test_one_command_submits_and_one_cancels_all(cluster: Flavour) -> None:
     assert asked == [[results[1].record.submitted_id]]
     assert wait(results, 150).not_done == []
     assert {result.status for result in results} == {Status.CANCELLED}
+
+
+@on(*SOME)
+def test_arrays_elements_and_jobs_are_cancelled_together(cluster: Flavour) -> None:
+    body = "sleep 600; echo {{ number }}"
+    names = ("one", "two", "three")
+    bundled = cluster.batch(
+        [cluster.job(body, name, params={"number": name}) for name in names]
+    )
+    array = cluster.run(body, array="1-3", params={"number": "array"})
+    single = cluster.run(body, params={"number": "single"})
+    wanted = [bundled[0], array, single, bundled[1]]
+    some = wanted[:1] if cluster.family == "local" else wanted  # it has two cores
+    until(lambda: all(item.status == Status.RUNNING for item in some))
+    cancel(wanted)
+    assert wait(wanted, 150).not_done == []
+    found = {(result.status, result.reason) for result in wanted}
+    assert found == {(Status.CANCELLED, Reason.CANCELLED)}
+    bundled[2].refresh(force=True)
+    assert not bundled[2].status.finished
+    bundled[2].cancel()
 
 
 @on(*SOME)
