@@ -837,6 +837,7 @@ def test_the_record_is_json(cluster: Flavour) -> None:
     assert AsyncResult.load("dumped.json").status == Status.COMPLETED
 
 
+@on(*FLAVOURS)
 def test_time_limit(cluster: Flavour, overtime: Callable[[], AsyncResult]) -> None:
     result = overtime()
     assert result.wait(150), result.explain()
