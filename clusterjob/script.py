@@ -106,6 +106,7 @@ class JobSettings(TypedDict, total=False):
 
 
 # jobs that were neither submitted nor forgotten
+_MAPPINGS = ("params", "resources", "aux_scripts")
 _unsubmitted: weakref.WeakSet[JobScript] = weakref.WeakSet()
 _log = logging.getLogger(__name__)
 
@@ -380,6 +381,10 @@ class JobScript(metaclass=JobScriptType):
             self.attributes[name] = value  # type: ignore[assignment]  # checked when it is used
         elif name in COMMON_RESOURCES:
             self.set_resource(name, value)
+        elif name in _MAPPINGS and not isinstance(value, Mapping):
+            raise SettingsError(
+                f"{name} = {value!r}: expected a mapping from names to values"
+            )
         elif name == "resources":
             self.__dict__[name] = Resources()
             self.resources.update(value)  # type: ignore[call-overload]  # checked one by one

@@ -127,7 +127,10 @@ def find_meant_jobs(
                 "say which jobs: by ids or names, or with --campaign, --tag, --state, --reason, "
                 "--name, --user, --since, --until"
             )
-        return session.select(selection), []
+        meant = session.select(selection)
+        if not meant:
+            echo("no job is meant by that", err=True)
+        return meant, []
     for word in words:
         try:
             found += session.select(selection, [word])

@@ -82,6 +82,7 @@ def test_cancelling_by_what_jobs_are() -> None:
     for option in ("--campaign", "--tag", "--name", "--user"):
         assert f"{option} is empty" in run("cancel", option, "", code=1)
     assert "expected how long ago" in run("list", "--until", "14:40", code=1)
+    assert run("cancel", "--tag", "lnog") == "no job is meant by that\n"
     told = run("cancel", "--tag", "long", "--name", "long-[01]")
     assert told.count("is being cancelled") == 2
     run("wait", "long-0", "long-1", code=1)

@@ -91,6 +91,8 @@ def test_long_names_end_with_a_sum() -> None:
         (([1, 2],), {}, "is no row"),
         ((5,), {}, "are no rows"),
         (("missing.csv",), {}, "missing.csv"),
+        ((), {"params": [1]}, "params = 1: expected a mapping"),
+        ((), {"resources": ["4G"]}, "resources = '4G': expected a mapping"),
     ],
 )
 def test_what_is_no_sweep(
