@@ -26,7 +26,7 @@ COUNTS = [1, 2, 2500]
 JOINED = {
     "slurm": {"finished": "--jobs=1,2 ", "cancel": "scancel  1 2"},
     "sge": {"finished": "ids=1,2 ", "cancel": "qdel 1 2"},
-    "pbspro": {"finished": "qstat -x -t -f -E 1 2", "cancel": "qdel -x 1 2"},
+    "pbspro": {"finished": "qstat -x -t -f -E 1 2", "cancel": "in 1 2"},
     "torque": {"cancel": "qdel 1 2"},
     "lpbs": {"cancel": "lqdel 1 2"},
     "lsf": {"finished": 'job_description" 1 2', "cancel": "bkill 1 2"},
@@ -71,7 +71,7 @@ def test_ids_are_joined_as_the_command_takes_them(name: str, count: int) -> None
         if count == 2:
             assert expected in script
         for job_id in (ids[0], ids[-1]):
-            assert re.search(rf"[ ,=']{job_id}[ ,'\n]", script)
+            assert re.search(rf"[ ,=']{job_id}[ ,;'\n]", script)
 
 
 def test_a_list_of_ids_that_is_written_as_before_is_refused() -> None:
