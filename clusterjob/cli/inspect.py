@@ -35,6 +35,7 @@ from clusterjob.cli.selecting import (
 from clusterjob.engine import render_record
 from clusterjob.files import Stream
 from clusterjob.result import AsyncResult
+from clusterjob.results import Results
 from clusterjob.script import default_session
 from clusterjob.selection import Selection
 from clusterjob.session import Session
@@ -139,9 +140,11 @@ def _summary(session: Session) -> str:
 def history(
     jobs: Sequence[str], as_json: bool, **options: Unpack[SelectionOptions]
 ) -> None:
-    """Show what happened to jobs, of all of them in one time line; no cluster is asked."""
-    session = default_session()
-    results = session.select(read_selection(options), words_given(jobs))
+    """Show what happened to jobs, of all of them in one time line; no cluster is asked.
+
+    Earlier submissions of jobs that were submitted again are part of it.
+    """
+    results = _all_submissions(words_given(jobs), read_selection(options))
     events = [
         (event, result) for result in results for event in result.record.task.history
     ]
@@ -154,6 +157,16 @@ def history(
         echo(
             f"{format_time(event.time)}  {event.state:10} {job}  {event.words}".rstrip()
         )
+
+
+def _all_submissions(words: Sequence[str], selection: Selection) -> Results:
+    """Return the submissions that are meant; of jobs that are named all there were."""
+    session = default_session()
+    found = session.select(selection, words, earlier=True)
+    keys = dict.fromkeys(result.key for result in found)
+    if not words or not keys:
+        return found
+    return session.select(Selection(), list(keys), earlier=True)
 
 
 def _event_row(result: AsyncResult, event: Event) -> dict[str, object]:

@@ -109,3 +109,17 @@ def test_one_time_line_of_all() -> None:
     assert [event["state"] for event in events][-1] == "COMPLETED"
     assert {event["name"] for event in events} == {"in-camp"}
     assert events[0]["time"] <= time.time()
+
+
+def test_the_time_line_of_a_job_begins_with_its_first_submission() -> None:
+    first = default_session().results("sim-1")[0].job_id
+    second = run("resubmit", "sim-1").strip()
+    run("wait", second, code=1)
+    for named in (first, second, "sim-1"):
+        events = json.loads(run("history", str(named), "--json"))
+        ends = [event["job_id"] for event in events if event["state"] == "FAILED"]
+        assert ends == [first, second]
+    assert {event["job_id"] for event in json.loads(run("history", "--json"))} >= {
+        first,
+        second,
+    }
