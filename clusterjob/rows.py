@@ -17,6 +17,8 @@ _RESERVED = re.compile(
     r"|PS[0-4]|S?RANDOM|READLINE_.*|REPLY|SECONDS|SHELLOPTS|SHLVL|TIMEFORMAT|TMOUT|COLUMNS|LINES"
 )
 
+_LONGEST = 131072  # bytes of a variable with its name, MAX_ARG_STRLEN of execve(2)
+
 
 def check_rows(rows: Iterable[Mapping[str, object]]) -> tuple[dict[str, str], ...]:
     """Return the variables of each element as texts; None is an empty one.
@@ -68,4 +70,11 @@ def _text(name: object, value: object) -> str:
         raise SettingsError(
             f"parameters: {name} = {shorten(repr(value))}; expected a text or a number"
         )
-    return str(value)
+    text = str(value)
+    size = len(f"{name}={text}".encode("utf-8", "surrogatepass"))
+    if size >= _LONGEST:
+        raise SettingsError(
+            f"parameters: {name} has {size} bytes, and a variable holds {_LONGEST - 1}; put the "
+            "value in a file, and give the name of the file"
+        )
+    return text

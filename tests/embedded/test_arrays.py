@@ -56,6 +56,12 @@ def test_only_elements_that_failed_run_again_under_one_handle() -> None:
     assert len(Path("ran").read_text().split()) == 7
 
 
+def test_the_longest_value_arrives() -> None:
+    result = JobScript("echo ${#T}").submit_array([{"T": "x" * 131069}])
+    assert result.wait(30)
+    assert result.stdout(1) == "131069\n"
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
@@ -69,6 +75,7 @@ def test_only_elements_that_failed_run_again_under_one_handle() -> None:
         ([{"cj_x": "x"}], "means something else"),
         ([{"T": [1]}], "expected a text or a number"),
         ([5], "expected a mapping"),
+        ([{"T": "x" * 131070}], "T has 131072 bytes"),
     ],
 )
 def test_parameters_that_cannot_be(rows: list[object], words: str) -> None:
