@@ -40,7 +40,8 @@ ATTRIBUTES = (
     "setup",
     "bundle",
 )
-
+# those that say which cluster a job goes to
+PLACE = ("backend", "remote", "transport", "ssh_config")
 
 # what the clusterjob of 2018 called something, and how that is said now
 _GONE = {
@@ -90,6 +91,11 @@ class Profile:
     resources: Mapping[str, ResourceValue | None] = field(default_factory=dict)
     overrides: Sections = field(default_factory=dict)
     retry: Retry | None = None
+
+    @functools.cached_property
+    def place(self) -> tuple[str | None, ...]:
+        """What says which cluster it is for."""
+        return tuple(self.attributes.get(name) for name in PLACE)
 
     @functools.cached_property
     def backends(self) -> str:

@@ -44,7 +44,7 @@ from clusterjob.native_script import (
 )
 from clusterjob.plain_files import expand
 from clusterjob.preparing import Draft
-from clusterjob.profile import ATTRIBUTES, Profile, check_gone, read_profile
+from clusterjob.profile import ATTRIBUTES, PLACE, Profile, check_gone, read_profile
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.retry import Retry
@@ -107,6 +107,8 @@ class JobSettings(TypedDict, total=False):
 
 # jobs that were neither submitted nor forgotten
 _MAPPINGS = ("params", "resources", "aux_scripts")
+# what of a profile means something on its cluster only
+_BOUND = {*PLACE, "rootdir", "setup"}
 _unsubmitted: weakref.WeakSet[JobScript] = weakref.WeakSet()
 _log = logging.getLogger(__name__)
 
@@ -152,6 +154,7 @@ class JobScript(metaclass=JobScriptType):
     attributes: dict[str, str]
     resources: Resources
     _profiles: tuple[tuple[str, Profile], ...]  # with the backend that each was for
+    _said: frozenset[str]  # the attributes that were set one by one, not by a profile
     _native: NativeScript
     _retry: Retry | None
     _rows: tuple[Mapping[str, str], ...]  # of an array
@@ -228,6 +231,7 @@ class JobScript(metaclass=JobScriptType):
         own["outputs"] = parse_files(outputs, "output")
         own["params"] = dict(params or {})
         own["attributes"], own["_profiles"] = dict(native.attributes), ()
+        own["_said"] = frozenset()
         own["resources"] = Resources()
         self.resources.put(native.resources)
         if self._defaults is not None:
@@ -351,6 +355,7 @@ class JobScript(metaclass=JobScriptType):
 
     def _apply(self, profile: Profile) -> None:
         self.__dict__["attributes"] = {**self.attributes, **profile.attributes}
+        self.__dict__["_said"] = self._said - profile.attributes.keys()
         if self.attributes.pop("inputs", None) == "auto" and not self.inputs:
             self.__dict__["inputs"] = "auto"
         self.resources.put(profile.resources)
@@ -359,14 +364,50 @@ class JobScript(metaclass=JobScriptType):
         backend = self.attributes.get("backend") or "local"
         self.__dict__["_profiles"] = (*self._profiles, (backend, profile))
 
+    def with_profile(self, path: str | os.PathLike[str]) -> JobScript:
+        """Return this job as it goes by another profile, with what it says itself.
+
+        The profile says which cluster; else what was set for this job alone stays. Of profiles of
+        other clusters that it had, what means something there only is left out: queue, account,
+        ``rootdir``, ``setup``, options of a scheduler's own. Raises :class:`SettingsError`.
+        """
+        profile = read_profile(os.fspath(path))
+        self._check_profile(profile)
+        twin = self.copy()
+        twin._leave(profile)
+        resources, attributes = twin.resources.twin(), dict(twin.attributes)
+        said = twin._said.difference(PLACE) | (twin._said - profile.attributes.keys())
+        twin._apply(profile)
+        for name in resources.said:
+            twin.resources.data[name] = resources.data[name]
+        twin.resources.said = resources.said
+        twin.attributes.update({name: attributes[name] for name in said})
+        twin.__dict__["_said"] = said
+        return twin
+
+    def _leave(self, profile: Profile) -> None:
+        """Forget what profiles of other clusters than this one's have put here."""
+        if "backend" not in profile.attributes:  # it is for any
+            return
+        stays = []
+        for backend, before in self._profiles:
+            if "backend" not in before.attributes or before.place == profile.place:
+                stays.append((backend, before))
+                continue
+            for name in before.attributes.keys() & _BOUND - self._said:
+                self.attributes.pop(name, None)
+            for name in before.resources.keys() - self.resources.said:
+                if name in ("queue", "account") or name not in COMMON_RESOURCES:
+                    self.resources.data.pop(name, None)
+        self.__dict__["_profiles"] = tuple(stays)
+
     def copy(self) -> JobScript:
         """Return a job that says the same, and can be changed alone."""
         twin = type(self).__new__(type(self))
         own = dict(self.__dict__)
         for name in ("aux_scripts", "params", "attributes"):
             own[name] = dict(own[name])
-        own["resources"] = Resources()
-        own["resources"].data = dict(self.resources.data)
+        own["resources"] = self.resources.twin()
         twin.__dict__.update(own)
         _unsubmitted.add(twin)
         return twin
@@ -379,6 +420,7 @@ class JobScript(metaclass=JobScriptType):
         check_gone(name)
         if name in ATTRIBUTES:
             self.attributes[name] = value  # type: ignore[assignment]  # checked when it is used
+            self.__dict__["_said"] = self._said | {name}
         elif name in COMMON_RESOURCES:
             self.set_resource(name, value)
         elif name in _MAPPINGS and not isinstance(value, Mapping):
@@ -621,7 +663,7 @@ class JobScript(metaclass=JobScriptType):
         if rules is not None and not terms.is_elsewhere:
             there = replace(terms, retry=rules, is_elsewhere=True)
             for profile in rules.profiles():
-                other = self._at(profile).prepare(
+                other = self.with_profile(profile).prepare(
                     engine,
                     cache_id=cache_id,
                     parents=parents,
@@ -631,12 +673,6 @@ class JobScript(metaclass=JobScriptType):
                 place = {**other.place(), "profile": profile}
                 record.elsewhere = (*record.elsewhere, place)
         return record
-
-    def _at(self, profile: str) -> JobScript:
-        """Return the job as it goes by another profile."""
-        twin = self.copy()
-        twin.read_settings(profile)
-        return twin
 
 
 def default_session() -> Session:

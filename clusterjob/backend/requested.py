@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from clusterjob import units
 from clusterjob.backend.names import common_name
@@ -42,11 +43,18 @@ class Resources(UserDict[str, ResourceValue | None]):
 
     Values are checked when they are set. Times and memory read as people write them, and setting
     what was read changes nothing. Raises :class:`SettingsError`.
+
+    ``said`` are the names of those that were set one by one, not by a profile or a directive.
     """
+
+    def __init__(self, given: Mapping[str, Any] | None = None) -> None:
+        self.said: set[str] = set()
+        super().__init__(given)
 
     def __setitem__(self, name: str, value: object) -> None:
         name = common_name(name)
         self.data[name] = readable(name, check_resource(name, value))
+        self.said.add(name)
 
     def __getitem__(self, name: str) -> ResourceValue | None:
         return self.data[common_name(name)]
@@ -61,6 +69,13 @@ class Resources(UserDict[str, ResourceValue | None]):
         """Set resources that are in the form they have inside already."""
         for name, value in amounts.items():
             self.data[name] = readable(name, value)
+        self.said.difference_update(amounts)
+
+    def twin(self) -> Resources:
+        """Return the same, to be changed alone."""
+        twin = Resources()
+        twin.data, twin.said = dict(self.data), set(self.said)
+        return twin
 
     def amounts(self) -> dict[str, ResourceValue]:
         """Return what is asked for, in the form that it has inside."""

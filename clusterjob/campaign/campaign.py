@@ -18,6 +18,8 @@ from clusterjob.campaign.steps import (
     StepFunction,
     all_completed,
     fingerprint,
+    inputs_in,
+    parents_in,
 )
 from clusterjob.dependencies import Job, exchange, is_job
 from clusterjob.errors import JobNotFoundError, SettingsError, first_of
@@ -154,13 +156,14 @@ class Campaign:
     ) -> Results:
         """Add jobs, and return their results; they may not be submitted yet.
 
-        ``after`` are jobs that come first, of any cluster, as in :meth:`Session.submit`; or a step,
-        whose jobs are then known already. A job that was submitted before is the same one. A
-        generator is taken in portions. Raises what :meth:`Session.submit` does.
+        ``after`` are jobs that come first, of any cluster, as in :meth:`Session.submit`; or a step
+        that has made all of its jobs: what comes after others is returned by a step. A job that was
+        submitted before is the same one. A generator is taken in portions. Raises what
+        :meth:`Session.submit` does.
         """
         self._save()
         found = Results()
-        given = after.results if isinstance(after, Step) else after
+        given = parents_in(after)
         for portion in _in_portions(jobs):
             members, parents = self._anywhere(portion, given)
             held = self.session.hold(
@@ -202,7 +205,7 @@ class Campaign:
     def step(
         self,
         *,
-        after: AsyncResult | Step | Iterable[AsyncResult | Step],
+        after: AsyncResult | Step | Iterable[AsyncResult | Step | Results],
         loop: bool = False,
         name: str | None = None,
     ) -> Callable[[StepFunction], Step]: ...
@@ -210,7 +213,10 @@ class Campaign:
     def step(
         self,
         *,
-        after: AsyncResult | Step | Iterable[AsyncResult | Step] | None = None,
+        after: AsyncResult
+        | Step
+        | Iterable[AsyncResult | Step | Results]
+        | None = None,
         loop: bool = False,
         name: str | None = None,
     ) -> Outcome | Callable[[StepFunction], Step]:
@@ -223,12 +229,7 @@ class Campaign:
         """
         if after is None:
             return self._step()
-        items = [after] if isinstance(after, (AsyncResult, Step)) else list(after)
-        for item in items:
-            if not isinstance(item, (AsyncResult, Step)):
-                raise SettingsError(
-                    f"a step comes after results or steps, not {item!r}"
-                )
+        items = inputs_in(after)
 
         def add(function: StepFunction) -> Step:
             own = name or getattr(function, "__qualname__", "") or repr(function)
@@ -315,7 +316,7 @@ class Campaign:
                     is_waiting = True
                 if not have_completed:
                     break
-                step.take(self._results_of(step, inputs))
+                step.take(inputs, self._results_of(step, inputs))
                 is_waiting = True
         return is_waiting
 

@@ -92,10 +92,8 @@ class JobAnywhere:
         found: list[Record] = []
         reasons = []
         for place in self.places:
-            twin = self.job.copy()
             try:
-                twin.read_settings(place.profile)
-                record = twin.prepare(
+                record = self.job.with_profile(place.profile).prepare(
                     engine,
                     cache_id=cache_id,
                     parents=parents,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clusterjob.dependencies import Job
+from clusterjob.dependencies import AfterJobs, Job
 from clusterjob.errors import SettingsError
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.status import Status
 
+_log = logging.getLogger(__name__)
 StepFunction = Callable[[Results], object]
 
 
@@ -35,6 +37,7 @@ class Step:
     latest: Results = field(default_factory=Results)  # of its last call that made any
     calls: int = 0
     is_over: bool = False  # it makes no more jobs
+    _had: set[str] = field(default_factory=set)  # the inputs of its calls
 
     @property
     def inputs(self) -> Results | None:
@@ -66,12 +69,19 @@ class Step:
             )
         return list(made)
 
-    def take(self, made: Results) -> None:
-        """Take over the jobs of a call."""
+    def take(self, inputs: Results, made: Results) -> None:
+        """Take over the jobs of a call. A loop that comes back to what it had is over."""
         self.calls += 1
         self.latest = made or self.latest
-        self.results = self.results + made
-        self.is_over = not (self.loop and made)
+        self.results = Results(dict.fromkeys([*self.results, *made]))
+        self._had.add(fingerprint(inputs))
+        is_again = bool(self.loop and made) and fingerprint(made) in self._had
+        if is_again:
+            _log.warning(
+                "step %r returned jobs that it had been called with: its loop ends",
+                self.name,
+            )
+        self.is_over = is_again or not (self.loop and made)
 
 
 def _run(coroutine: Coroutine[Any, Any, object]) -> object:
@@ -95,6 +105,46 @@ def all_completed(inputs: Sequence[AsyncResult]) -> bool | None:
     if any(not result.record.settled for result in inputs):
         return None
     return True
+
+
+def parents_in(after: object) -> Any:
+    """Return what jobs come after, with the jobs of steps in the places of these.
+
+    Raises :class:`SettingsError` for a step that may still make jobs.
+    """
+    if isinstance(after, Step):
+        if after.is_over:
+            return after.results
+        raise SettingsError(
+            f"the jobs of step {after.name!r} are not known yet, so nothing can come after them: "
+            "return the job from a step of its own, @campaign.step(after=...)"
+        )
+    if isinstance(after, AfterJobs):
+        jobs = parents_in(list(after.jobs))
+        return AfterJobs(tuple(jobs), after.how)
+    if isinstance(after, Mapping):
+        return {child: parents_in(parents) for child, parents in after.items()}
+    if isinstance(after, (list, tuple)):
+        found: list[object] = []
+        for item in after:
+            known = parents_in(item)
+            found += known if isinstance(item, Step) else [known]
+        return found
+    return after
+
+
+def inputs_in(after: object) -> list[AsyncResult | Step]:
+    """Return what a step comes after. Raises :class:`SettingsError`."""
+    if isinstance(after, (AsyncResult, Step)):
+        return [after]
+    if isinstance(after, AfterJobs):
+        raise SettingsError(
+            f"a function is called when all that it comes after completed; {after.how} is for "
+            "jobs: campaign.add(job, after=...)"
+        )
+    if isinstance(after, Iterable) and not isinstance(after, (str, Mapping)):
+        return [found for item in after for found in inputs_in(item)]
+    raise SettingsError(f"a step comes after results or steps, not {after!r}")
 
 
 def fingerprint(inputs: Iterable[AsyncResult]) -> str:

@@ -174,6 +174,9 @@ def test_mistakes() -> None:
         campaign.add("text")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="after results or steps"):
         campaign.step(after=[5])  # type: ignore[list-item]
+    ended = JobScript("true").submit()
+    with pytest.raises(SettingsError, match="afterany is for jobs"):
+        campaign.step(after=afterany(ended))  # type: ignore[arg-type]
 
     @campaign.step(after=[])
     def wrong_step(results: Results) -> object:
@@ -371,6 +374,44 @@ def test_a_step_after_a_loop_gets_its_last_jobs() -> None:
 
     assert campaign.run(timeout=60).is_complete
     assert seen == ["r2"]
+
+
+def test_a_loop_that_comes_back_to_what_it_had_is_over() -> None:
+    campaign = Campaign("fixed")
+    first = campaign.add(JobScript("echo 1", "start"))
+    names = iter(["a", "b", "a"])
+
+    @campaign.step(after=first, loop=True)
+    def again(results: Results) -> JobScript:
+        return JobScript("echo 2", next(names))
+
+    @campaign.step(after=again)
+    def final(results: Results) -> None:
+        seen.extend(result.name for result in results)
+
+    seen: list[str] = []
+    assert campaign.run(timeout=60).is_complete
+    assert [result.name for result in again.results] == ["a", "b"]
+    assert seen == ["a"]
+
+
+def test_nothing_comes_after_a_step_that_may_still_make_jobs() -> None:
+    campaign = Campaign("early")
+    first = campaign.add(JobScript("echo 1", "one"))
+
+    @campaign.step(after=[first, campaign.add(JobScript("echo 2", "two"))])
+    def both(results: Results) -> list[JobScript]:
+        return [JobScript("echo 3 >>made", f"made-{number}") for number in (1, 2)]
+
+    last = JobScript("cat made", "last")
+    for after in (both, [both], [first, both], afterany(both), {last: both}):
+        with pytest.raises(SettingsError, match="jobs of step 'both'"):
+            campaign.add(last, after=after)
+    assert campaign.run(timeout=60).is_complete
+    (result,) = campaign.add(last, after=[both, first])
+    assert len(result.record.after) == 3
+    assert campaign.run(timeout=60).is_complete
+    assert result.stdout() == "3\n3\n"
 
 
 def test_who_has_no_script_is_told_of_functions_that_were_not_called() -> None:

@@ -299,3 +299,53 @@ def test_halves_of_characters_are_refused_in_words(values: dict[str, Any]) -> No
 
 def test_bytes_that_are_no_text_can_stand_in_a_body() -> None:
     JobScript("cat caf\udce9", "latin").plan()
+
+
+def write_two_clusters() -> None:
+    Path("a.ini").write_text(
+        "[Attributes]\nbackend = slurm\nremote = host-a\nrootdir = /a\nsetup = module a\n"
+        "workdir = w\n[Resources]\nqueue = main\ntime = 5m\nmem = 50\n--constraint = fast\n"
+        "[Limits]\npoll_interval = 7\n"
+    )
+    Path("b.ini").write_text(
+        "[Attributes]\nbackend = sge\nrootdir = /b\n[Resources]\nmem = 70\n"
+    )
+
+
+def test_with_another_profile_what_a_job_says_itself_stays() -> None:
+    write_two_clusters()
+    job = JobScript("true", mem=150, time="2m", queue="short", workdir="mine")
+    job.with_profile("b.ini")
+    there = job.with_profile("a.ini")
+    assert (there.backend, there.remote, there.rootdir) == ("slurm", "host-a", "/a")
+    assert (there.mem, there.time, there.queue) == ("150M", "00:02:00", "short")
+    assert (there.workdir, there.setup) == ("mine", "module a")
+    assert job.backend is None
+
+
+def test_what_a_profile_says_of_its_cluster_stays_there() -> None:
+    write_two_clusters()
+    job = JobScript("true", ppn=2)
+    job.read_settings("a.ini")
+    there = job.with_profile("b.ini")
+    assert (there.backend, there.remote, there.rootdir) == ("sge", None, "/b")
+    assert (there.queue, there.setup) == (None, None)
+    assert "constraint" not in "".join(there.resources)
+    # what is said for any cluster comes along, unless the profile says it
+    assert (there.time, there.mem, there.workdir) == ("00:05:00", "70M", "w")
+    assert there.ppn == 2
+    back = there.with_profile("a.ini")
+    assert (back.queue, back.mem, back.rootdir) == ("main", "50M", "/a")
+    assert back.get_backend().limits.poll_interval == 7
+
+
+def test_a_profile_of_no_cluster_changes_what_it_says_alone() -> None:
+    write_two_clusters()
+    Path("big.ini").write_text("[Resources]\nqueue = big\nmem = 99\n")
+    job = JobScript("true", mem=1)
+    job.read_settings("a.ini")
+    there = job.with_profile("big.ini")
+    assert (there.backend, there.remote, there.queue) == ("slurm", "host-a", "big")
+    assert there.mem == "99M"  # a.ini went over what the job said
+    job.mem = 2
+    assert job.with_profile("big.ini").mem == "2M"
