@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         afternotok,
         afterok,
     )
+    from clusterjob.elements import ArrayElement
     from clusterjob.errors import (
         BackendNotFoundError,
         ClusterJobError,
@@ -100,6 +101,7 @@ __all__ = [
     "RUNNING",
     "Action",
     "AfterJobs",
+    "ArrayElement",
     "AsyncResult",
     "Attempt",
     "BackendNotFoundError",
@@ -154,6 +156,7 @@ __all__ = [
 _HOMES = {
     "Action": "planning",
     "AfterJobs": "dependencies",
+    "ArrayElement": "elements",
     "AsyncResult": "result",
     "Attempt": "attempts",
     "Campaign": "campaign",

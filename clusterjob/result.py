@@ -280,29 +280,6 @@ class AsyncResult:
             stderr=self.log_path("stderr"),
         )
 
-    def rows(self) -> list[tuple[dict[str, object], dict[str, object]]]:
-        """Return the parameters, and what is known, of the job: of an array whose elements have
-        parameters those of each element, with its ``array_index``.
-        """
-        parameters = self.record.spec.rows
-        tasks = self.record.tasks
-        if not parameters or tasks is None:
-            return [(self.params, {**self.row()})]
-        pairs = zip(tasks.items(), parameters, strict=True)
-        return [
-            ({**self.params, **values}, self._element_row(index, task))
-            for (index, task), values in pairs
-        ]
-
-    def _element_row(self, index: int, task: Task) -> dict[str, object]:
-        return {
-            **self.row(),
-            **task_columns(task),
-            "array_index": index,
-            "stdout": self.log_path("stdout", index),
-            "stderr": self.log_path("stderr", index),
-        }
-
     # -- waiting -----------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None = None) -> bool:

@@ -7,8 +7,9 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, SupportsIndex, overload
+from typing import Any, NamedTuple, SupportsIndex, overload
 
+from clusterjob.elements import ArrayElement, elements_of
 from clusterjob.engine import Engine
 from clusterjob.errors import (
     SettingsError,
@@ -84,14 +85,16 @@ class Results(list[AsyncResult]):
         return as_completed(self, timeout)
 
     def table(
-        self, read: Callable[[AsyncResult], object] | None = None
+        self, read: Callable[[Any], object] | None = None
     ) -> list[dict[str, object]]:
-        """Return a row a job, as plain values: for a data frame, or for a file.
+        """Return a row a job, as plain values: for a data frame, or for a file. An array that has
+        parameters has a row an element.
 
         Its columns are the job's parameters, then those of :class:`JobRow`; a parameter of such a
-        name is ``param_NAME``. ``read`` is called with the handle of each job that completed, and
-        returns what its outputs say: a mapping of columns, or a value for the column ``result``. In
-        the rows of other jobs these are None. What it raises ends the table.
+        name is ``param_NAME``. ``read`` is called with the handle of each job that completed, or
+        with the :class:`ArrayElement`, and returns what its outputs say: a mapping of columns, or a
+        value for the column ``result``. In the rows of other jobs these are None; where none
+        completed, there are none. What it raises ends the table.
 
         ::
 
@@ -100,18 +103,20 @@ class Results(list[AsyncResult]):
         rows: list[dict[str, object]] = []
         for result in self:
             _ = result.usage  # peak memory is asked for, once for all
-            found: object = {}
-            if read is not None and result.record.status == Status.COMPLETED:
-                found = read(result)
-            for given, row in result.rows():
-                rows.append(_with_columns(result.name, given, row, found))
+            parts: Sequence[AsyncResult | ArrayElement] = elements_of(result)
+            for part in parts or [result]:
+                found: object = {}
+                if read is not None and _has_completed(part):
+                    found = read(part)
+                row = {**part.row()}
+                rows.append(_with_columns(part.name, part.params, row, found))
         columns = dict.fromkeys(name for row in rows for name in row)
         return [{name: row.get(name) for name in columns} for row in rows]
 
     def to_csv(
         self,
         path: str | os.PathLike[str],
-        read: Callable[[AsyncResult], object] | None = None,
+        read: Callable[[Any], object] | None = None,
     ) -> None:
         """Write :meth:`table` to a CSV file with a header; None is empty."""
         rows = self.table(read)
@@ -188,6 +193,12 @@ def _with_columns(
             "has already; call it something else"
         )
     return {**params, **row, **columns}
+
+
+def _has_completed(part: AsyncResult | ArrayElement) -> bool:
+    """Whether a job or an element completed, as far as is known."""
+    status = part.status if isinstance(part, ArrayElement) else part.record.status
+    return status == Status.COMPLETED
 
 
 def _end_of(result: AsyncResult) -> float:

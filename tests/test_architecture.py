@@ -31,6 +31,7 @@ FLOORS = [
     ["keys"],
     ["waiting", "reuse", "preparing", "attempts", "job_rows"],
     ["result", "planning"],
+    ["elements"],
     ["results", "dependencies"],
     ["batch", "class_defaults"],
     ["session"],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterjob import JobScript, Results, SettingsError, Status
+from clusterjob import ArrayElement, JobScript, Results, SettingsError, Status
 
 ODD = ["a b", "it's", "$HOME `id`", "two\nlines", "", "ünï"]
 
@@ -54,6 +54,33 @@ def test_only_elements_that_failed_run_again_under_one_handle() -> None:
     forced = job.submit_array(rows, force=True)
     assert forced.wait(30)
     assert len(Path("ran").read_text().split()) == 7
+
+
+def test_a_table_reads_each_element() -> None:
+    body = (
+        "test $n = 3 && exit 2; echo $((n * n)) | tee square.$n; echo {{ unit }} >&2"
+    )
+    job = JobScript(body, "squares", params={"unit": "eV"})
+    array = job.submit_array([{"n": n} for n in (1, 2, 3, 4)])
+    array.wait(30)
+
+    def read(element: ArrayElement) -> dict[str, object]:
+        assert (element.name, element.status) == ("squares", Status.COMPLETED)
+        return {
+            "E": int(element.stdout()),
+            "twice": 2 * int(str(element.params["n"])),
+            "unit_read": element.stderr().strip(),
+        }
+
+    rows = Results([array]).table(read)
+    assert [(row["n"], row["E"], row["twice"]) for row in rows] == [
+        ("1", 1, 2),
+        ("2", 4, 4),
+        ("3", None, None),
+        ("4", 16, 8),
+    ]
+    assert {row["unit_read"] for row in rows} == {"eV", None}
+    assert [row["exit_code"] for row in rows] == [0, 0, 2, 0]
 
 
 def test_the_longest_value_arrives() -> None:
