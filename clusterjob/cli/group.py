@@ -25,7 +25,7 @@ from clusterjob.cli.inspect import (
     show,
     status,
 )
-from clusterjob.cli.jobs import cancel, plan, render, resubmit, submit, wait
+from clusterjob.cli.jobs import cancel, plan, render, resubmit, retry, submit, wait
 from clusterjob.cli.output import NOT_FOUND, PrintableFormatter, echo
 from clusterjob.cli.store import doctor, prune, store
 from clusterjob.cli.sweeps import sweep
@@ -44,6 +44,7 @@ _READERS = frozenset(
         "cancel",
         "wait",
         "resubmit",
+        "retry",
         "files",
         "fetch",
         "doctor",
@@ -101,6 +102,7 @@ for command in (
     cancel,
     wait,
     resubmit,
+    retry,
     files,
     fetch,
     backends,

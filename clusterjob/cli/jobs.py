@@ -1,4 +1,4 @@
-"""Commands that do something: submit, plan, render, cancel, wait, resubmit."""
+"""Commands that do something: submit, plan, render, cancel, wait, resubmit, retry."""
 
 from __future__ import annotations
 
@@ -166,14 +166,34 @@ def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
 def resubmit(jobs: Sequence[str], **options: Unpack[SelectionOptions]) -> None:
     """Submit jobs that have ended once more, as they were; print the new job ids.
 
-    JOB may be - for ids on standard input. All are submitted together, or none where one has not
-    ended.
+    All of an array runs again, and so do jobs that completed: see retry. JOB may be - for ids on
+    standard input. All are submitted together, or none where one has not ended.
     """
     found, unknown = find_meant_jobs(words_given(jobs), read_selection(options))
     if unknown:
         _exit_with(unknown)
     for result in found.resubmit():
         echo(result.job_id or f"{result.key[:10]} (waits: {result.words})")
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, metavar="[JOB...]")
+@selection_options
+def retry(jobs: Sequence[str], **options: Unpack[SelectionOptions]) -> None:
+    """Submit jobs once more that failed or were cancelled; print the new job ids.
+
+    Of an array only the elements that did not complete run again. JOB may be - for ids on standard
+    input.
+    """
+    found, unknown = find_meant_jobs(words_given(jobs), read_selection(options))
+    if unknown:
+        _exit_with(unknown)
+    for old, new in zip(found, found.retry(), strict=True):
+        if new.record.token == old.record.token:
+            status = new.record.status.name
+            echo(f"{old.job_id or old.key[:10]} {old.name}: it is {status}", err=True)
+        else:
+            echo(new.job_id or f"{new.key[:10]} (waits: {new.words})")
 
 
 def _exit_with(unknown: Sequence[JobNotFoundError]) -> NoReturn:

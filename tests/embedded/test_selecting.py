@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,20 @@ def test_resubmitting_is_all_or_nothing() -> None:
     assert "no job has the id" in run("resubmit", "sim-1", "nosuch", code=4)
     assert len(default_session().results("sim-1", earlier=True)) == 1
     run("cancel", "live")
+
+
+def test_what_failed_alone_is_tried_again() -> None:
+    job = JobScript("echo $n >>runs; test $n != 2 || test -e mended", "parts")
+    array = job.submit_array([{"n": n} for n in (1, 2, 3)])
+    array.wait(30)
+    Path("mended").touch()
+    (new,) = run("retry", "parts", "sim-0").splitlines()[:1]
+    run("wait", new)
+    assert sorted(Path("runs").read_text().split()) == ["1", "2", "2", "3"]
+    assert "sim-0: it is COMPLETED" in run("retry", "sim-0")
+    assert "no job has the id" in run("retry", "nosuch", code=4)
+    again = run("retry", "--name", "sim-*", "--reason", "exit").splitlines()
+    assert len(again) == 2
 
 
 def test_one_time_line_of_all() -> None:
