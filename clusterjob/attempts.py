@@ -51,10 +51,11 @@ def _past(record: Record, entry: Mapping[str, Any]) -> Attempt:
         int(index): Task.from_json({**task})
         for index, task in entry.get("tasks", {}).items()
     }
+    first = next(iter(tasks.values()), Task())  # of an array: of those that failed
     return Attempt(
         number,
         entry["job_id"],
-        Task.from_json({**entry["task"]}) if "task" in entry else Task(),
+        Task.from_json({**entry["task"]}) if "task" in entry else first,
         tasks or None,
         dict(entry["changed"]),
         attempt_log_path(record, "stdout", number, folder),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from clusterjob.backend import readable
 from clusterjob.engine.arrays import aggregate
 from clusterjob.retry import EXCLUDE, PROFILE, changed_resources, changes_after
 from clusterjob.status import Reason, Status
@@ -148,7 +149,9 @@ def _hold(
         record.task.reason = record.task.exit_code = record.task.signal = None
     record.past = (*record.past, entry)
     record.changed = {**record.changed, **changed}
-    more = ", ".join(f"{name}={_shown(value)}" for name, value in changed.items())
+    more = ", ".join(
+        f"{name}={_shown(name, value)}" for name, value in changed.items()
+    )
     words = f"attempt {record.attempt - 1} failed ({', '.join(why)}); tried again"
     record.task.words = f"{words} with {more}" if more else words
     record.task.note_event(now, Status.PENDING.name, record.task.words)
@@ -170,5 +173,10 @@ def _larger(one: object, other: object) -> object:
     return other
 
 
-def _shown(value: object) -> object:
-    return ",".join(map(str, value)) if isinstance(value, list) else value
+def _shown(name: str, value: Any) -> object:
+    """Return a resource as people write it."""
+    return (
+        ",".join(map(str, value))
+        if isinstance(value, list)
+        else readable(name, value)
+    )

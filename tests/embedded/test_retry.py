@@ -38,6 +38,7 @@ def test_out_of_memory_succeeds_with_doubled_memory() -> None:
     assert Path(second.stdout).exists()
     assert first.stdout != second.stdout == result.log_path()
     assert "attempt 1 failed (out_of_memory)" in str(result.history)
+    assert "tried again with mem=200M" in str(result.history)
     again = job.submit()
     assert again == result
     assert again.reused
@@ -110,6 +111,7 @@ def test_a_profile_says_it_too() -> None:
     assert result.wait(30)
     assert result.status == Status.COMPLETED
     assert result.attempts[1].resources == {"time": 900}
+    assert "tried again with time=00:15:00" in str(result.history)
 
 
 @pytest.mark.parametrize(
@@ -280,3 +282,5 @@ def test_elements_wait_for_the_last_attempt_of_theirs() -> None:
     )
     assert wait([parent, child], 60).not_done == []
     assert child.status == Status.COMPLETED, child.explain()
+    failed = parent.attempts[0].task
+    assert (failed.status, failed.exit_code) == (Status.FAILED, 9)

@@ -134,6 +134,9 @@ def test_the_time_line_of_a_job_begins_with_its_first_submission() -> None:
         events = json.loads(run("history", str(named), "--json"))
         ends = [event["job_id"] for event in events if event["state"] == "FAILED"]
         assert ends == [first, second]
+    # the first submission is found by its id still
+    (shown,) = json.loads(run("show", str(first), "--json"))
+    assert (shown["job_id"], shown["status"]) == (first, "FAILED")
     assert {event["job_id"] for event in json.loads(run("history", "--json"))} >= {
         first,
         second,
