@@ -70,7 +70,8 @@ def list_jobs(
 ) -> None:
     """List the jobs in the store, without asking any cluster."""
     session = default_session()
-    found = session.listed(read_selection(options), earlier)
+    selection = read_selection(options)
+    found = session.listed(selection, earlier)
     if as_json:
         print_json_rows(describe_listed(session, found))
     elif as_csv:
@@ -79,7 +80,8 @@ def list_jobs(
         for item in found:
             echo(full_job_id(item.job_id, item.member) or item.key)
     elif not print_listed(found):
-        echo(f"no jobs in {session.store.url}")
+        what = "no jobs" if selection == Selection() else "no such jobs"
+        echo(f"{what} in {session.store.url}")
 
 
 @click.command()

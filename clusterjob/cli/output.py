@@ -19,6 +19,7 @@ from clusterjob.errors import (
     JobNotFoundError,
     SettingsError,
     SubmissionError,
+    first_of,
     printable,
 )
 from clusterjob.files import log_path_of_listed
@@ -136,6 +137,9 @@ def find_meant_jobs(
             found += session.select(selection, [word])
         except JobNotFoundError as error:
             unknown.append(error)
+    if not found and not unknown:
+        named = first_of([repr(word) for word in words], 3)
+        unknown.append(JobNotFoundError(f"the options mean none of {named}"))
     return Results(dict.fromkeys(found)), unknown
 
 

@@ -84,6 +84,8 @@ def test_cancelling_by_what_jobs_are() -> None:
         assert f"{option} is empty" in run("cancel", option, "", code=1)
     assert "expected how long ago" in run("list", "--until", "14:40", code=1)
     assert run("cancel", "--tag", "lnog") == "no job is meant by that\n"
+    assert "options mean" in run("cancel", "long-0", "--name", "long-1", code=4)
+    assert run("list", "--tag", "lnog").startswith("no such jobs in")
     told = run("cancel", "--tag", "long", "--name", "long-[01]")
     assert told.count("is being cancelled") == 2
     run("wait", "long-0", "long-1", code=1)
