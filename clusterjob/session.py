@@ -195,7 +195,7 @@ class Session:
         for generation in batch.generations:
             records = self._prepare(batch, generation, folder, terms)
             adopt_former(self.store, records)
-            winners = self.engine.hold(records, Record.yields_to)
+            winners = self.engine.hold(records, _comes_back)
             damaged = [
                 record.name
                 for record, winner in zip(records, winners, strict=True)
@@ -407,6 +407,16 @@ def default_session(store: str | os.PathLike[str] | None = None) -> Session:
 def close_default_sessions() -> None:
     """Close the default sessions and their connections; the next use makes them anew."""
     default_engines.close()
+
+
+def _comes_back(old: Record, new: Record) -> bool:
+    """Say whether a job of a campaign is held once more: also one that the campaign parted with
+    before it was submitted.
+    """
+    has_parted = not old.campaign and old.job_id is None
+    return old.yields_to(
+        new, retry=has_parted and old.task.reason is Reason.CANCELLED
+    )
 
 
 def _may_replace(force: bool, retry: bool, old: Record, new: Record) -> bool:

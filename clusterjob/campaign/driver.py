@@ -12,7 +12,7 @@ from typing import Any
 from clusterjob.campaign.load import Load
 from clusterjob.campaign.queue import Queue
 from clusterjob.engine import Cluster, new_batch
-from clusterjob.errors import ClusterJobError, StoreError
+from clusterjob.errors import ClusterJobError, StoreError, first_of
 from clusterjob.result import AsyncResult
 from clusterjob.session import Session
 from clusterjob.shell import in_portions
@@ -36,6 +36,10 @@ class Driver:
         self.store, self.engine = session.store, session.engine
         self._queue: Queue | None = None
         self._clusters: dict[str, Cluster] = {}
+        self._added: dict[str, Record] = {}  # by token, of this process
+        self._compared = (
+            0  # how many of them were compared with what was there before
+        )
 
     # -- what is remembered ------------------------------------------------------------------------
 
@@ -77,6 +81,7 @@ class Driver:
     def add(self, results: Iterable[AsyncResult]) -> None:
         """Take in jobs that were written down, or were there before."""
         records = [result.record for result in results]
+        self._added.update((record.token, record) for record in records)
         self.queue.add(records)
         for record in records:
             self._clusters[record.cluster_id] = self.engine.cluster_of(record)
@@ -117,11 +122,57 @@ class Driver:
 
         self.store.change_campaign(self.name, change)
 
+    def part_with_replaced(self) -> None:
+        """Part with jobs in whose places, of the same name and workdir, others were added now: a
+        script was changed. What was not submitted yet never is; what runs goes on.
+        """
+        if self._compared == len(self._added):
+            return
+        self._compared = len(self._added)
+        replaced = self._replaced()
+        held = [record.token for record in replaced if record.is_held]
+        if held:
+            names = first_of(
+                [repr(item.name) for item in replaced if item.is_held], 3
+            )
+            _log.warning(
+                "campaign %r: %s waited to be submitted, and will not be: the script has other "
+                "jobs of the same names now, in the same workdirs",
+                self.name,
+                names,
+            )
+            self._drop(held, Reason.CANCELLED)
+
+        def leave(record: Record) -> bool:
+            if not record.finished:
+                return False
+            record.campaign = ""
+            return True
+
+        if replaced:
+            self.store.refresh(replaced)
+            self.store.update(replaced, leave)
+
+    def _replaced(self) -> list[Record]:
+        steps = self.data().get("steps", {}).values()
+        kept = {key for calls in steps for keys in calls.values() for key in keys}
+        places = {(record.name, record.workdir) for record in self._added.values()}
+        tokens = [
+            item.token
+            for item in self.store.listed()
+            if item.campaign == self.name
+            and item.token not in self._added
+            and item.key not in kept
+            and (item.name, item.workdir) in places
+        ]
+        return list(self.store.by_tokens(tokens).values())
+
     # -- a step ------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """Ask the clusters that are due, and let go what may go."""
         self.session.recover()
+        self.part_with_replaced()
         for cluster in self._known_clusters():
             cluster.refresh(everyone=True)
         self.let_go()

@@ -405,7 +405,7 @@ def test_nothing_comes_after_a_step_that_may_still_make_jobs() -> None:
 
     last = JobScript("cat made", "last")
     for after in (both, [both], [first, both], afterany(both), {last: both}):
-        with pytest.raises(SettingsError, match="jobs of step 'both'"):
+        with pytest.raises(SettingsError, match="return the job from a step"):
             campaign.add(last, after=after)
     assert campaign.run(timeout=60).is_complete
     (result,) = campaign.add(last, after=[both, first])
@@ -468,3 +468,46 @@ def test_two_processes_drive_one_campaign_on_two_clusters() -> None:
         _, said = driver.communicate(timeout=90)
         assert driver.returncode == 0, said
     assert Counter(ledger()) == Counter(map(str, range(40)))
+
+
+def test_what_a_changed_script_makes_no_more_is_not_submitted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def make(word: str, count: int = 3) -> tuple[Campaign, Results]:
+        campaign = Campaign("edited", max_running=1)
+        campaign.add(JobScript("sleep 1", "other"))
+        return campaign, campaign.add(
+            [JobScript(f"echo {word} >>ran-{n}", f"run-{n}") for n in range(count)]
+        )
+
+    campaign, old = make("OLD", 4)
+    campaign.step()
+    campaign, _ = make("NEW")
+    with caplog.at_level("WARNING"):
+        assert campaign.run(timeout=60).is_over
+    assert all(f"'run-{n}'" in caplog.text for n in range(3))
+    assert "will not be" in caplog.text
+    assert [Path(f"ran-{n}").read_text() for n in range(3)] == ["NEW\n"] * 3
+    # what no other took the place of was wanted, as far as anybody knows
+    assert Path("ran-3").read_text() == "OLD\n"
+    assert [result.status for result in old[:3]] == [Status.CANCELLED] * 3
+    names = sorted(result.name for result in campaign.results)
+    assert names == ["other", "run-0", "run-1", "run-2", "run-3"]
+    # back to what it was: all of it comes back
+    campaign, old = make("OLD", 4)
+    assert campaign.run(timeout=60).is_complete
+    assert Path("ran-0").read_text() == "NEW\nOLD\n"
+    assert {result.stdout() for result in old} == {""}
+
+
+def test_a_mended_script_goes_on_though_its_campaign_was_stopped() -> None:
+    def make(body: str) -> Campaign:
+        campaign = Campaign("mended", stop_on_failure=True)
+        first = campaign.add(JobScript(body, "a"))
+        campaign.add(JobScript("true", "b"), after=first)
+        return campaign
+
+    assert make("exit 1").run(timeout=30).is_stopped
+    outcome = make("exit 0").run(timeout=30)
+    assert outcome.is_complete, str(outcome)
+    assert outcome.counts == {Status.COMPLETED: 2}
