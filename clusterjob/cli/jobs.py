@@ -31,6 +31,7 @@ from clusterjob.cli.selecting import (
     words_given,
 )
 from clusterjob.errors import JobNotFoundError
+from clusterjob.script import submit as submit_jobs
 from clusterjob.units import parse_time
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
     metavar="JOB",
     help="A job that must complete first; may be repeated.",
 )
+@click.option(
+    "--tag", "tags", multiple=True, help="A word to find it by; may be repeated."
+)
 @as_json
 def submit(
     wait: bool,
@@ -65,14 +69,20 @@ def submit(
     no_retry: bool,
     cache_id: str | None,
     after: Sequence[str],
+    tags: Sequence[str],
     as_json: bool,
     **options: Unpack[ScriptOptions],
 ) -> None:
     """Submit SCRIPT, unless it was submitted before; print the job id."""
     job = make_job(options)
     parents = find_parents(after)
-    result = job.submit(
-        force=force, retry=not no_retry, cache_id=cache_id, after=parents
+    (result,) = submit_jobs(
+        [job],
+        cache_ids=[cache_id],
+        force=force,
+        retry=not no_retry,
+        after=parents,
+        tags=tags,
     )
     if result.reused:
         echo(describe_reuse(result), err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--pack-slots", type=int, default=1, help="So many of a pack at a time."
 )
+@click.option("--tag", "tags", multiple=True, help="As in submit.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 @click.option("--force", is_flag=True, help="As in submit.")
 @click.option("--no-retry", is_flag=True, help="As in submit.")
@@ -48,6 +49,7 @@ def sweep(
     zipped: bool,
     pack: str | None,
     pack_slots: int,
+    tags: Sequence[str],
     dry_run: bool,
     force: bool,
     no_retry: bool,
@@ -82,6 +84,7 @@ def sweep(
         retry=not no_retry,
         pack=int(pack) if pack and pack.isdecimal() else pack,
         pack_slots=pack_slots,
+        tags=tags,
     )
     if wait:
         results.wait()

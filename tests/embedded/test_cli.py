@@ -56,7 +56,7 @@ def test_submit_and_look() -> None:
     )
     assert json.loads(run("show", number, "--json"))[0]["history"][0][1] == "PENDING"
     assert "1 completed" in run("status")
-    assert run("list", "-s", "failed").startswith("no jobs")
+    assert run("list", "-s", "failed").startswith("no such jobs")
     again = run("resubmit", "good").strip()
     assert again != number
     assert len(json.loads(run("list", "--all", "--json"))) == 2
@@ -98,7 +98,7 @@ def test_render_and_plan() -> None:
 
 
 def test_after() -> None:
-    Path("later.sh").write_text("sleep 2; exit 1\n")
+    Path("later.sh").write_text("sleep 5; exit 1\n")
     run("submit", "later.sh", "-n", "first", "-p", "p.ini")
     run(
         "submit",
@@ -193,7 +193,7 @@ def test_a_scheduler_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
     text = run("submit", "bad.sh", "-p", "s.ini", code=1)
     assert "bsub" in text
     assert "not found" in text
-    assert run("list").startswith("no jobs")
+    assert run("list").startswith("no such jobs")
 
 
 def test_cancelling_several_tells_of_unknown_ones_and_cancels_the_others() -> None:

@@ -103,6 +103,14 @@ def test_resubmitting_is_all_or_nothing() -> None:
     run("cancel", "live")
 
 
+def test_tags_are_given_at_a_terminal() -> None:
+    Path("body.sh").write_text("echo {{ x }}\n")
+    run("submit", "body.sh", "-n", "one", "-d", "x=0", "--tag", "may", "--tag", "a b")
+    run("sweep", "body.sh", "-n", "many", "-d", "x=1,2", "--tag", "may")
+    assert len(names("--tag", "may")) == 3
+    assert names("--tag", "a b") == ["one"]
+
+
 def test_what_failed_alone_is_tried_again() -> None:
     job = JobScript("echo $n >>runs; test $n != 2 || test -e mended", "parts")
     array = job.submit_array([{"n": n} for n in (1, 2, 3)])
