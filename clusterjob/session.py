@@ -359,8 +359,7 @@ class Session:
                     f"{word!r} names no job: expected job ids, names or beginnings of keys, "
                     "each an argument of its own"
                 )
-            # a submission that was replaced is found by its id, where no later one has that
-            records = self.store.named(word, earlier) or self.store.named(word, True)
+            records = self.store.named(word, earlier)
             if not records:
                 raise JobNotFoundError(
                     f"no job has the id or name {word!r}, or a key that starts so, in "

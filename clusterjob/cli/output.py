@@ -76,11 +76,17 @@ def find_jobs(
 ) -> Results:
     """Return handles of all jobs that the words name, in the order of the words.
 
-    Submissions that were left open are finished first, with ``recover``. Raises
-    :class:`JobNotFoundError`.
+    A submission that was replaced is found by its id. Submissions that were left open are finished
+    first, with ``recover``. Raises :class:`JobNotFoundError`.
     """
     session = _session(recover)
-    return session.select(selection, words) if words else Results()
+    found = Results()
+    for word in words:
+        try:
+            found += session.select(selection, [word])
+        except JobNotFoundError:
+            found += session.select(selection, [word], earlier=True)
+    return Results(dict.fromkeys(found))
 
 
 def _session(recover: bool = True) -> Session:
