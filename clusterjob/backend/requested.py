@@ -60,7 +60,9 @@ class Resources(UserDict[str, ResourceValue | None]):
         return self.data[common_name(name)]
 
     def __delitem__(self, name: str) -> None:
-        del self.data[common_name(name)]
+        name = common_name(name)
+        del self.data[name]
+        self.said.discard(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self.data

@@ -36,10 +36,9 @@ class Driver:
         self.store, self.engine = session.store, session.engine
         self._queue: Queue | None = None
         self._clusters: dict[str, Cluster] = {}
-        self._added: dict[str, Record] = {}  # by token, of this process
-        self._compared = (
-            0  # how many of them were compared with what was there before
-        )
+        self._given: set[str] = set()  # keys of the jobs that the script has
+        # those of them that were not compared yet with what was there before
+        self._new: list[Record] = []
 
     # -- what is remembered ------------------------------------------------------------------------
 
@@ -79,9 +78,13 @@ class Driver:
         return self._queue
 
     def add(self, results: Iterable[AsyncResult]) -> None:
-        """Take in jobs that were written down, or were there before."""
+        """Take in jobs of the script, which were written down or were there before."""
         records = [result.record for result in results]
-        self._added.update((record.token, record) for record in records)
+        self._given.update(record.key for record in records)
+        self._new += records
+        self._take_in(records)
+
+    def _take_in(self, records: Sequence[Record]) -> None:
         self.queue.add(records)
         for record in records:
             self._clusters[record.cluster_id] = self.engine.cluster_of(record)
@@ -123,25 +126,25 @@ class Driver:
         self.store.change_campaign(self.name, change)
 
     def part_with_replaced(self) -> None:
-        """Part with jobs in whose places, of the same name and workdir, others were added now: a
-        script was changed. What was not submitted yet never is; what runs goes on.
+        """Part with jobs in whose places, of the same name and workdir, the script has others now:
+        it was changed. What was not submitted yet never is; what runs goes on.
         """
-        if self._compared == len(self._added):
+        new, self._new = self._new, []
+        if not new:
             return
-        self._compared = len(self._added)
-        replaced = self._replaced()
-        held = [record.token for record in replaced if record.is_held]
+        places = dict.fromkeys((record.name, record.workdir) for record in new)
+        tokens = [token for place in places for token in self._before.pop(place, ())]
+        found = self.store.by_tokens(tokens).values()
+        replaced = [record for record in found if record.key not in self._given]
+        held = [record for record in replaced if record.is_held]
         if held:
-            names = first_of(
-                [repr(item.name) for item in replaced if item.is_held], 3
-            )
             _log.warning(
                 "campaign %r: %s waited to be submitted, and will not be: the script has other "
                 "jobs of the same names now, in the same workdirs",
                 self.name,
-                names,
+                first_of([repr(record.name) for record in held], 3),
             )
-            self._drop(held, Reason.CANCELLED)
+            self._drop([record.token for record in held], Reason.CANCELLED)
 
         def leave(record: Record) -> bool:
             if not record.finished:
@@ -149,23 +152,21 @@ class Driver:
             record.campaign = ""
             return True
 
-        if replaced:
-            self.store.refresh(replaced)
-            self.store.update(replaced, leave)
+        self.store.update(replaced, leave)
 
-    def _replaced(self) -> list[Record]:
+    @functools.cached_property
+    def _before(self) -> dict[tuple[str, str], list[str]]:
+        """The jobs, by name and workdir, that an earlier run of the script has left and this one
+        has not given; those that steps made are not among them. It is read once.
+        """
         steps = self.data().get("steps", {}).values()
-        kept = {key for calls in steps for keys in calls.values() for key in keys}
-        places = {(record.name, record.workdir) for record in self._added.values()}
-        tokens = [
-            item.token
-            for item in self.store.listed()
-            if item.campaign == self.name
-            and item.token not in self._added
-            and item.key not in kept
-            and (item.name, item.workdir) in places
-        ]
-        return list(self.store.by_tokens(tokens).values())
+        made = {key for calls in steps for keys in calls.values() for key in keys}
+        found: dict[tuple[str, str], list[str]] = {}
+        for item in self.store.listed():
+            is_own = item.campaign == self.name
+            if is_own and item.key not in made and item.key not in self._given:
+                found.setdefault((item.name, item.workdir), []).append(item.token)
+        return found
 
     # -- a step ------------------------------------------------------------------------------------
 
@@ -332,13 +333,9 @@ class Driver:
         folder = new_batch()
         anew = [record.renewed(folder, record.spec) for record in old]
         winners = self.engine.hold(anew, lambda before, now: before.finished)
-        results = [
-            AsyncResult(winner, self.engine)
-            for winner in winners
-            if winner is not None
-        ]
-        self.add(results)
-        return results
+        held = [winner for winner in winners if winner is not None]
+        self._take_in(held)
+        return [AsyncResult(winner, self.engine) for winner in held]
 
 
 def _move(cluster_id: str, record: Record) -> bool:

@@ -511,3 +511,34 @@ def test_a_mended_script_goes_on_though_its_campaign_was_stopped() -> None:
     outcome = make("exit 0").run(timeout=30)
     assert outcome.is_complete, str(outcome)
     assert outcome.counts == {Status.COMPLETED: 2}
+
+
+def test_a_retry_without_the_script_parts_with_nothing() -> None:
+    campaign = Campaign("bare")
+    campaign.add(
+        [JobScript("true"), JobScript("exit 3")]
+    )  # of one name, in one folder
+    assert campaign.run(timeout=30).is_over
+    again = open_campaign("bare")
+    again.retry()
+    again.run(timeout=30)
+    assert len(again.results) == 2
+
+
+def test_what_was_there_before_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign = Campaign("once")
+    first = campaign.add(JobScript("echo 0", "n-0"))
+
+    @campaign.step(after=first, loop=True)
+    def count(results: Results) -> JobScript | None:
+        number = int(results[0].stdout()) + 1
+        return JobScript(f"echo {number}", f"n-{number}") if number < 4 else None
+
+    store, asked = campaign.session.store, []
+    listed = store.listed
+    monkeypatch.setattr(
+        store, "listed", lambda *args: asked.append(args) or listed(*args)
+    )
+    assert campaign.run(timeout=60).is_complete
+    assert len(campaign.results) == 4
+    assert len(asked) == 1

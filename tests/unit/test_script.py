@@ -349,3 +349,12 @@ def test_a_profile_of_no_cluster_changes_what_it_says_alone() -> None:
     assert there.mem == "99M"  # a.ini went over what the job said
     job.mem = 2
     assert job.with_profile("big.ini").mem == "2M"
+
+
+def test_what_a_job_does_not_say_any_more_is_the_profiles() -> None:
+    write_two_clusters()
+    job = JobScript("true", mem=150, queue="short")
+    del job.resources["mem"]
+    assert job.resources.pop("queue") == "short"
+    there = job.with_profile("a.ini")
+    assert (there.mem, there.queue) == ("50M", "main")
