@@ -4,7 +4,7 @@ besides handles.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
@@ -66,12 +66,16 @@ def is_job(thing: object) -> TypeGuard[Job]:
     return hasattr(thing, "prepare")
 
 
-def exchange(parents: object, twins: Mapping[int, Job]) -> Any:
-    """Return what a job comes after with other jobs in the places of some, known by their ids."""
-    if isinstance(parents, AfterJobs):
-        return AfterJobs(
-            tuple(twins.get(id(job), job) for job in parents.jobs), parents.how
-        )
-    if isinstance(parents, Iterable) and not is_job(parents):
-        return [exchange(item, twins) for item in parents]
-    return twins.get(id(parents), parents)
+def exchange(after: object, swap: Callable[[object], object]) -> Any:
+    """Return what jobs come after, with what ``swap`` gives in the place of each that is named."""
+    if isinstance(after, AfterJobs):
+        return AfterJobs(tuple(exchange(after.jobs, swap)), after.how)
+    if isinstance(after, Mapping):
+        return {swap(job): exchange(parents, swap) for job, parents in after.items()}
+    if (
+        isinstance(after, Iterable)
+        and not is_job(after)
+        and not isinstance(after, str)
+    ):
+        return [exchange(item, swap) for item in after]
+    return swap(after)

@@ -105,10 +105,10 @@ class Results(list[AsyncResult]):
             _ = result.usage  # peak memory is asked for, once for all
             parts: Sequence[AsyncResult | ArrayElement] = elements_of(result)
             for part in parts or [result]:
-                found: object = {}
-                if read is not None and _has_completed(part):
-                    found = read(part)
                 row = {**part.row()}
+                found: object = {}
+                if read is not None and row["status"] == Status.COMPLETED.name:
+                    found = read(part)
                 rows.append(_with_columns(part.name, part.params, row, found))
         columns = dict.fromkeys(name for row in rows for name in row)
         return [{name: row.get(name) for name in columns} for row in rows]
@@ -193,12 +193,6 @@ def _with_columns(
             "has already; call it something else"
         )
     return {**params, **row, **columns}
-
-
-def _has_completed(part: AsyncResult | ArrayElement) -> bool:
-    """Whether a job or an element completed, as far as is known."""
-    status = part.status if isinstance(part, ArrayElement) else part.record.status
-    return status == Status.COMPLETED
 
 
 def _end_of(result: AsyncResult) -> float:

@@ -105,10 +105,10 @@ class JobSettings(TypedDict, total=False):
     array: str | None
 
 
-# jobs that were neither submitted nor forgotten
 _MAPPINGS = ("params", "resources", "aux_scripts")
 # what of a profile means something on its cluster only
 _BOUND = {*PLACE, "rootdir", "setup"}
+# jobs that were neither submitted nor forgotten
 _unsubmitted: weakref.WeakSet[JobScript] = weakref.WeakSet()
 _log = logging.getLogger(__name__)
 
@@ -375,14 +375,12 @@ class JobScript(metaclass=JobScriptType):
         self._check_profile(profile)
         twin = self.copy()
         twin._leave(profile)
-        resources, attributes = twin.resources.twin(), dict(twin.attributes)
-        said = twin._said.difference(PLACE) | (twin._said - profile.attributes.keys())
         twin._apply(profile)
-        for name in resources.said:
-            twin.resources.data[name] = resources.data[name]
-        twin.resources.said = resources.said
-        twin.attributes.update({name: attributes[name] for name in said})
-        twin.__dict__["_said"] = said
+        twin.resources.update(
+            {name: self.resources[name] for name in self.resources.said}
+        )
+        for name in self._said - (profile.attributes.keys() & PLACE):
+            setattr(twin, name, self.attributes[name])
         return twin
 
     def _leave(self, profile: Profile) -> None:

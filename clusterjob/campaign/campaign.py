@@ -19,7 +19,7 @@ from clusterjob.campaign.steps import (
     all_completed,
     fingerprint,
     inputs_in,
-    parents_in,
+    jobs_of_step,
 )
 from clusterjob.dependencies import Job, exchange, is_job
 from clusterjob.errors import JobNotFoundError, SettingsError, first_of
@@ -163,7 +163,7 @@ class Campaign:
         """
         self._save()
         found = Results()
-        given = parents_in(after)
+        given = exchange(after, jobs_of_step)
         for portion in _in_portions(jobs):
             members, parents = self._anywhere(portion, given)
             held = self.session.hold(
@@ -191,11 +191,8 @@ class Campaign:
                     f"{job!r} is no job script: make one with JobScript(...)"
                 )
             twins[id(job)] = JobAnywhere(job, self.places)
-        if isinstance(after, Mapping):
-            after = {
-                twins.get(id(child), child): exchange(parents, twins)
-                for child, parents in after.items()
-            }
+        if isinstance(after, Mapping):  # others name no job of these
+            after = exchange(after, lambda job: twins.get(id(job), job))
         return [twins[id(job)] for job in jobs], after
 
     @overload

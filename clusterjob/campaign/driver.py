@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from clusterjob.campaign.load import Load
@@ -53,13 +53,11 @@ class Driver:
     def note_call(self, step: str, inputs: str, keys: list[str]) -> None:
         """Write down what a call of a step's function made of its inputs."""
 
-        def change(data: dict[str, Any] | None) -> dict[str, Any]:
-            found = data or {"created": time.time()}
-            steps = found.get("steps", {})
-            calls = {**steps.get(step, {}), inputs: keys}
-            return {**found, "steps": {**steps, step: calls}}
+        def add(steps: dict[str, Any] | None) -> dict[str, Any]:
+            known = steps or {}
+            return {**known, step: {**known.get(step, {}), inputs: keys}}
 
-        self.store.change_campaign(self.name, change)
+        self._change("steps", add)
 
     # -- its jobs ----------------------------------------------------------------------------------
 
@@ -120,10 +118,16 @@ class Driver:
         self._note("open", names)
 
     def _note(self, name: str, value: object) -> None:
-        def change(data: dict[str, Any] | None) -> dict[str, Any]:
-            return {**(data or {"created": time.time()}), name: value}
+        self._change(name, lambda _: value)
 
-        self.store.change_campaign(self.name, change)
+    def _change(self, name: str, change: Callable[[Any], object]) -> None:
+        """Change one of the things that are remembered; None is one that is not there."""
+
+        def change_all(data: dict[str, Any] | None) -> dict[str, Any]:
+            known = data or {"created": time.time()}
+            return {**known, name: change(known.get(name))}
+
+        self.store.change_campaign(self.name, change_all)
 
     def part_with_replaced(self) -> None:
         """Part with jobs in whose places, of the same name and workdir, the script has others now:

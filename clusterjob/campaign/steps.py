@@ -107,30 +107,19 @@ def all_completed(inputs: Sequence[AsyncResult]) -> bool | None:
     return True
 
 
-def parents_in(after: object) -> Any:
-    """Return what jobs come after, with the jobs of steps in the places of these.
+def jobs_of_step(item: object) -> object:
+    """Return the jobs of a step, and anything else as it is.
 
     Raises :class:`SettingsError` for a step that may still make jobs.
     """
-    if isinstance(after, Step):
-        if after.is_over:
-            return after.results
-        raise SettingsError(
-            f"the jobs of step {after.name!r} are not known yet, so nothing can come after them: "
-            "return the job from a step of its own, @campaign.step(after=...)"
-        )
-    if isinstance(after, AfterJobs):
-        jobs = parents_in(list(after.jobs))
-        return AfterJobs(tuple(jobs), after.how)
-    if isinstance(after, Mapping):
-        return {child: parents_in(parents) for child, parents in after.items()}
-    if isinstance(after, (list, tuple)):
-        found: list[object] = []
-        for item in after:
-            known = parents_in(item)
-            found += known if isinstance(item, Step) else [known]
-        return found
-    return after
+    if not isinstance(item, Step):
+        return item
+    if item.is_over:
+        return item.results
+    raise SettingsError(
+        f"the jobs of step {item.name!r} are not known yet, so nothing can come after them: "
+        "return the job from a step of its own, @campaign.step(after=...)"
+    )
 
 
 def inputs_in(after: object) -> list[AsyncResult | Step]:

@@ -199,7 +199,7 @@ def retry(jobs: Sequence[str], **options: Unpack[SelectionOptions]) -> None:
     if unknown:
         _exit_with(unknown)
     for old, new in zip(found, found.retry(), strict=True):
-        if new.record.token == old.record.token:
+        if new == old:
             status = new.record.status.name
             echo(f"{old.job_id or old.key[:10]} {old.name}: it is {status}", err=True)
         else:

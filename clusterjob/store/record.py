@@ -552,9 +552,8 @@ class Record(_Referable):
     def to_json(self) -> str:
         """Return the state as JSON text: all but the spec, which stands beside it."""
         values = _values_of_words(self)
-        words = itertools.compress(
-            _WORDS.values(), values
-        )  # of those that say something
+        # of those that say something
+        words = itertools.compress(_WORDS.values(), values)
         data: dict[str, Any] = dict(zip(words, filter(None, values), strict=True))
         if self.attempt == 1:
             del data["attempt"]

@@ -148,9 +148,8 @@ def test_a_state_that_is_none_harms_only_itself(
 def test_a_spec_that_is_none_harms_only_itself(store: Store, how: Edit | str) -> None:
     made = three()
     store.claim(made, never)
-    store.update(
-        made, lambda record: None
-    )  # from then on a list needs the text beside it alone
+    # from then on a list needs the text beside it alone
+    store.update(made, lambda record: None)
     damage(store, "spec", how)
     if not isinstance(store, FileStore):  # a list shows no spec
         listed = [item.token for item in store.listed()]
