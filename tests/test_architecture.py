@@ -32,7 +32,7 @@ FLOORS = [
     ["waiting", "reuse", "preparing", "attempts", "job_rows"],
     ["result", "planning"],
     ["elements"],
-    ["results", "dependencies"],
+    ["results", "dependencies", "code"],
     ["batch", "class_defaults"],
     ["session"],
     ["script"],

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 from clusterjob.batch import After
+from clusterjob.campaign.calls import Call
 from clusterjob.campaign.driver import Driver
 from clusterjob.campaign.places import JobAnywhere, Profiles, read_places, weights_of
 from clusterjob.campaign.steps import (
     Step,
     StepFunction,
     all_completed,
+    changed_inputs,
     fingerprint,
     inputs_in,
     jobs_of_step,
@@ -81,7 +83,7 @@ class Campaign:
 
     All of its state is in the store. A script that was killed is run again: what was submitted is
     not submitted twice, what is finished is not repeated, and the functions of steps that ran are
-    not called again, unless their inputs changed.
+    not called again, unless their inputs changed, or they did.
 
     ::
 
@@ -284,7 +286,7 @@ class Campaign:
         names = [step.name for step in self.steps if not step.is_over]
         if self.steps and names != self._open_steps:
             self._open_steps = names
-            self._driver.note_open_steps(names)
+            self._driver.memory.note("open", names)
 
     def _outcome(self, is_waiting: bool) -> Outcome:
         """Say how far it came; ``is_waiting``: a step may still make jobs."""
@@ -302,6 +304,10 @@ class Campaign:
         """Call the functions whose inputs are there; say whether one may be called later."""
         is_waiting = False
         for step in self.steps:
+            _ = (
+                step.code
+            )  # read before any is called, which may change what others name
+        for step in self.steps:
             while not step.is_over:
                 inputs = step.inputs
                 if inputs is None:
@@ -314,25 +320,42 @@ class Campaign:
                 if not have_completed:
                     break
                 step.take(inputs, self._results_of(step, inputs))
+                if step.is_over:
+                    self._driver.part_with_calls(step.name)
                 is_waiting = True
         return is_waiting
 
     def _results_of(self, step: Step, inputs: Results) -> Results:
-        """Return the jobs of a call, which is made unless it was with these inputs."""
-        print_of_inputs = fingerprint(inputs)
-        known = self._driver.data().get("steps", {}).get(step.name, {})
-        keys = known.get(print_of_inputs)
+        """Return the jobs of a call, which is made unless it was before: with these inputs, of the
+        function as it is now, for jobs whose input files are still the same.
+        """
+        calls = self._driver.calls
+        call = Call(step.name, fingerprint(inputs), step.code)
+        keys = calls.made_by(call)
+        if keys is None and calls.know_other_code(call):
+            _log.warning(
+                "step %r: its function was changed, and is called again", step.name
+            )
         if keys is not None:
             records = self.session.store.by_keys(keys)
-            if len(records) == len(keys):
+            changed = changed_inputs(records.values())
+            if changed:
+                _log.warning(
+                    "step %r: %s was changed, and its function is called again",
+                    step.name,
+                    first_of(changed, 3),
+                )
+            elif len(records) == len(keys):
                 handles = [
                     AsyncResult(records[key], self.session.engine) for key in keys
                 ]
                 return Results(handles)
         jobs = step.call(inputs)
         made = self.add(jobs) if jobs else Results()
-        self._driver.note_call(
-            step.name, print_of_inputs, [result.key for result in made]
+        calls.note(
+            call,
+            [result.record for result in inputs],
+            [result.record for result in made],
         )
         return made
 
@@ -370,7 +393,7 @@ class Campaign:
 
     def _save(self) -> None:
         if not self._is_saved:
-            self._driver.save_settings()
+            self._driver.memory.note("settings", dict(self._settings))
             self._is_saved = True
 
     def __repr__(self) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from clusterjob.campaign.calls import Calls
 from clusterjob.campaign.load import Load
+from clusterjob.campaign.memory import Memory
 from clusterjob.campaign.queue import Queue
 from clusterjob.engine import Cluster, new_batch
 from clusterjob.errors import ClusterJobError, StoreError, first_of
@@ -34,30 +35,13 @@ class Driver:
     ) -> None:
         self.session, self.name, self.settings = session, name, settings
         self.store, self.engine = session.store, session.engine
+        self.memory = Memory(session.store, name)
+        self.calls = Calls(session.store, self.memory)
         self._queue: Queue | None = None
         self._clusters: dict[str, Cluster] = {}
         self._given: set[str] = set()  # keys of the jobs that the script has
         # those of them that were not compared yet with what was there before
         self._new: list[Record] = []
-
-    # -- what is remembered ------------------------------------------------------------------------
-
-    def data(self) -> dict[str, Any]:
-        """Return what the store remembers of the campaign besides its jobs."""
-        return self.store.campaigns().get(self.name, {})
-
-    def save_settings(self) -> None:
-        """Write down how the campaign was set up."""
-        self._note("settings", dict(self.settings))
-
-    def note_call(self, step: str, inputs: str, keys: list[str]) -> None:
-        """Write down what a call of a step's function made of its inputs."""
-
-        def add(steps: dict[str, Any] | None) -> dict[str, Any]:
-            known = steps or {}
-            return {**known, step: {**known.get(step, {}), inputs: keys}}
-
-        self._change("steps", add)
 
     # -- its jobs ----------------------------------------------------------------------------------
 
@@ -99,12 +83,12 @@ class Driver:
         foreign = {item.key for item in records if item.campaign != self.name}
         if not foreign <= self.joined:
             self.joined |= foreign
-            self._note("joined", sorted(self.joined))
+            self.memory.note("joined", sorted(self.joined))
 
     @functools.cached_property
     def joined(self) -> set[str]:
         """The keys of its jobs that belong to another campaign, which had them first."""
-        return set(self.data().get("joined", ()))
+        return set(self.memory.read().get("joined", ()))
 
     def counts(self) -> tuple[dict[Status, int], int]:
         """Return the jobs by state, and how many of them are held."""
@@ -112,22 +96,6 @@ class Driver:
         ends = self.store.ends(sorted(self.joined)) if self.joined else {}
         found.update(Status(end.status) for end in ends.values())
         return dict(found), len(self.queue)
-
-    def note_open_steps(self, names: list[str]) -> None:
-        """Write down which functions may be called yet."""
-        self._note("open", names)
-
-    def _note(self, name: str, value: object) -> None:
-        self._change(name, lambda _: value)
-
-    def _change(self, name: str, change: Callable[[Any], object]) -> None:
-        """Change one of the things that are remembered; None is one that is not there."""
-
-        def change_all(data: dict[str, Any] | None) -> dict[str, Any]:
-            known = data or {"created": time.time()}
-            return {**known, name: change(known.get(name))}
-
-        self.store.change_campaign(self.name, change_all)
 
     def part_with_replaced(self) -> None:
         """Part with jobs in whose places, of the same name and workdir, the script has others now:
@@ -139,12 +107,20 @@ class Driver:
         places = dict.fromkeys((record.name, record.workdir) for record in new)
         tokens = [token for place in places for token in self._before.pop(place, ())]
         found = self.store.by_tokens(tokens).values()
-        replaced = [record for record in found if record.key not in self._given]
+        self._part_with(list(found))
+
+    def part_with_calls(self, step: str) -> None:
+        """Part with the jobs of calls of a step's in whose places there are others now."""
+        self._part_with(self.calls.forget_replaced(step))
+
+    def _part_with(self, records: Sequence[Record]) -> None:
+        """Let jobs that the script does not have be no part of the campaign any more."""
+        replaced = [record for record in records if record.key not in self._given]
         held = [record for record in replaced if record.is_held]
         if held:
             _log.warning(
-                "campaign %r: %s waited to be submitted, and will not be: the script has other "
-                "jobs of the same names now, in the same workdirs",
+                "campaign %r: %s waited to be submitted, and will not be: the script has others in "
+                "their places now",
                 self.name,
                 first_of([repr(record.name) for record in held], 3),
             )
@@ -163,8 +139,7 @@ class Driver:
         """The jobs, by name and workdir, that an earlier run of the script has left and this one
         has not given; those that steps made are not among them. It is read once.
         """
-        steps = self.data().get("steps", {}).values()
-        made = {key for calls in steps for keys in calls.values() for key in keys}
+        made = self.calls.all_made()
         found: dict[tuple[str, str], list[str]] = {}
         for item in self.store.listed():
             is_own = item.campaign == self.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import inspect
 import logging
@@ -10,11 +11,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from clusterjob.code import code_digest
 from clusterjob.dependencies import AfterJobs, Job
 from clusterjob.errors import SettingsError
+from clusterjob.files import has_changed
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.status import Status
+from clusterjob.store import Record
 
 _log = logging.getLogger(__name__)
 StepFunction = Callable[[Results], object]
@@ -38,6 +42,11 @@ class Step:
     calls: int = 0
     is_over: bool = False  # it makes no more jobs
     _had: set[str] = field(default_factory=set)  # the inputs of its calls
+
+    @functools.cached_property
+    def code(self) -> str:
+        """What tells its function from others, as it is when this is first asked for."""
+        return code_digest(self.function)
 
     @property
     def inputs(self) -> Results | None:
@@ -134,6 +143,12 @@ def inputs_in(after: object) -> list[AsyncResult | Step]:
     if isinstance(after, Iterable) and not isinstance(after, (str, Mapping)):
         return [found for item in after for found in inputs_in(item)]
     raise SettingsError(f"a step comes after results or steps, not {after!r}")
+
+
+def changed_inputs(records: Iterable[Record]) -> list[str]:
+    """Return the input files of jobs that are there, and others than they were."""
+    files = dict.fromkeys(item for record in records for item in record.spec.inputs)
+    return [item.source for item in files if has_changed(item)]
 
 
 def fingerprint(inputs: Iterable[AsyncResult]) -> str:

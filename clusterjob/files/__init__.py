@@ -19,6 +19,7 @@ from clusterjob.files.patterns import (
     Files,
     check_inside,
     expand_inputs,
+    has_changed,
     parse_files,
     parse_outputs,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "encode",
     "expand_inputs",
     "explain",
+    "has_changed",
     "list_files",
     "log_folders",
     "log_path",

@@ -114,19 +114,20 @@ def _input_file(local: str, relative: str, written: str) -> InputFile:
     target = check_inside(relative, "input")
     path = os.path.abspath(local)
     try:
-        status = os.stat(path)
-        digest = _digest(
-            path,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            status.st_size,
-            status.st_ino,
-        )
+        digest = _digest_of(path)
     except OSError as error:
         raise SettingsError(
             f"input {written!r}: {path} cannot be read: {error.strerror}"
         ) from error
     return InputFile(target, digest, path)
+
+
+def has_changed(item: InputFile) -> bool:
+    """Whether an input is there, and other than it was."""
+    try:
+        return bool(item.source) and _digest_of(item.source) != item.digest
+    except OSError:
+        return False
 
 
 def _expand(source: str, name: str, written: str) -> Iterator[tuple[str, str]]:
@@ -183,6 +184,17 @@ def _walk(
     for entry in sorted(set(os.listdir(source)) - _OUR_FOLDERS):
         below = os.path.join(source, entry)
         yield from _walk(below, os.path.join(target, entry), written, above | {real})
+
+
+def _digest_of(path: str) -> str:
+    status = os.stat(path)
+    return _digest(
+        path,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_size,
+        status.st_ino,
+    )
 
 
 @functools.lru_cache(maxsize=16384)

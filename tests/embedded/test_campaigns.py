@@ -37,8 +37,8 @@ def job(name: str, body: str | None = None) -> JobScript:
     return JobScript(body or f"echo {name} >> ledger", name)
 
 
-def ledger() -> list[str]:
-    return Path("ledger").read_text().split()
+def ledger(name: str = "ledger") -> list[str]:
+    return Path(name).read_text().split()
 
 
 def test_an_order_that_is_kept() -> None:
@@ -542,3 +542,88 @@ def test_what_was_there_before_is_read_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert campaign.run(timeout=60).is_complete
     assert len(campaign.results) == 4
     assert len(asked) == 1
+
+
+def test_a_step_whose_function_was_changed_is_called_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def called(name: str) -> None:
+        with open("calls", "a") as file:
+            file.write(f"{name}\n")
+
+    def make(words: list[str]) -> Campaign:
+        campaign = Campaign("steps-edited")
+        first = campaign.add(JobScript("echo 1", "first"))
+
+        @campaign.step(after=first)
+        def middle(results: Results) -> list[JobScript]:
+            called("middle")
+            return [JobScript(f"echo {word}", f"middle-{word}") for word in words]
+
+        @campaign.step(after=middle)
+        def last(results: Results) -> list[JobScript]:
+            called("last")
+            said = "".join(result.stdout().strip() for result in results)
+            return [JobScript(f"echo {said}", f"last-{said}")]
+
+        assert campaign.run(timeout=60).is_complete
+        return campaign
+
+    def names(campaign: Campaign) -> list[str]:
+        return sorted(result.name for result in campaign.results)
+
+    make(["a", "b"])
+    again = make(["a", "b"])
+    assert ledger("calls") == ["middle", "last"]
+    assert names(again) == ["first", "last-ab", "middle-a", "middle-b"]
+    with caplog.at_level("WARNING"):
+        changed = make(["b", "c"])
+    assert ".middle': its function was changed, and is called again" in caplog.text
+    # what the function makes no more is no part of the campaign, nor what came of that
+    assert names(changed) == ["first", "last-bc", "middle-b", "middle-c"]
+    assert ledger("calls") == ["middle", "last"] * 2
+    back = make(["a", "b"])
+    assert names(back) == ["first", "last-ab", "middle-a", "middle-b"]
+    assert [result.record.attempt for result in back.results] == [1] * 4
+
+
+def test_a_step_whose_jobs_take_a_changed_file_is_called_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def make() -> str:
+        campaign = Campaign("files-edited")
+        first = campaign.add(JobScript("echo 1", "first"))
+
+        @campaign.step(after=first)
+        def second(results: Results) -> JobScript:
+            return JobScript("cat data", "second", inputs=["data"], workdir="there")
+
+        assert campaign.run(timeout=60).is_complete
+        (found,) = (item for item in campaign.results if item.name == "second")
+        return found.stdout()
+
+    Path("data").write_text("old\n")
+    assert make() == "old\n"
+    Path("data").write_text("new\n")
+    assert make() == "new\n"
+    assert "data was changed" in caplog.text
+    # one that is gone says nothing about its content
+    Path("data").unlink()
+    assert make() == "new\n"
+
+
+def test_scripts_that_add_to_a_campaign_keep_the_jobs_of_each_others_steps() -> None:
+    def make(data: str) -> Campaign:
+        campaign = Campaign("added-to")
+        first = campaign.add(JobScript(f"echo {data}", f"first-{data}"))
+
+        @campaign.step(after=first)
+        def second(results: Results) -> JobScript:
+            return JobScript("true", f"second-{results[0].stdout().strip()}")
+
+        assert campaign.run(timeout=60).is_complete
+        return campaign
+
+    make("a")
+    names = [result.name for result in make("b").results]
+    assert sorted(names) == ["first-a", "first-b", "second-a", "second-b"]

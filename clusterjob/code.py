@@ -1,0 +1,150 @@
+"""What a function does, as a digest: so that one that was changed is known for another."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import date, timedelta
+from numbers import Number
+from pathlib import Path, PurePath
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+_PLAIN = (type(None), Number, str, bytes, range, PurePath, date, timedelta)
+# folders of what was installed, in Python's and in Debian's own words
+_INSTALLED = {"site-packages", "dist-packages"}
+# of a class, what Python itself puts there
+_NO_PART = {"__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__"}
+
+
+def code_digest(function: Callable[..., object]) -> str:
+    """Return what tells a function from others: 16 hexadecimal digits.
+
+    It goes by the function's own bytecode, the values that it closes over and the global ones that
+    it names: plain ones, lists and the like of them, arrays of numbers, jobs, dataclasses, and
+    functions and classes of the user's own, into which it looks in turn. Of what comes from
+    libraries, and of other objects, the name alone counts. Another version of Python gives other
+    digests.
+    """
+    digest = hashlib.sha256()
+    for word in _Words().of(function):
+        digest.update(word.encode("utf-8", "surrogatepass"))
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+class _Words:
+    """The words that tell a thing from others; one that comes again is said once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, object] = {}  # kept, lest an id is given twice
+
+    def of(self, value: Any) -> Iterator[str]:
+        if isinstance(value, _PLAIN):
+            yield f"{type(value).__name__} {value!r}"
+            return
+        yield _name(value)
+        if id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        for part in _parts(value):
+            yield from self.of(part)
+
+
+def _parts(value: Any) -> Iterable[object]:
+    """Return what a thing consists of, as far as that counts."""
+    if isinstance(value, functools.partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__
+    if isinstance(value, CodeType):
+        return value.co_code, value.co_names, value.co_varnames, value.co_consts
+    if isinstance(value, Mapping):
+        return value.items()
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, AbstractSet):
+        return sorted(map(repr, value))
+    if isinstance(value, ModuleType) or _is_of_a_library(value):
+        return _values_of(value)
+    if isinstance(value, FunctionType):
+        return _parts_of_function(value)
+    if isinstance(value, type):
+        return value.__bases__, _own_parts(value)
+    return type(value), _own_parts(value)
+
+
+def _parts_of_function(function: FunctionType) -> Iterator[object]:
+    yield function.__code__
+    yield function.__defaults__
+    yield function.__kwdefaults__
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # nothing is in it yet
+            yield cell.cell_contents
+    names = dict.fromkeys(_names_in(function.__code__))
+    for name in names:
+        if name not in function.__globals__:
+            continue
+        found = function.__globals__[name]
+        yield name
+        yield found
+        if isinstance(found, ModuleType) and not _is_of_a_library(found):
+            yield from (vars(found)[own] for own in names if own in vars(found))
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """Yield the names that a piece of code uses, and those inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
+
+
+def _own_parts(value: object) -> list[tuple[str, object]]:
+    """Return what was put into a class or an instance."""
+    own = getattr(value, "__dict__", {})
+    return [(name, part) for name, part in own.items() if name not in _NO_PART]
+
+
+def _values_of(value: object) -> Iterable[object]:
+    """Return what an object of a library's stands for, where it is one of values: a job, a
+    dataclass that compares by them, an array of numbers.
+    """
+    if isinstance(value, (type, FunctionType, ModuleType)):
+        return ()
+    if hasattr(value, "prepare"):
+        return _own_parts(value)
+    if dataclasses.is_dataclass(value) and type(value).__eq__ is not object.__eq__:
+        return [getattr(value, field.name) for field in dataclasses.fields(value)]
+    try:
+        view = memoryview(value)  # type: ignore[arg-type]  # that is what is asked
+    except TypeError:
+        return ()
+    is_of_objects = "O" in view.format
+    return () if is_of_objects else (view.format, view.shape, view.tobytes())
+
+
+def _name(value: object) -> str:
+    named = value if hasattr(value, "__qualname__") else type(value)
+    module = getattr(named, "__module__", "")
+    return f"{module}.{getattr(named, '__qualname__', '')}"
+
+
+def _is_of_a_library(value: object) -> bool:
+    """Whether a thing, or its class, is not the user's own: of Python's or an installed package."""
+    if isinstance(value, ModuleType):
+        name = value.__name__
+    else:
+        name = getattr(value, "__module__", None) or type(value).__module__
+    top = str(name).partition(".")[0]
+    if top in sys.stdlib_module_names and top != "__main__":
+        return True
+    if top == __name__.partition(".")[0]:
+        return True
+    file = getattr(sys.modules.get(str(name)), "__file__", None) or ""
+    return not _INSTALLED.isdisjoint(Path(file).parts)

@@ -1,0 +1,150 @@
+"""What tells a function from others."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from clusterjob import JobScript
+from clusterjob.code import code_digest
+
+PROGRAM = """
+import json
+import mine
+from clusterjob import JobScript, sweep
+from clusterjob.code import code_digest
+
+LIMIT = 3
+TABLE = {"a": [1, 2.5], "b": (None, "x"), "c": {"r", "s", "t"}}
+job = JobScript("echo {{ T }}", "x", mem="1G")
+
+
+class Rule:
+    most = 5
+
+    def __init__(self, value):
+        self.value = value
+
+    def keeps(self, number):
+        return number < self.most * self.value
+
+
+rule = Rule(2)
+
+
+def helper(number):
+    return number + LIMIT
+
+
+def step(results, more=1):
+    kept = [helper(n) for n in range(more) if rule.keeps(n) and n in {1, 2, 3}]
+    return sweep(job, T=[*kept, TABLE, mine.double(2), json.dumps("x")])
+
+
+print(code_digest(step))
+"""
+MINE = "def double(x):\n    return 2 * x\n\ndef unused():\n    return 3\n"
+
+
+def digest(folder: Path, program: str = PROGRAM, mine: str = MINE) -> str:
+    (folder / "program.py").write_text(program)
+    (folder / "mine.py").write_text(mine)
+    command = [sys.executable, "-B", "program.py"]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_it_is_the_same_in_each_process(tmp_path: Path) -> None:
+    assert len({digest(tmp_path) for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("number + LIMIT", "number - LIMIT"),
+        ("LIMIT = 3", "LIMIT = 4"),
+        ("2.5", "2.6"),
+        ('"r", ', ""),
+        ("{1, 2, 3}", "{1, 2, 4}"),
+        ("most = 5", "most = 6"),
+        ("number < self", "number <= self"),
+        ("Rule(2)", "Rule(3)"),
+        ("echo {{ T }}", "echo {{ T }};"),
+        ('"1G"', '"2G"'),
+        ("more=1", "more=2"),
+        ("json.dumps", "json.loads"),
+    ],
+)
+def test_what_counts(tmp_path: Path, old: str, new: str) -> None:
+    assert PROGRAM.count(old) == 1
+    assert digest(tmp_path) != digest(tmp_path, PROGRAM.replace(old, new))
+
+
+def test_modules_of_the_users_own_count_as_far_as_they_are_used(
+    tmp_path: Path,
+) -> None:
+    assert digest(tmp_path) != digest(tmp_path, mine=MINE.replace("2 * x", "3 * x"))
+    assert digest(tmp_path) == digest(tmp_path, mine=MINE.replace("3", "4"))
+
+
+def test_where_it_stands_and_its_comments_do_not_count(tmp_path: Path) -> None:
+    moved = PROGRAM.replace("def helper", "# a word\n\n\ndef helper")
+    assert digest(tmp_path) == digest(tmp_path, moved)
+
+
+def test_values_that_are_closed_over() -> None:
+    def make(value: object) -> Callable[[], object]:
+        return lambda: value
+
+    values: list[object] = [1, 1.5, True, "1", [1], (1,), {"a": 1}, {1}, b"1", None]
+    values += [
+        Path("a"),
+        JobScript("a"),
+        JobScript("b"),
+        len,
+        json.dumps,
+        bytearray(2),
+    ]
+    digests = [code_digest(make(value)) for value in values]
+    assert len(set(digests)) == len(values)
+    assert digests == [code_digest(make(value)) for value in values]
+
+
+def test_partials_methods_and_what_goes_in_a_circle() -> None:
+    class Counter:
+        def __init__(self, start: int) -> None:
+            self.start = start
+            self.me = self
+
+        def step(self, more: int) -> int:
+            return self.start + more
+
+    assert code_digest(Counter(1).step) == code_digest(Counter(1).step)
+    assert code_digest(Counter(1).step) != code_digest(Counter(2).step)
+    one = functools.partial(Counter(1).step, 1)
+    assert code_digest(one) != code_digest(functools.partial(Counter(1).step, 2))
+    circle: list[object] = []
+    circle.append(circle)
+    assert code_digest(lambda: circle)
+
+
+def test_arrays_count_by_their_numbers() -> None:
+    numpy: ModuleType = pytest.importorskip("numpy")
+    array = numpy.arange(6)
+
+    def step() -> object:
+        return array
+
+    before = code_digest(step)
+    assert code_digest(step) == before
+    array[2] = 7
+    assert code_digest(step) != before
