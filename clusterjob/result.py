@@ -388,14 +388,16 @@ class AsyncResult:
     def stdout(self, index: int | None = None) -> str:
         """Return what the job has written to its standard output so far.
 
-        Empty where there is no file yet. Raises :class:`CommandError`.
+        Empty where there is no file yet. Raises :class:`CommandError`, also where the file of a job
+        that has ended is not there any more.
         """
         return self._read_log("stdout", index)
 
     def stderr(self, index: int | None = None) -> str:
         """Return what the job has written to its standard error so far.
 
-        Empty where there is no file yet. Raises :class:`CommandError`.
+        Empty where there is no file yet. Raises :class:`CommandError`, also where the file of a job
+        that has ended is not there any more.
         """
         return self._read_log("stderr", index)
 

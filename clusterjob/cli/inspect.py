@@ -33,7 +33,8 @@ from clusterjob.cli.selecting import (
     words_given,
 )
 from clusterjob.engine import render_record
-from clusterjob.files import Stream
+from clusterjob.errors import CommandError, first_of
+from clusterjob.files import Stream, lost_logs
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.script import default_session
@@ -258,6 +259,7 @@ def logs(
     stream: Stream = "stderr" if errors else "stdout"
     default_session().engine.only_look()
     results = find_jobs([job])
+    lost: list[str] = []
     for result in results:
         if len(results) > 1:
             echo(f"==> {result.name} ({result.job_id or result.key[:10]}) <==")
@@ -266,10 +268,19 @@ def logs(
                 echo_content(text)
         else:
             missing = result.stream_log(content_sink(), stream, index, lines)
-            for path in missing[:_SHOWN]:
-                echo(f"{path} is not there, or not of this job", err=True)
-            if len(missing) > _SHOWN:
-                echo(f"nor are {len(missing) - _SHOWN} more", err=True)
+            gone = lost_logs(
+                result.cluster.scheduler.backend, result.record, stream, missing
+            )
+            lost += gone
+            unmade = [path for path in missing if path not in gone]
+            for path in unmade[:_SHOWN]:
+                echo(f"{path} is not there yet, or not of this job", err=True)
+            if len(unmade) > _SHOWN:
+                echo(f"nor are {len(unmade) - _SHOWN} more", err=True)
+    if lost:
+        raise CommandError(
+            f"jobs that have ended wrote logs that are not there: {first_of(lost, 3)}"
+        )
 
 
 @click.command()

@@ -14,6 +14,7 @@ from clusterjob.errors import (
     CommandError,
     LineBrokenError,
     SettingsError,
+    first_of,
     printable,
     shorten,
 )
@@ -133,7 +134,8 @@ def stream_log(
 ) -> list[str]:
     """Hand over a log as it comes, or its last ``lines``; those of an array one after the other.
 
-    Returns the paths of those that are not there, or are not of this job, because it never began.
+    Returns the paths of those that are not there, or are not of this job, because it never began:
+    which of them should be there :func:`lost_logs` says.
 
     The last lines are at most 1 MB, or 1,000 bytes for each: a log may be one line without end.
     Where that cuts them there is a warning. Raises :class:`CommandError`, :class:`SettingsError`.
@@ -155,7 +157,8 @@ def stream_log(
         last = f"tail -c {most} | tail -n {lines}"
         cut = f'[ "$({last} <"$f" | wc -c)" -lt {most} ] || echo "cut $f" >&2'
         read = f"{{ {last}; {cut}; }}"
-    missing = '[ -f "$f" ] || { echo "none $f" >&2; continue; }'
+    missing = '[ -e "$f" ] || echo "none $f" >&2'
+    missing = f'[ -f "$f" ] || {{ {missing}; continue; }}'  # nor is a pipe read
     script = f'for f in {files}; do {missing}; {read} <"$f" || exit; done'
     done = transport.stream(script, sink, _PATIENCE)
     if done.exit_code != 0:
@@ -195,9 +198,31 @@ def read_log(
 ) -> str:
     """Return a log, or its last lines; it is read once more where the line broke.
 
-    Empty where there is no file. Raises what :func:`stream_log` does.
+    Empty where there is no file yet. Raises what :func:`stream_log` does, and :class:`CommandError`
+    where one is not there any more.
     """
-    return _read(transport, backend, record, stream, index, lines)[0]
+    text, missing = _read(transport, backend, record, stream, index, lines)
+    if lost := lost_logs(backend, record, stream, missing):
+        raise CommandError(
+            f"job {record.name!r} has ended, and its {stream} is not there: {first_of(lost, 3)}; "
+            "it was deleted, or moved"
+        )
+    return text
+
+
+def lost_logs(
+    backend: Backend, record: Record, stream: Stream, missing: Sequence[str]
+) -> list[str]:
+    """Return those of the logs that are not there which were: their jobs told how they ended."""
+    if not missing:
+        return []
+    tasks = dict(record.tasks) if record.tasks else {None: record.task}
+    written = {
+        log_path(record, stream, index, backend)
+        for index, task in tasks.items()
+        if task.exit_code is not None and task.reason is not Reason.SUBMISSION
+    }
+    return [path for path in missing if path in written]
 
 
 def _read(
@@ -207,8 +232,8 @@ def _read(
     stream: Stream,
     index: int | None,
     lines: int | None,
-) -> tuple[str, bool]:
-    """Return what :func:`read_log` does, and whether there is such a file."""
+) -> tuple[str, list[str]]:
+    """Return a log, or its last lines, and the paths of what is not there."""
     for is_second in (False, True):
         data = bytearray()
         try:
@@ -219,7 +244,7 @@ def _read(
         except LineBrokenError:
             if is_second:
                 raise
-    return data.decode("utf-8", "replace"), not missing
+    return data.decode("utf-8", "replace"), missing
 
 
 def explain(
@@ -242,10 +267,10 @@ def explain(
         paths.add(path)
         note = ""
         try:
-            text, is_there = _read(transport, backend, record, stream, index, _TAIL)
+            text, missing = _read(transport, backend, record, stream, index, _TAIL)
             text = printable(text).rstrip()
             if not text:
-                note = " (empty)" if is_there else " (is not there)"
+                note = " (is not there)" if missing else " (empty)"
             if _is_of_another(record, stream):
                 note = " (is not of this job, which never began)"
         except CommandError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from clusterjob import JobFailedError, JobScript, submit
+from clusterjob import CommandError, JobFailedError, JobScript, Status, submit
 
 ESCAPES = "\x1b[2J\x1b]0;title\x07 \u202eevil\u202c \x9b31m \rover"
 TAME = "\\x1b[2J\\x1b]0;title\\x07 \\u202eevil\\u202c \\x9b31m \\rover"
@@ -166,9 +167,36 @@ def test_a_log_that_is_not_there_is_no_empty_one() -> None:
     for path in paths:
         Path(path).unlink()
     missing = subprocess.run(cli("logs", "gone"), capture_output=True, text=True)
-    assert (missing.returncode, missing.stdout) == (0, "")
-    assert missing.stderr == f"{paths[0]} is not there, or not of this job\n"
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert f"have ended wrote logs that are not there: {paths[0]}" in missing.stderr
     said = result.explain()
     assert "(empty)" not in said
     assert f"stderr: {paths[1]} (is not there)" in said
-    assert result.stdout() == ""
+    with pytest.raises(
+        CommandError, match=r"its stdout is not there: \S+; it was deleted"
+    ):
+        result.stdout()
+    with pytest.raises(CommandError, match="its stderr is not there"):
+        result.tail(3, "stderr")
+
+
+def test_of_an_array_the_logs_that_are_gone_are_named() -> None:
+    array = JobScript("echo $CLUSTERJOB_ARRAY_INDEX", "some", array="1-3").submit()
+    array.wait(30)
+    Path(array.log_path("stdout", 2)).unlink()
+    assert array.stdout(3) == "3\n"
+    for index in (None, 2):
+        with pytest.raises(CommandError, match=re.escape(".2.out; it was deleted")):
+            array.stdout(index)
+
+
+def test_a_job_that_never_began_has_no_log() -> None:
+    slow = JobScript("sleep 60", "slow").submit()
+    never = JobScript("true", "never").submit(after=slow)
+    slow.cancel()
+    never.wait(30)
+    assert never.status is Status.CANCELLED
+    assert never.stdout() == ""
+    quiet = JobScript("echo nothing", "quiet", stdout="/dev/null").submit()
+    quiet.wait(30)
+    assert quiet.stdout() == ""
