@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from clusterjob.batch import After, Batch
 from clusterjob.dependencies import Job
-from clusterjob.engine import Engine, default_engines, new_batch
+from clusterjob.engine import Engine, default_engines, new_batch, tell_shared
 from clusterjob.errors import JobNotFoundError, SettingsError, SubmissionError
 from clusterjob.keys import repeated_key
 from clusterjob.packing import Pack
@@ -266,6 +266,7 @@ class Session:
             repeats = batch.count(record.key)
             record.key = repeated_key(record.key, repeats)
             records.append(record)
+        tell_shared(records)
         return records
 
     def recover(self) -> None:

@@ -2,6 +2,7 @@
 
 from clusterjob.engine.bundles import element_id, note_id, pack_id, why_alone
 from clusterjob.engine.cluster import Cluster
+from clusterjob.engine.conflicts import tell_shared
 from clusterjob.engine.defaults import default_engines
 from clusterjob.engine.engine import Batch, Engine
 from clusterjob.engine.job_files import RUNS, new_batch, render_by_hand, render_record
@@ -28,5 +29,6 @@ __all__ = [
     "pack_id",
     "render_by_hand",
     "render_record",
+    "tell_shared",
     "why_alone",
 ]

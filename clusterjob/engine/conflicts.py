@@ -1,13 +1,21 @@
-"""Files of jobs that have not finished stay as they were submitted."""
+"""Files that several jobs name: those of jobs that have not finished stay as they were submitted;
+and what jobs write over each other is told.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 
-from clusterjob.errors import RenderError
+from clusterjob.errors import RenderError, first_of
 from clusterjob.status import Status
 from clusterjob.store import Record, Store
+
+_log = logging.getLogger(__name__)
+# of names that may be those of different files
+_SIGNS = re.compile(r"[*?\[%$^{]")
 
 
 def check_conflicts(store: Store, records: Sequence[Record]) -> None:
@@ -32,6 +40,39 @@ def check_conflicts(store: Store, records: Sequence[Record]) -> None:
             new, record = found
             if new != content and record.key != live.key:
                 raise _conflict(path, f"{live.name} ({live.job_id})", record.name)
+
+
+def tell_shared(records: Sequence[Record]) -> None:
+    """Warn of files that several of the jobs write, none of which comes after another."""
+    writers: dict[tuple[str, str, str], list[str]] = {}
+    for record in records:
+        for name, count in _written(record).items():
+            jobs = writers.setdefault((record.host, record.workdir, name), [])
+            jobs += [record.name] * count
+    for (_, workdir, name), jobs in writers.items():
+        if len(jobs) > 1:
+            _log.warning(
+                "%d jobs write %r in %s, each over that of the others: %s. Give each a workdir of "
+                "its own, or the file another name",
+                len(jobs),
+                name,
+                workdir,
+                first_of(list(dict.fromkeys(map(repr, jobs))), 3),
+            )
+
+
+def _written(record: Record) -> dict[str, int]:
+    """Return the files that a job writes by names that stand as written, and how often each."""
+    found = {item.pattern: 1 for item in record.spec.outputs}
+    asked = record.spec.resources
+    for stream in ("stdout", "stderr"):
+        if name := asked.get(stream):
+            found[str(name)] = len(record.tasks or [stream])
+    return {
+        name: count
+        for name, count in found.items()
+        if not _SIGNS.search(name) and not name.startswith("/dev/")
+    }
 
 
 def _files_of(record: Record) -> Iterator[tuple[str, str]]:

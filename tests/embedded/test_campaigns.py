@@ -456,7 +456,7 @@ def test_two_processes_drive_one_campaign_on_two_clusters() -> None:
         f"campaign = Campaign('both', max_pending=3, profiles={places!r})\n"
         "job = JobScript('echo {{ n }} >> ledger', 'j')\n"
         "campaign.add(sweep(job, n=range(40)))\n"
-        "assert campaign.run(timeout=60).is_complete\n"
+        "assert campaign.run(timeout=150).is_complete\n"
     )
     drivers = [
         subprocess.Popen(
@@ -465,7 +465,7 @@ def test_two_processes_drive_one_campaign_on_two_clusters() -> None:
         for _ in range(3)
     ]
     for driver in drivers:
-        _, said = driver.communicate(timeout=90)
+        _, said = driver.communicate(timeout=180)
         assert driver.returncode == 0, said
     assert Counter(ledger()) == Counter(map(str, range(40)))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterjob import JobScript, Status, submit, wait
+from clusterjob import JobScript, Status, plan, submit, sweep, wait
 from clusterjob.script import default_session
 from clusterjob.store import ONCE_DUE
 
@@ -289,3 +289,37 @@ def test_a_store_is_copied_into_other_kinds(database: str, tmp_path: Path) -> No
     JobScript.cache_folder = places[-1]
     assert submit([JobScript("true", "one")])[0].status == Status.COMPLETED
     assert "there is no store" in run("store", "copy", "nowhere", places[0], code=1)
+
+
+def test_what_jobs_write_over_each_other_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = JobScript("echo {{ T }} > area.dat", "area", outputs=["area.dat"])
+    with caplog.at_level("WARNING"):
+        plan(sweep(job, T=[1, 2, 3, 4, 5]))
+    (line,) = caplog.messages
+    assert line.startswith("5 jobs write 'area.dat' in ")
+    assert "'area_T1', 'area_T2', 'area_T3' and 2 more" in line
+    caplog.clear()
+    named = [JobScript("true", name, stdout="log.txt") for name in ("a", "b")]
+    elements = JobScript("true", "elements", array="1-4", stderr="errors.txt")
+    with caplog.at_level("WARNING"):
+        plan([*named, elements])
+    first, second = caplog.messages
+    assert first.startswith("2 jobs write 'log.txt' in ")
+    assert second.startswith("4 jobs write 'errors.txt' in ")
+
+
+def test_what_jobs_write_one_after_the_other_or_apart_is_their_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = JobScript("true", "x", workdir="run_{{ T }}", outputs=["x", "*.dat"])
+    first, then = (JobScript("true", name, outputs=["x"]) for name in ("a", "b"))
+    quiet = JobScript("true", "quiet", array="1-4", stdout="/dev/null", stderr="e.%a")
+    with caplog.at_level("WARNING"):
+        plan(sweep(job, T=[1, 2]))
+        plan([first, then], after={then: first})
+        plan(
+            [quiet, *(JobScript("true", name, outputs=["*"]) for name in ("a", "b"))]
+        )
+    assert not caplog.messages
