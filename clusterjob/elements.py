@@ -45,6 +45,8 @@ class ArrayElement:
         return {
             **self.array.row(),
             **task_columns(self.task),
+            # one that completed in an earlier submission was of that
+            "job_id": None if self.task.files else self.array.job_id,
             "array_index": self.index,
             "stdout": self.array.log_path("stdout", self.index),
             "stderr": self.array.log_path("stderr", self.index),

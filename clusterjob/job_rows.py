@@ -28,7 +28,7 @@ class TaskRow(TypedDict):
 class JobRow(TaskRow):
     """What is known of a job: a row of :meth:`Results.table`, besides its parameters.
 
-    ``submitted`` is in s since the epoch.
+    ``submitted`` is in s since the epoch, ``tags`` are joined by commas.
     """
 
     name: str
@@ -38,6 +38,8 @@ class JobRow(TaskRow):
     host: str
     workdir: str
     submitted: float
+    campaign: str
+    tags: str
     stdout: str
     stderr: str
 

@@ -275,6 +275,8 @@ class AsyncResult:
             host=record.host,
             workdir=record.workdir,
             submitted=record.created,
+            campaign=record.campaign,
+            tags=",".join(record.spec.tags),
             **task_columns(task),
             stdout=self.log_path("stdout"),
             stderr=self.log_path("stderr"),

@@ -23,6 +23,9 @@ from clusterjob.status import Status
 from clusterjob.store import Again, Record
 from clusterjob.waiting import rounds
 
+# resources that each job has for its own, or that stand in other columns
+_OWN = ("jobname", "array", "stdout", "stderr")
+
 
 class WaitOutcome(NamedTuple):
     """The jobs that have ended, and the ones that have not."""
@@ -90,8 +93,9 @@ class Results(list[AsyncResult]):
         """Return a row a job, as plain values: for a data frame, or for a file. An array that has
         parameters has a row an element.
 
-        Its columns are the job's parameters, then those of :class:`JobRow`; a parameter of such a
-        name is ``param_NAME``. ``read`` is called with the handle of each job that completed, or
+        Its columns are the job's parameters, the resources that are not the same for all (``time``
+        in s, ``mem`` in MB), then those of :class:`JobRow`; a parameter of the name of another
+        column is ``param_NAME``. ``read`` is called with the handle of each job that completed, or
         with the :class:`ArrayElement`, and returns what its outputs say: a mapping of columns, or a
         value for the column ``result``. In the rows of other jobs these are None; where none
         completed, there are none. What it raises ends the table.
@@ -100,17 +104,30 @@ class Results(list[AsyncResult]):
 
             pandas.DataFrame(results.table(lambda r: json.loads(r.stdout())))
         """
-        rows: list[dict[str, object]] = []
         for result in self:
             _ = result.usage  # peak memory is asked for, once for all
+        return self.rows(read)
+
+    def rows(
+        self, read: Callable[[Any], object] | None = None
+    ) -> list[dict[str, object]]:
+        """Return what :meth:`table` does by what is known: no cluster is asked."""
+        rows: list[dict[str, object]] = []
+        params: dict[str, None] = {}
+        varied = _varied([result.record.resources for result in self])
+        for result in self:
+            resources = result.record.resources
             parts: Sequence[AsyncResult | ArrayElement] = elements_of(result)
             for part in parts or [result]:
-                row = {**part.row()}
+                row = {name: resources.get(name) for name in varied}
+                row.update(part.row())
                 found: object = {}
                 if read is not None and row["status"] == Status.COMPLETED.name:
                     found = read(part)
                 rows.append(_with_columns(part.name, part.params, row, found))
-        columns = dict.fromkeys(name for row in rows for name in row)
+                params.update(dict.fromkeys(list(rows[-1])[: len(part.params)]))
+        others = dict.fromkeys(name for row in rows for name in row)
+        columns = params | others
         return [{name: row.get(name) for name in columns} for row in rows]
 
     def to_csv(
@@ -171,6 +188,16 @@ class Results(list[AsyncResult]):
             for position, result in zip(members, retried, strict=True):
                 everyone[position] = result
         return Results(everyone)
+
+
+def _varied(asked: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the resources that differ, but for those that a job has for its own."""
+    names = dict.fromkeys(name for resources in asked for name in resources)
+    return [
+        name
+        for name in names
+        if name not in _OWN and len({item.get(name) for item in asked}) > 1
+    ]
 
 
 def _with_columns(

@@ -34,7 +34,8 @@ from clusterjob.cli.selecting import (
 )
 from clusterjob.engine import render_record
 from clusterjob.errors import CommandError, first_of
-from clusterjob.files import Stream, lost_logs
+from clusterjob.files import Stream, count_elements, lost_logs
+from clusterjob.job_rows import task_columns
 from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.script import default_session
@@ -69,14 +70,18 @@ def list_jobs(
     as_json: bool,
     **options: Unpack[SelectionOptions],
 ) -> None:
-    """List the jobs in the store, without asking any cluster."""
+    """List the jobs in the store, without asking any cluster.
+
+    As CSV with parameters, and a row for each element of an array that has such.
+    """
     session = default_session()
     selection = read_selection(options)
+    if as_csv:
+        print_csv_rows(session.select(selection, (), earlier).rows())
+        return
     found = session.listed(selection, earlier)
     if as_json:
         print_json_rows(describe_listed(session, found))
-    elif as_csv:
-        print_csv_rows(describe_listed(session, found))
     elif ids:
         for item in found:
             echo(full_job_id(item.job_id, item.member) or item.key)
@@ -204,7 +209,11 @@ def show(job: str, script: bool, as_json: bool) -> None:
 
 def _everything(result: AsyncResult) -> dict[str, object]:
     spec = json.loads(result.record.spec_json)
-    return {**describe(result), "history": result.history, "spec": spec}
+    data = {**describe(result), "history": result.history, "spec": spec}
+    if result.record.tasks:
+        tasks = result.record.tasks.items()
+        data["elements"] = {index: task_columns(task) for index, task in tasks}
+    return data
 
 
 def _page(result: AsyncResult) -> str:
@@ -214,6 +223,10 @@ def _page(result: AsyncResult) -> str:
     data["started"] = format_time(row["started"])
     data["ended"] = format_time(row["ended"])
     data["stale_since"] = format_time(result.stale_since)
+    data["tags"] = row["tags"]
+    if record.tasks:  # each of which has logs of its own, named below
+        del data["stdout"], data["stderr"]
+        data["elements"] = f"\n{'':13}".join(count_elements(record))
     data["usage"] = ", ".join(
         f"{name} {value:.1f} {'MB' if name == 'max_rss' else 's'}"
         for name, value in result.usage.items()

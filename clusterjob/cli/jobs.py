@@ -11,6 +11,7 @@ import click
 from clusterjob.cli.options import ScriptOptions, make_job, script_options
 from clusterjob.cli.output import (
     NOT_FOUND,
+    UNFINISHED,
     as_json,
     describe,
     describe_reuse,
@@ -167,7 +168,8 @@ def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
         print_json_rows(describe(result) for result in results)
     else:
         print_table(results)
-    sys.exit(exit_code(results))
+    is_over = all(result.record.settled for result in results)
+    sys.exit(exit_code(results) if is_over else UNFINISHED)
 
 
 @click.command()

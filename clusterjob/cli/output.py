@@ -175,7 +175,12 @@ def describe(result: AsyncResult) -> dict[str, object]:
     for name in ("elapsed", "cpu", "max_rss"):
         del row[name]
     usage = result.record.task.usage
-    return {**row, "usage": usage, "stale_since": result.stale_since}
+    return {
+        **row,
+        "usage": usage,
+        "tags": list(result.record.spec.tags),
+        "stale_since": result.stale_since,
+    }
 
 
 def describe_listed(
@@ -208,6 +213,8 @@ def _describe_alone(listed: Listed) -> dict[str, object]:
         "host": listed.host,
         "workdir": listed.workdir,
         "submitted": listed.created,
+        "campaign": listed.campaign,
+        "tags": listed.tags,
         "started": listed.started,
         "ended": listed.ended,
         "stdout": log_path_of_listed(listed, "stdout"),

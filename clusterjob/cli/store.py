@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from clusterjob.cli.output import (
     print_json,
     print_json_rows,
 )
-from clusterjob.errors import StoreError
+from clusterjob.errors import SettingsError, StoreError
 from clusterjob.script import default_session
 from clusterjob.status import Status
 from clusterjob.store import Store, open_store
@@ -86,13 +87,9 @@ def prune(
     """
     from clusterjob.admin import prune as prune_jobs
 
-    if older_than.strip().replace(".", "").isdigit():
-        raise click.BadParameter(
-            f"{older_than!r} has no unit; expected something like 30d or 12h",
-            param_hint="--older-than",
-        )
+    age = _read_age(older_than)
     wanted = [Status[state.upper()] for state in states or ["completed"]]
-    pruned = prune_jobs(default_session(), parse_time(older_than), wanted, dry_run)
+    pruned = prune_jobs(default_session(), age, wanted, dry_run)
     if as_json:
         echo(
             f'{{"dry_run": {json.dumps(dry_run)}, "problems": {json.dumps(pruned.problems)},'
@@ -108,6 +105,22 @@ def prune(
     for problem in pruned.problems:
         echo(f"clusterjob: {problem}", err=True)
     sys.exit(1 if pruned.problems else 0)
+
+
+def _read_age(text: str) -> int:
+    """Return an age in s; 0s, 0h and the like are one, too."""
+    try:
+        if (
+            text.strip().replace(".", "").isdigit()
+        ):  # of a bare number nobody knows the unit
+            raise SettingsError(text)
+        is_none = re.fullmatch(r"0+[a-z]+", text.strip()) is not None
+        return 0 if is_none else parse_time(text)
+    except SettingsError:
+        raise click.BadParameter(
+            f"{text!r} is no age; expected a number with its unit, like 30d, 12h or 0s",
+            param_hint="--older-than",
+        ) from None
 
 
 def _describe_removed(removed: Removed) -> dict[str, object]:

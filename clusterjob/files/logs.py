@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from clusterjob.backend import Backend
+from clusterjob.backend import Backend, format_array
 from clusterjob.errors import (
     CommandError,
     LineBrokenError,
@@ -31,6 +31,7 @@ LOG_SUFFIX = {"stdout": ".out", "stderr": ".err"}
 # of what a scheduler replaces in a name
 _SIGN = re.compile(r"[%$^{]")
 _TAIL = 10  # lines of a log shown in an error
+_MOST_INDICES = 80  # characters of a list of elements
 # bytes: of the last lines together, and of each where they are many
 _MOST_TAIL, _LONG_LINE = 1 << 20, 1000
 _PORTION = 1 << 24  # bytes that a follower reads at once
@@ -292,7 +293,27 @@ def summarize(record: Record, job_id: str | None) -> str:
         parts.append(f"signal {task.signal}")
     if task.words:
         parts.append(f"the scheduler says {task.words!r}")
+    if record.tasks:
+        parts.append(f"elements: {'; '.join(count_elements(record))}")
     return ", ".join(parts)
+
+
+def count_elements(record: Record) -> list[str]:
+    """Say which elements of an array came to what, those that did not complete first."""
+    groups: dict[tuple[Status, str], list[int]] = {}
+    for index, task in (record.tasks or {}).items():
+        why = str(task.reason or "")
+        if task.reason is Reason.EXIT:
+            why = f"exit code {task.exit_code}"
+        groups.setdefault((task.status, why), []).append(index)
+    lines = []
+    for (status, why), indices in sorted(groups.items(), reverse=True):
+        cause = f" ({why})" if why else ""
+        named = format_array(indices)
+        if len(named) > _MOST_INDICES:
+            named = named[:_MOST_INDICES].rpartition(",")[0] + ", ..."
+        lines.append(f"{len(indices)} {status.name}{cause}: {named}")
+    return lines
 
 
 def _most_telling_element(record: Record) -> int | None:

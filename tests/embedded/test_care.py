@@ -323,3 +323,13 @@ def test_what_jobs_write_one_after_the_other_or_apart_is_their_own(
             [quiet, *(JobScript("true", name, outputs=["*"]) for name in ("a", "b"))]
         )
     assert not caplog.messages
+
+
+def test_an_age_is_a_number_with_its_unit() -> None:
+    JobScript("true", "old").submit().wait(30)
+    for wrong in ("5", "soon", "-1d"):
+        said = run("prune", f"--older-than={wrong}", code=2)
+        assert "is no age; expected a number with its unit" in said
+    assert "1 submissions would be removed" in run(
+        "prune", "--older-than", "0s", "--dry-run"
+    )

@@ -75,6 +75,8 @@ def test_lists_can_be_piped() -> None:
         csv.DictReader(io.StringIO(run("list", "--csv", "--campaign", "camp")))
     )
     assert [row["name"] for row in rows] == ["in-camp"]
+    assert rows[0]["campaign"] == "camp"
+    assert float(rows[0]["max_rss"]) > 0
 
 
 def test_cancelling_by_what_jobs_are() -> None:

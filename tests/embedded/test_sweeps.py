@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
 import pytest
 
-from clusterjob import JobScript, SettingsError, Status, submit, sweep
+from clusterjob import (
+    JobFailedError,
+    JobScript,
+    Results,
+    SettingsError,
+    Status,
+    submit,
+    sweep,
+)
 from tests.embedded.test_cli import run
 
 
@@ -82,3 +91,43 @@ def test_a_sweep_at_a_terminal() -> None:
     lines = run(*short, "--pack", "2m", "--pack-slots", "2", "--wait").splitlines()
     assert [line.split()[0][-2:] for line in lines] == ["/1", "/2", "/3"]
     assert "pack = 'much'" in run(*short, "--pack", "much", "--force", code=1)
+
+
+def test_tables_show_the_resources_that_were_varied() -> None:
+    job = JobScript("true", "scale", time="1m", workdir="p{{ ppn }}_{{ T }}")
+    jobs = list(sweep(job, T=[1], ppn=[1, 2])) + [JobScript("true", "free", time=2)]
+    results = submit(jobs, tags=["b", "a b"])
+    results.wait(30)
+    rows = results.table()
+    assert [(row["T"], row["time"], row["ppn"]) for row in rows] == [
+        (1, 60, 1),
+        (1, 60, 2),
+        (None, 120, None),
+    ]
+    assert list(rows[0])[:4] == ["T", "time", "ppn", "name"]
+    assert rows[0]["tags"] == "b,a b"
+    assert "time" not in results[:2].table()[0]
+    printed = list(csv.DictReader(io.StringIO(run("list", "--csv", "--tag", "b"))))
+    shown = ["" if row["T"] is None else str(row["T"]) for row in rows]
+    assert [row["T"] for row in printed] == shown
+
+
+def test_elements_that_failed_are_named() -> None:
+    script = JobScript("[ $((n % 3)) != 0 ] || exit 4", "some")
+    array = script.submit_array([{"n": n} for n in range(8)])
+    with pytest.raises(JobFailedError) as failed:
+        array.get(30)
+    assert "3 FAILED (exit code 4): 1,4,7; 5 COMPLETED: 2-3,5-6,8" in str(
+        failed.value
+    )
+    page = run("show", "some")
+    assert "3 FAILED (exit code 4): 1,4,7\n" in page
+    data = json.loads(run("show", "some", "--json"))[0]
+    states = [element["status"] for element in data["elements"].values()]
+    assert states.count("FAILED") == 3
+    # of those that stay what they were nobody says that they are of the new submission
+    again = script.submit_array([{"n": n} for n in range(8)])
+    again.wait(30)
+    ids = [row["job_id"] for row in Results([again]).rows()]
+    assert ids.count(again.job_id) == 3
+    assert ids.count(None) == 5
