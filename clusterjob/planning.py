@@ -13,8 +13,8 @@ from typing import TypedDict, overload
 from clusterjob.keys import shape_of
 from clusterjob.reuse import find_former, words_for_changed
 from clusterjob.shell import lines_of
-from clusterjob.status import Status
-from clusterjob.store import JobSpec, Record, Store
+from clusterjob.status import Dependency, Status
+from clusterjob.store import JobSpec, Parent, Record, Store
 
 _MOST_LINES = 6  # of a text's differences
 
@@ -109,7 +109,7 @@ class Planner:
         self._exists = store.exists()
         self._steps: dict[int, PlannedJob] = {}
         # by name: the jobs of a batch often have one in common
-        self._newest: dict[str, Record | None] = {}
+        self._earlier: dict[str, list[Record]] = {}
 
     def add(self, numbers: Sequence[int], records: Sequence[Record]) -> list[Record]:
         """Plan jobs, given by their numbers in the batch.
@@ -176,11 +176,12 @@ class Planner:
     def _differences(self, record: Record) -> tuple[str, ...]:
         if not self._exists:
             return ()
-        if record.name not in self._newest:
-            earlier = self._store.select(name=record.name)
-            self._newest[record.name] = earlier[-1] if earlier else None
-        old = self._newest[record.name]
-        return () if old is None else find_differences(old, record)
+        if record.name not in self._earlier:
+            self._earlier[record.name] = self._store.select(name=record.name)
+        earlier = self._earlier[record.name]
+        beside = [item for item in earlier if item.workdir == record.workdir]
+        found = (beside or earlier)[-1:]
+        return find_differences(found[0], record) if found else ()
 
 
 def find_differences(old: Record, new: Record) -> tuple[str, ...]:
@@ -223,15 +224,24 @@ def _pairs(
 
 
 def _parent_pairs(old: JobSpec, new: JobSpec) -> list[tuple[str, object, object]]:
-    before = {parent.key: parent.name for parent in old.after}
-    after = {parent.key: parent.name for parent in new.after}
+    before, after = (
+        {(parent.key, parent.how): parent for parent in spec.after}
+        for spec in (old, new)
+    )
     if before.keys() == after.keys():
         return []
-    first = ", ".join(sorted(before.values()))
-    second = ", ".join(sorted(after.values()))
+    first, second = (
+        ", ".join(sorted(map(_describe_parent, found.values())))
+        for found in (before, after)
+    )
     if first == second:
         second += ", which is another job than before"
     return [("comes after", first, second)]
+
+
+def _describe_parent(parent: Parent) -> str:
+    is_plain = parent.how is Dependency.AFTER_OK
+    return parent.name if is_plain else f"{parent.name} ({parent.how})"
 
 
 def _script_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from clusterjob.campaign.memory import Memory
@@ -29,21 +29,30 @@ class Calls:
 
     def __init__(self, store: Store, memory: Memory) -> None:
         self._store, self._memory = store, memory
-        self._visited: set[tuple[str, str]] = set()  # by this process: step, word
+        # of this process: step and word of each call, the places of the jobs that they made
+        self._visited: set[tuple[str, str]] = set()
+        self._made: set[str] = set()
 
-    def made_by(self, call: Call) -> list[str] | None:
-        """Return the keys of the jobs that a call made; None for one that there was not."""
+    def made_by(self, call: Call) -> list[Record] | None:
+        """Return the jobs that a call made; None for one that there was not."""
         self._visited.add((call.step, call.word))
         known = self._of(call.step).get(call.word)
-        return None if known is None else list(known["made"])
+        if known is None:
+            return None
+        records = self._store.by_keys(known["made"])
+        if len(records) < len(known["made"]):
+            return None
+        self._made.update(map(_place, records.values()))
+        return [records[key] for key in known["made"]]
 
     def know_other_code(self, call: Call) -> bool:
         """Whether there was a call with the same jobs of a function that was another."""
         words = self._of(call.step)
         return any(word.startswith(f"{call.inputs}.") for word in words)
 
-    def note(self, call: Call, got: Iterable[Record], made: Iterable[Record]) -> None:
+    def note(self, call: Call, got: Sequence[Record], made: Sequence[Record]) -> None:
         """Write down what a call made; where it was made before, what that was stays known."""
+        self._made.update(map(_place, made))
         entry = {
             "of": sorted(set(map(_place, got))),
             "made": [record.key for record in made],
@@ -61,51 +70,60 @@ class Calls:
         """Return the keys of all jobs that steps made."""
         return {key for _, _, entry in self._all() for key in entry["made"]}
 
-    def forget_replaced(self, step: str) -> list[Record]:
-        """Forget the calls in whose places there are others now; return the jobs of those alone.
+    def replaced(self, step: str) -> tuple[list[Record], set[tuple[str, str]]]:
+        """Return the calls in whose places there are others now that a step is over, and the jobs
+        that they alone made.
 
-        Such a call got some of the jobs that one of this process got, as they were before, or those
-        of a function that was changed since; or it got what another such call had made.
+        Such a call of the step got some of the jobs that one of this process got, or made: as they
+        were before, for a function that was another, or where a loop ended elsewhere. So are calls
+        of any step that got what such a call made.
         """
-        everything = list(self._all())
-        stays = [item for item in everything if item[:2] in self._visited]
-        others = [item for item in everything if item[:2] not in self._visited]
-        kept = {key for _, _, entry in stays for key in entry["made"]}
-        lost = {
-            place for name, _, entry in stays if name == step for place in entry["of"]
-        }
-        replaced: dict[str, list[str]] = {}
+        everything = {(name, word): entry for name, word, entry in self._all()}
+        stays = [everything[one] for one in self._visited if one in everything]
+        kept = {key for entry in stays for key in entry["made"]}
+        gone: dict[tuple[str, str], Any] = {}
         jobs: dict[str, Record] = {}
+        lost = {
+            place
+            for one in self._visited & everything.keys()
+            if one[0] == step
+            for place in everything[one]["of"]
+        }
+        lost |= self._made
         names = {step}
-        while found := [
-            item for item in others if item[0] in names and lost & set(item[2]["of"])
-        ]:
-            others = [item for item in others if item not in found]
-            keys = {key for _, _, entry in found for key in entry["made"]} - kept
-            gone = self._store.by_keys(sorted(keys - jobs.keys()))
-            jobs.update(gone)
-            for name, word, _ in found:
-                replaced.setdefault(name, []).append(word)
+        while found := {
+            one: entry
+            for one, entry in everything.items()
+            if one[0] in names
+            and one not in self._visited | gone.keys()
+            and not lost.isdisjoint(entry["of"])
+        }:
+            gone.update(found)
+            made = {key for entry in found.values() for key in entry["made"]} - kept
+            parted = self._store.by_keys(sorted(made))
+            jobs.update(parted)
             # what those jobs led to is replaced, too, whatever step has made it
-            lost = set(map(_place, gone.values()))
-            names = {name for name, _, _ in others}
-        if replaced:
-            self._forget(replaced)
-        still_made = {key for _, _, entry in others for key in entry["made"]}
-        return [record for key, record in jobs.items() if key not in still_made]
+            lost = set(map(_place, parted.values()))
+            names = {name for name, _ in everything}
+        others = [entry for one, entry in everything.items() if one not in gone]
+        still_made = {key for entry in others for key in entry["made"]}
+        return [job for key, job in jobs.items() if key not in still_made], set(gone)
 
-    def _forget(self, replaced: Mapping[str, list[str]]) -> None:
+    def forget(self, gone: Collection[tuple[str, str]]) -> None:
+        """Forget calls, given by their steps and words."""
+
         def leave(steps: dict[str, Any] | None) -> dict[str, Any]:
             return {
-                name: {
+                step: {
                     word: entry
                     for word, entry in calls.items()
-                    if word not in replaced.get(name, ())
+                    if (step, word) not in gone
                 }
-                for name, calls in (steps or {}).items()
+                for step, calls in (steps or {}).items()
             }
 
-        self._memory.change(_WORD, leave)
+        if gone:
+            self._memory.change(_WORD, leave)
 
     def _of(self, step: str) -> dict[str, Any]:
         return dict(self._memory.read().get(_WORD, {}).get(step, {}))

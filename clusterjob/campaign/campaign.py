@@ -331,25 +331,18 @@ class Campaign:
         """
         calls = self._driver.calls
         call = Call(step.name, fingerprint(inputs), step.code)
-        keys = calls.made_by(call)
-        if keys is None and calls.know_other_code(call):
+        known = calls.made_by(call)
+        changed = changed_inputs(known or ())
+        if known is not None and not changed:
+            return Results(AsyncResult(item, self.session.engine) for item in known)
+        if known is None and calls.know_other_code(call):
+            changed = ["its function"]
+        if changed:
             _log.warning(
-                "step %r: its function was changed, and is called again", step.name
+                "step %r is called again: %s was changed",
+                step.name,
+                first_of(changed, 3),
             )
-        if keys is not None:
-            records = self.session.store.by_keys(keys)
-            changed = changed_inputs(records.values())
-            if changed:
-                _log.warning(
-                    "step %r: %s was changed, and its function is called again",
-                    step.name,
-                    first_of(changed, 3),
-                )
-            elif len(records) == len(keys):
-                handles = [
-                    AsyncResult(records[key], self.session.engine) for key in keys
-                ]
-                return Results(handles)
         jobs = step.call(inputs)
         made = self.add(jobs) if jobs else Results()
         calls.note(

@@ -111,7 +111,9 @@ class Driver:
 
     def part_with_calls(self, step: str) -> None:
         """Part with the jobs of calls of a step's in whose places there are others now."""
-        self._part_with(self.calls.forget_replaced(step))
+        records, calls = self.calls.replaced(step)
+        self._part_with(records)
+        self.calls.forget(calls)
 
     def _part_with(self, records: Sequence[Record]) -> None:
         """Let jobs that the script does not have be no part of the campaign any more."""

@@ -578,7 +578,7 @@ def test_a_step_whose_function_was_changed_is_called_again(
     assert names(again) == ["first", "last-ab", "middle-a", "middle-b"]
     with caplog.at_level("WARNING"):
         changed = make(["b", "c"])
-    assert ".middle': its function was changed, and is called again" in caplog.text
+    assert ".middle' is called again: its function was changed" in caplog.text
     # what the function makes no more is no part of the campaign, nor what came of that
     assert names(changed) == ["first", "last-bc", "middle-b", "middle-c"]
     assert ledger("calls") == ["middle", "last"] * 2
@@ -610,6 +610,30 @@ def test_a_step_whose_jobs_take_a_changed_file_is_called_again(
     # one that is gone says nothing about its content
     Path("data").unlink()
     assert make() == "new\n"
+
+
+def test_what_came_of_a_loop_that_ends_elsewhere_is_gone() -> None:
+    def make(end: int) -> list[str]:
+        campaign = Campaign("converging")
+        first = campaign.add(JobScript("echo 0", "n-0"))
+
+        @campaign.step(after=first, loop=True)
+        def count(results: Results) -> JobScript | None:
+            number = int(results[0].stdout()) + 1
+            return (
+                JobScript(f"echo {number}", f"n-{number}") if number <= end else None
+            )
+
+        @campaign.step(after=count)
+        def final(results: Results) -> JobScript:
+            return JobScript("true", f"final-{results[0].name}")
+
+        assert campaign.run(timeout=60).is_complete
+        return sorted(result.name for result in campaign.results)
+
+    assert make(2) == ["final-n-2", "n-0", "n-1", "n-2"]
+    assert make(3) == ["final-n-3", "n-0", "n-1", "n-2", "n-3"]
+    assert make(1) == ["final-n-1", "n-0", "n-1"]
 
 
 def test_scripts_that_add_to_a_campaign_keep_the_jobs_of_each_others_steps() -> None:

@@ -25,6 +25,7 @@ from clusterjob import (
     SettingsError,
     Status,
     SubmissionError,
+    afterany,
     plan,
     submit,
     wait,
@@ -420,3 +421,20 @@ def test_inputs_that_a_parent_makes() -> None:
         assert [result.record.status for result in results] == [Status.COMPLETED] * 2
     assert results[1].stdout() == "1\n"
     assert ledger() == ["make", "use"]
+
+
+def test_a_plan_compares_with_the_job_beside_it_and_tells_what_it_waits_for() -> None:
+    def made(word: str, where: str) -> JobScript:
+        return JobScript(f"echo {word}", "run", workdir=where)
+
+    submit([made("one", "a"), made("two", "b")]).wait(30)
+    (step,) = plan(made("three", "a"))
+    assert "- echo one" in str(step)
+    assert "workdir" not in str(step)
+    (step,) = plan(made("three", "c"))
+    assert "- echo two" in str(step)
+    (first,) = submit([JobScript("true", "first")])
+    then = JobScript("true", "then")
+    submit(then, after=first).wait(30)
+    (step,) = plan(then, after=afterany(first))
+    assert "comes after: 'first' is now 'first (afterany)'" in step.differences
