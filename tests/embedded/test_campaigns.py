@@ -455,7 +455,7 @@ def test_two_processes_drive_one_campaign_on_two_clusters() -> None:
         "from clusterjob import Campaign, JobScript, sweep\n"
         f"campaign = Campaign('both', max_pending=3, profiles={places!r})\n"
         "job = JobScript('echo {{ n }} >> ledger', 'j')\n"
-        "campaign.add(sweep(job, n=range(40)))\n"
+        "campaign.add(sweep(job, n=range(20)))\n"
         "assert campaign.run(timeout=150).is_complete\n"
     )
     drivers = [
@@ -467,7 +467,7 @@ def test_two_processes_drive_one_campaign_on_two_clusters() -> None:
     for driver in drivers:
         _, said = driver.communicate(timeout=180)
         assert driver.returncode == 0, said
-    assert Counter(ledger()) == Counter(map(str, range(40)))
+    assert Counter(ledger()) == Counter(map(str, range(20)))
 
 
 def test_what_a_changed_script_makes_no_more_is_not_submitted(
