@@ -28,9 +28,10 @@ _WINDOW = 3600.0  # s that accounting is asked for before the oldest submission
 
 
 class _Finding(NamedTuple):
-    """Evidence about a task, and what it made of the task of a version of its record."""
+    """Evidence about a task, and what it made of that of an attempt, in a version of its record."""
 
     evidence: Evidence
+    attempt: int
     version: int
     seen: Task
     now: Task
@@ -62,12 +63,18 @@ class Assessment:
         if is_duplicate or evidence.never_began or now is not task:
             if record.token not in self._findings:
                 self.changed.append(record)
-            finding = _Finding(evidence, record.version, task, now)
+            finding = _Finding(evidence, record.attempt, record.version, task, now)
             self._findings.setdefault(record.token, {})[index] = finding
 
-    def judge(self, record: Record) -> None:
-        """Make of a record what the evidence says."""
-        for index, finding in self._findings[record.token].items():
+    def judge(self, record: Record) -> bool:
+        """Make of a record what the evidence says; return whether that is about it as it is now.
+
+        Where another process saw the end of the attempt too, and the next one has begun, it is not.
+        """
+        findings = self._findings[record.token]
+        if any(finding.attempt != record.attempt for finding in findings.values()):
+            return False
+        for index, finding in findings.items():
             job_id = other_id(record, finding.evidence.exit_record)
             if job_id is not None:
                 _adopt_id(self.backend, record, job_id)
@@ -78,15 +85,13 @@ class Assessment:
                 task = record.tasks[index]
                 record.tasks[index] = self._judge_task(record, task, finding)
         aggregate(record)
-        if any(
-            finding.evidence.never_began
-            for finding in self._findings[record.token].values()
-        ):
+        if any(finding.evidence.never_began for finding in findings.values()):
             begin_again(record, time.time())
         elif record.token in self.dropped and record.is_dropped:
             wait_for_parents(record, time.time())
         else:
             try_again(record, time.time())
+        return True
 
     def _judge_task(self, record: Record, task: Task, finding: _Finding) -> Task:
         if task is finding.seen and record.version == finding.version:

@@ -284,3 +284,24 @@ def test_elements_wait_for_the_last_attempt_of_theirs() -> None:
     assert child.status == Status.COMPLETED, child.explain()
     failed = parent.attempts[0].task
     assert (failed.status, failed.exit_code) == (Status.FAILED, 9)
+
+
+def test_processes_that_see_the_same_failure_begin_one_attempt() -> None:
+    program = (
+        "from clusterjob import JobScript, Retry, submit, sweep\n"
+        "body = 'echo r >> led-{{ i }}; [ $(wc -l < led-{{ i }}) -ge 2 ] || exit 75'\n"
+        "jobs = list(sweep(JobScript(body, 'a'), i=range(10)))\n"
+        "results = submit(jobs, retry=Retry(times=1, exit_codes={75: {}}))\n"
+        "results.wait(100)\n"
+        "print(results.counts)\n"
+    )
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    said = {driver.communicate(timeout=150)[0] for driver in drivers}
+    assert said == {f"{ {Status.COMPLETED: 10} }\n"}
+    runs = [len(path.read_text().split()) for path in Path().glob("led-*")]
+    assert runs == [2] * 10

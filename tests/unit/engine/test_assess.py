@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clusterjob import Reason, Status
+from clusterjob import Reason, Retry, Status
 from clusterjob.backend import Answer, ExitRecord, load_backend
 from clusterjob.engine.arrays import aggregate
 from clusterjob.engine.assess import Assessment, Assessor
@@ -169,3 +169,22 @@ def test_evidence_is_judged_by_what_the_record_says_when_it_is_written(
     killed.version += 1
     apply(found)
     assert killed.status == Status.CANCELLED
+
+
+def test_the_end_of_an_attempt_is_not_that_of_the_next(
+    scheduler: Scheduler, assessor: Assessor
+) -> None:
+    """Two processes see it; the first one begins the next attempt, and it is running."""
+    scheduler.end = ExitRecord("1", 1, "n", exit_code=75, ended=5.0)
+    rules = Retry(times=3, exit_codes={75: {}}).rules()
+    stored = record("a", "1")
+    stored._spec = JobSpec(retry=rules)
+    nothing = Listing(asked=True, complete=True)
+    seen = [assessor.assess([stored.snapshot()], nothing) for _ in range(2)]
+    assert seen[0].judge(stored)
+    assert (stored.attempt, stored.status) == (2, Status.PENDING)
+    stored.phase, stored.job_id = Phase.SUBMITTED, "2"
+    stored.task = Task(Status.RUNNING)
+    before = stored.to_json()
+    assert not seen[1].judge(stored)
+    assert stored.to_json() == before
