@@ -597,9 +597,9 @@ def resubmit(
     left = [*records, *_cancelled_for(engine, records)]
     while left:
         keys = {record.key for record in left}
-        ready = [record for record in left if not keys & _parent_keys(record)] or left
+        ready = [record for record in left if not keys & parent_keys(record)] or left
         new = {handle.key: handle.record for handle in done.values()}
-        renewed = [_renew(engine, record, folder, new) for record in ready]
+        renewed = renew(engine, ready, folder, new)
         handles = submit_records(engine, renewed, again)
         done.update(
             (old.token, handle) for old, handle in zip(ready, handles, strict=True)
@@ -622,7 +622,7 @@ def _cancelled_for(engine: Engine, records: Sequence[Record]) -> list[Record]:
     ]
     found: list[Record] = []
     while True:
-        more = [record for record in waiting if _parent_keys(record) & coming]
+        more = [record for record in waiting if parent_keys(record) & coming]
         if not more:
             return _without_orphans(engine, found, coming)
         found += more
@@ -634,40 +634,49 @@ def _without_orphans(
     engine: Engine, children: Sequence[Record], coming: set[str]
 ) -> list[Record]:
     """Leave out jobs that come after others too that did not complete and do not come back."""
-    keys = {key for record in children for key in _parent_keys(record)} - coming
+    keys = {key for record in children for key in parent_keys(record)} - coming
     parents = engine.store.by_keys(list(keys)) if keys else {}
     dead = {
         key for key, parent in parents.items() if parent.status > Status.COMPLETED
     }
     left = list(children)
     while True:
-        alive = [record for record in left if not _parent_keys(record) & dead]
+        alive = [record for record in left if not parent_keys(record) & dead]
         if len(alive) == len(left):
             return alive
         dead |= {record.key for record in left} - {record.key for record in alive}
         left = alive
 
 
-def _parent_keys(record: Record) -> set[str]:
+def parent_keys(record: Record) -> set[str]:
+    """Return the keys of the jobs that a job comes after."""
     return {parent.key for parent in record.spec.after}
 
 
-def _renew(
-    engine: Engine, record: Record, folder: str, new: Mapping[str, Record]
-) -> Record:
-    """Return a record for another submission, after what its parents are now."""
-    spec = record.spec
-    keys = [parent.key for parent in spec.after if parent.key]
-    if keys:
-        now = {**engine.store.by_keys(keys), **new}
+def renew(
+    engine: Engine,
+    records: Sequence[Record],
+    folder: str,
+    new: Mapping[str, Record],
+    held: bool = False,
+) -> list[Record]:
+    """Return records for other submissions, after what their parents are now: ``new`` ones, by
+    their keys, else those of the store. Those of a campaign are ``held``.
+    """
+    keys = {key for record in records for key in parent_keys(record) if key}
+    now = {**engine.store.by_keys(sorted(keys - new.keys())), **new}
+    found = []
+    for record in records:
+        spec = record.spec
         after = tuple(
-            parent_of(now[parent.key], spec.cluster, parent.how)
+            parent_of(now[parent.key], spec.cluster, parent.how, held)
             if parent.key in now
             else parent
             for parent in spec.after
         )
-        spec = spec._replace(after=after)
-    return record.renewed(folder, spec)
+        spec = spec._replace(after=after) if after else spec
+        found.append(record.renewed(folder, spec))
+    return found
 
 
 def _settle(future: asyncio.Future[None]) -> None:

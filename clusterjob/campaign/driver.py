@@ -14,7 +14,7 @@ from clusterjob.campaign.memory import Memory
 from clusterjob.campaign.queue import Queue
 from clusterjob.engine import Cluster, new_batch
 from clusterjob.errors import ClusterJobError, StoreError, first_of
-from clusterjob.result import AsyncResult
+from clusterjob.result import AsyncResult, parent_keys, renew
 from clusterjob.session import Session
 from clusterjob.shell import in_portions
 from clusterjob.status import Reason, Status
@@ -310,13 +310,19 @@ class Driver:
     def hold_again(self) -> list[AsyncResult]:
         """Hold jobs that did not complete for another submission."""
         ended = [Status.FAILED, Status.CANCELLED]
-        old = self.store.select(statuses=ended, campaign=self.name)
+        left = self.store.select(statuses=ended, campaign=self.name)
         folder = new_batch()
-        anew = [record.renewed(folder, record.spec) for record in old]
-        winners = self.engine.hold(anew, lambda before, now: before.finished)
-        held = [winner for winner in winners if winner is not None]
-        self._take_in(held)
-        return [AsyncResult(winner, self.engine) for winner in held]
+        held: dict[str, Record] = {}  # by key
+        while left:
+            keys = {record.key for record in left}
+            # those that come after others of them are held after these
+            ready = [item for item in left if not keys & parent_keys(item)] or left
+            anew = renew(self.engine, ready, folder, held, held=True)
+            winners = self.engine.hold(anew, lambda before, now: before.finished)
+            held.update({winner.key: winner for winner in winners if winner})
+            left = [record for record in left if record not in ready]
+        self._take_in(list(held.values()))
+        return [AsyncResult(winner, self.engine) for winner in held.values()]
 
 
 def _move(cluster_id: str, record: Record) -> bool:

@@ -651,3 +651,28 @@ def test_scripts_that_add_to_a_campaign_keep_the_jobs_of_each_others_steps() -> 
     make("a")
     names = [result.name for result in make("b").results]
     assert sorted(names) == ["first-a", "first-b", "second-a", "second-b"]
+
+
+def test_what_was_retried_is_not_repeated_by_the_script() -> None:
+    program = (
+        "from clusterjob import Campaign, JobScript, sweep\n"
+        "campaign = Campaign('dep')\n"
+        "first = campaign.add(JobScript('[ -e ok ] || exit 7', 'pre'))\n"
+        "runs = campaign.add(sweep(JobScript('echo x >> n_{{ i }}', 'r'), i=[1, 2]), after=first)\n"
+        "last = campaign.add(JobScript('echo x >> n_3', 'last'), after=runs)\n"
+        "print(campaign.run(timeout=60))\n"
+    )
+
+    def drive() -> str:
+        command = [sys.executable, "-c", program]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "1 FAILED" in drive()
+    Path("ok").touch()
+    run("campaign", "retry", "dep")
+    run("campaign", "continue", "dep", "--timeout", "60")
+    for _ in range(2):
+        assert drive() == "4 COMPLETED\n"
+        assert [Path(f"n_{n}").read_text() for n in (1, 2, 3)] == ["x\n"] * 3
