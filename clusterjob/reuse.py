@@ -6,7 +6,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import (
+    Collection,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 
 from clusterjob.errors import first_of
 from clusterjob.keys import RULES, former_key, shape_of
@@ -118,10 +125,33 @@ def tell_overtaken(
     looked_at = parents | wanted
     if not looked_at:
         return
-    newest = store.newest({record.name for record in looked_at.values()})
     known = {record.token for record in (*reused, *fresh)} | tokens
+    for record, later in find_overtaken(store, looked_at.values(), known, parents):
+        _log.warning(
+            "%r (%s) was not run again, and %r (%s) ran in the same workdir since: the files "
+            "there may be those of the later one. Give each a workdir of its own, or submit "
+            "the first with force=True",
+            record.name,
+            record.job_id,
+            later.name,
+            later.job_id,
+        )
+
+
+def find_overtaken(
+    store: Store,
+    records: Collection[Record],
+    known: Container[str] = (),
+    parents: Container[str] = (),
+) -> Iterator[tuple[Record, Record]]:
+    """Yield the jobs whose files later jobs of their names may have written over, with such a one.
+
+    Those with the tokens ``known`` stand beside each other on purpose; of ``parents`` it does not
+    matter which outputs they declare.
+    """
+    newest = store.newest({record.name for record in records})
     of_name: dict[str, list[Record]] = {}  # those of a name are read once
-    for record in looked_at.values():
+    for record in records:
         if newest.get(record.name, 0.0) <= record.created:
             continue
         if record.name not in of_name:
@@ -130,15 +160,7 @@ def tell_overtaken(
             of_name[record.name], record, known, record.token in parents
         )
         if later is not None:
-            _log.warning(
-                "%r (%s) was not run again, and %r (%s) ran in the same workdir since: the files "
-                "there may be those of the later one. Give each a workdir of its own, or submit "
-                "the first with force=True",
-                record.name,
-                record.job_id,
-                later.name,
-                later.job_id,
-            )
+            yield record, later
 
 
 def _overtaker(

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from clusterjob.results import Results
 from clusterjob.retry import Retry
 from clusterjob.reuse import (
     adopt_former,
+    find_overtaken,
     tell_changed,
     tell_overtaken,
     tell_reused,
@@ -148,11 +149,13 @@ class Session:
         policy = retry if isinstance(retry, Retry) else None
         packed = Pack.of(pack, pack_slots)
         terms = Terms(bundle, policy, tags=check_tags(tags), pack=packed)
-        again = functools.partial(_may_replace, force, retry is not False)
         folder = new_batch()
         for generation in batch.generations:
             records = self._prepare(batch, generation, folder, terms)
             adopt_former(self.store, records)
+            # nothing is kept of an array whose files are another job's now
+            lost = self._overtaken(records, lambda old: old.status > Status.COMPLETED)
+            again = functools.partial(_may_replace, force, retry is not False, lost)
             try:
                 parents = batch.parents_among(generation, records)
                 handles = submit_records(self.engine, records, again, parents)
@@ -195,7 +198,10 @@ class Session:
         for generation in batch.generations:
             records = self._prepare(batch, generation, folder, terms)
             adopt_former(self.store, records)
-            winners = self.engine.hold(records, _comes_back)
+            # what the campaign parted with, and what others wrote over since, is run again
+            lost = self._overtaken(records, lambda old: not old.campaign)
+            again = functools.partial(_comes_back, lost)
+            winners = self.engine.hold(records, again)
             damaged = [
                 record.name
                 for record, winner in zip(records, winners, strict=True)
@@ -212,7 +218,11 @@ class Session:
                 assert winner is not None
                 batch.results[number] = AsyncResult(winner, self.engine)
                 batch.results[number].reused = winner.token != record.token
-        return Results(batch.results[number] for number in range(len(batch.jobs)))
+        results = Results(batch.results[number] for number in range(len(batch.jobs)))
+        reused = [result.record for result in results if result.reused]
+        fresh = [result.record for result in results if not result.reused]
+        tell_overtaken(self.store, reused, fresh)
+        return results
 
     def plan(
         self,
@@ -268,6 +278,17 @@ class Session:
             records.append(record)
         tell_shared(records)
         return records
+
+    def _overtaken(
+        self, records: Sequence[Record], is_meant: Callable[[Record], bool]
+    ) -> set[str]:
+        """Return the tokens of jobs that have ended and hold the keys of these, whose outputs later
+        jobs of their names may have written over.
+        """
+        keys = [record.key for record in records if record.output_patterns]
+        held = self.store.by_keys(keys).values() if keys else ()
+        ended = [record for record in held if record.finished and is_meant(record)]
+        return {record.token for record, _ in find_overtaken(self.store, ended)}
 
     def recover(self) -> None:
         """Finish the submissions that processes which are gone left open, once a session.
@@ -409,21 +430,29 @@ def close_default_sessions() -> None:
     default_engines.close()
 
 
-def _comes_back(old: Record, new: Record) -> bool:
+def _comes_back(lost: Collection[str], old: Record, new: Record) -> bool:
     """Say whether a job of a campaign is held once more: also one that the campaign parted with
-    before it was submitted.
+    before it was submitted, and one of those with the tokens ``lost``, whose outputs are gone.
     """
     has_parted = not old.campaign and old.job_id is None
     return old.yields_to(
-        new, retry=has_parted and old.task.reason is Reason.CANCELLED
+        new,
+        force=old.token in lost,
+        retry=has_parted and old.task.reason is Reason.CANCELLED,
     )
 
 
-def _may_replace(force: bool, retry: bool, old: Record, new: Record) -> bool:
-    """Say whether the record that holds a key makes room for a new submission."""
+def _may_replace(
+    force: bool, retry: bool, lost: Collection[str], old: Record, new: Record
+) -> bool:
+    """Say whether the record that holds a key makes room for a new submission.
+
+    Nothing is kept of the arrays with the tokens ``lost``, whose outputs are gone.
+    """
     if force and not old.finished:
         raise SubmissionError(
             f"job {old.name!r} ({old.job_id}) has not ended: "
             "cancel it before it is submitted again with force"
         )
-    return old.yields_to(new, force, retry)
+    is_anew = old.token in lost and old.makes_room(new, force, retry)
+    return old.yields_to(new, force or is_anew, retry)

@@ -32,6 +32,14 @@ class Calls:
         # of this process: step and word of each call, the places of the jobs that they made
         self._visited: set[tuple[str, str]] = set()
         self._made: set[str] = set()
+        self._expected: dict[str, tuple[str, frozenset[str]]] = {}  # by step
+
+    def expect(self, step: str, inputs: str, got: Sequence[Record]) -> bool:
+        """Note what the next call of a step will get; say whether that is news."""
+        if self._expected.get(step, ("",))[0] == inputs:
+            return False
+        self._expected[step] = inputs, frozenset(map(_place, got))
+        return True
 
     def made_by(self, call: Call) -> list[Record] | None:
         """Return the jobs that a call made; None for one that there was not."""
@@ -71,12 +79,12 @@ class Calls:
         return {key for _, _, entry in self._all() for key in entry["made"]}
 
     def replaced(self, step: str) -> tuple[list[Record], set[tuple[str, str]]]:
-        """Return the calls in whose places there are others now that a step is over, and the jobs
-        that they alone made.
+        """Return the calls in whose places there are others now that a step is over, or what it
+        gets next is known; and the jobs that they alone made.
 
-        Such a call of the step got some of the jobs that one of this process got, or made: as they
-        were before, for a function that was another, or where a loop ended elsewhere. So are calls
-        of any step that got what such a call made.
+        Such a call of the step got some of the jobs that one of this process got, will get, or
+        made: as they were before, for a function that was another, or where a loop ended elsewhere.
+        So are calls of any step that got what such a call made.
         """
         everything = {(name, word): entry for name, word, entry in self._all()}
         stays = [everything[one] for one in self._visited if one in everything]
@@ -90,6 +98,8 @@ class Calls:
             for place in everything[one]["of"]
         }
         lost |= self._made
+        if step in self._expected:
+            lost |= self._expected[step][1]
         names = {step}
         while found := {
             one: entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from clusterjob.campaign.calls import Calls
 from clusterjob.campaign.load import Load
 from clusterjob.campaign.memory import Memory
 from clusterjob.campaign.queue import Queue
-from clusterjob.engine import Cluster, new_batch
+from clusterjob.engine import Cluster, find_conflicts, new_batch
 from clusterjob.errors import ClusterJobError, StoreError, first_of
 from clusterjob.result import AsyncResult, parent_keys, renew
 from clusterjob.session import Session
@@ -42,6 +43,10 @@ class Driver:
         self._given: set[str] = set()  # keys of the jobs that the script has
         # those of them that were not compared yet with what was there before
         self._new: list[Record] = []
+        # jobs that others take the places of, which have not ended; by token
+        self._leaving: dict[str, Record] = {}
+        # tokens of jobs that may not go yet: others are at work in their places, or on their files
+        self._kept_back: set[str] = set()
 
     # -- its jobs ----------------------------------------------------------------------------------
 
@@ -117,6 +122,8 @@ class Driver:
 
     def _part_with(self, records: Sequence[Record]) -> None:
         """Let jobs that the script does not have be no part of the campaign any more."""
+        if not records:
+            return
         replaced = [record for record in records if record.key not in self._given]
         held = [record for record in replaced if record.is_held]
         if held:
@@ -127,14 +134,33 @@ class Driver:
                 first_of([repr(record.name) for record in held], 3),
             )
             self._drop([record.token for record in held], Reason.CANCELLED)
+        self._leaving.update({record.token: record for record in replaced})
+        self._see_off()
+        going = [item for item in replaced if item.token in self._leaving]
+        if going:
+            _log.warning(
+                "campaign %r: %s of an earlier version of the script have not ended; what takes "
+                "their places is submitted when they have ('clusterjob cancel' ends them)",
+                self.name,
+                first_of([f"{item.name!r} ({item.job_id})" for item in going], 3),
+            )
+
+    def _see_off(self) -> None:
+        """Let replaced jobs that have ended be no part of the campaign any more."""
 
         def leave(record: Record) -> bool:
-            if not record.finished:
+            if not record.finished or record.key in self._given:
                 return False
             record.campaign = ""
             return True
 
-        self.store.update(replaced, leave)
+        leaving = list(self.store.by_tokens(list(self._leaving)).values())
+        self.store.update(leaving, leave)
+        self._leaving = {
+            record.token: record
+            for record in leaving
+            if not record.finished and record.key not in self._given
+        }
 
     @functools.cached_property
     def _before(self) -> dict[tuple[str, str], list[str]]:
@@ -157,6 +183,8 @@ class Driver:
         self.part_with_replaced()
         for cluster in self._known_clusters():
             cluster.refresh(everyone=True)
+        if self._leaving:
+            self._see_off()
         self.let_go()
 
     def let_go(self) -> None:
@@ -191,14 +219,19 @@ class Driver:
 
     def _release(self) -> None:
         """Let jobs go until there is no more room; with a job its children become ready."""
+        self._kept_back.clear()
         while self.queue.ready:
             room = self._room()
-            if room <= 0:
+            ready = (
+                token for token in self.queue.ready if token not in self._kept_back
+            )
+            tokens = list(itertools.islice(ready, max(0, min(room, _PORTION))))
+            if not tokens:
                 return
-            tokens = list(self.queue.ready)[: min(room, _PORTION)]
+            kept_back = len(self._kept_back)
             gone = self._let_go(tokens)
             self._settle()
-            if not gone:
+            if not gone and len(self._kept_back) == kept_back:
                 return
 
     def _room(self) -> int:
@@ -225,7 +258,8 @@ class Driver:
         gone = [token for token in tokens if token not in records]
         # another process may have let them go
         gone += [record.token for record in in_order if not record.is_held]
-        for cluster, members in self._choose(in_order).items():
+        free = self._without_occupied(in_order)
+        for cluster, members in self._choose(free).items():
             self._clusters[cluster.jobs.cluster_id] = cluster
             tracked = [cluster.track(record) for record in members]
             alone = self._alone(cluster, tracked)
@@ -238,6 +272,23 @@ class Driver:
             gone += [record.token for record in tracked if not record.is_held]
         self.queue.forget(gone)
         return len(gone)
+
+    def _without_occupied(self, records: Sequence[Record]) -> list[Record]:
+        """Return the jobs that may go now: others are at work neither in their places nor on their
+        files. The rest is kept back.
+        """
+        places = {(item.name, item.workdir) for item in self._leaving.values()}
+        kept_back = {
+            record.token
+            for record in records
+            if record.is_held and (record.name, record.workdir) in places
+        }
+        rest = [record for record in records if record.token not in kept_back]
+        kept_back.update(
+            item.token for _, item, _ in find_conflicts(self.store, rest)
+        )
+        self._kept_back |= kept_back
+        return [record for record in rest if record.token not in kept_back]
 
     def _choose(self, records: Sequence[Record]) -> dict[Cluster, list[Record]]:
         """Return where jobs go now: to a cluster that answers, that has room for more, and of these

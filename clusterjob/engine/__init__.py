@@ -2,7 +2,7 @@
 
 from clusterjob.engine.bundles import element_id, note_id, pack_id, why_alone
 from clusterjob.engine.cluster import Cluster
-from clusterjob.engine.conflicts import tell_shared
+from clusterjob.engine.conflicts import find_conflicts, tell_shared
 from clusterjob.engine.defaults import default_engines
 from clusterjob.engine.engine import Batch, Engine
 from clusterjob.engine.job_files import RUNS, new_batch, render_by_hand, render_record
@@ -21,6 +21,7 @@ __all__ = [
     "Scheduler",
     "default_engines",
     "element_id",
+    "find_conflicts",
     "find_submissions",
     "heartbeats",
     "is_abandoned",

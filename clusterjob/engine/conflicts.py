@@ -23,23 +23,40 @@ def check_conflicts(store: Store, records: Sequence[Record]) -> None:
 
     Raises :class:`RenderError`.
     """
+    for path, record, owner in find_conflicts(store, records):
+        whose = f"{owner.name} ({owner.job_id})" if owner.job_id else owner.name
+        raise RenderError(
+            f"{path} would be changed by job {record.name!r} while job {whose!r}, which was "
+            "submitted with other contents, has not finished. Give one of them another workdir or "
+            "another file name"
+        )
+
+
+def find_conflicts(
+    store: Store, records: Sequence[Record]
+) -> Iterator[tuple[str, Record, Record]]:
+    """Yield files that would be changed under a job that has not finished: the file, the record
+    whose contents are other ones, and that of the job.
+    """
     # host and path: what tells the contents, and whose they are
     wanted: dict[tuple[str, str], tuple[str, Record]] = {}
     for record in records:
         for path, content in _files_of(record):
             first, owner = wanted.setdefault((record.host, path), (content, record))
             if first != content and owner.key != record.key:
-                raise _conflict(path, owner.name, record.name)
+                yield path, record, owner
     if not wanted:
         return
     for live in store.select(statuses=[Status.PENDING, Status.RUNNING]):
+        if live.is_held:
+            continue
         for path, content in _files_of(live):
             found = wanted.get((live.host, path))
             if found is None:
                 continue
             new, record = found
             if new != content and record.key != live.key:
-                raise _conflict(path, f"{live.name} ({live.job_id})", record.name)
+                yield path, record, live
 
 
 def tell_shared(records: Sequence[Record]) -> None:
@@ -80,10 +97,3 @@ def _files_of(record: Record) -> Iterator[tuple[str, str]]:
     yield from record.spec.target_paths(record.workdir).items()
     if record.spec.filename:
         yield os.path.join(record.workdir, record.spec.filename), f"key:{record.key}"
-
-
-def _conflict(path: str, first: str, second: str) -> RenderError:
-    return RenderError(
-        f"{path} would be changed by job {second!r} while job {first!r}, which was submitted with "
-        "other contents, has not finished. Give one of them another workdir or another file name"
-    )

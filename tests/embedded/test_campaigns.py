@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -676,3 +677,93 @@ def test_what_was_retried_is_not_repeated_by_the_script() -> None:
     for _ in range(2):
         assert drive() == "4 COMPLETED\n"
         assert [Path(f"n_{n}").read_text() for n in (1, 2, 3)] == ["x\n"] * 3
+
+
+def test_a_job_waits_for_the_one_that_it_takes_the_place_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def make(factor: int) -> tuple[Campaign, Results]:
+        campaign = Campaign("over")
+        body = f"until [ -e go ]; do sleep 0.1; done; cat in; echo {factor} > v"
+        files: dict[str, Any] = {
+            "inputs": ["in"],
+            "outputs": ["v"],
+            "workdir": "there",
+        }
+        return campaign, campaign.add([JobScript(body, "e", **files)])
+
+    Path("in").write_text("first\n")
+    campaign, old = make(1)
+    campaign.step()
+    Path("in").write_text("second\n")
+    campaign, new = make(100)
+    campaign.add(JobScript("true", "free"))
+    with caplog.at_level("WARNING"):
+        campaign.step()
+    assert f"'e' ({old[0].job_id}) of an earlier version" in caplog.text
+    deadline = time.monotonic() + 20
+    while campaign.step().counts.get(Status.COMPLETED) != 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert new[0].job_id is None
+    Path("there/go").touch()
+    assert campaign.run(timeout=60).counts == {Status.COMPLETED: 2}
+    assert Path("there/v").read_text() == "100\n"
+    assert (old[0].stdout(), new[0].stdout()) == ("first\n", "second\n")
+    # back to what it was: its output is that of another now, so it runs again
+    Path("in").write_text("first\n")
+    campaign, back = make(1)
+    assert campaign.run(timeout=60).is_complete
+    assert Path("there/v").read_text() == "1\n"
+    assert back[0].job_id != old[0].job_id
+
+
+def test_what_is_back_and_was_written_over_by_nobody_is_not_repeated() -> None:
+    def make(word: str) -> list[str | None]:
+        campaign = Campaign("back")
+        results = campaign.add(JobScript(f"echo {word}", "a"))
+        assert campaign.run(timeout=60).is_complete
+        assert [result.stdout() for result in results] == [f"{word}\n"]
+        return [result.job_id for result in results]
+
+    first, _, third = make("one"), make("two"), make("one")
+    assert first == third
+
+
+def test_jobs_on_the_same_file_with_other_contents_go_one_after_the_other() -> None:
+    campaign = Campaign("apart")
+    for word in ("one", "two"):
+        Path(f"{word}.in").write_text(word)
+        campaign.add(
+            JobScript("sleep 1; cat data", word, inputs=[(f"{word}.in", "data")])
+        )
+    assert campaign.run(timeout=60).is_complete
+    assert {result.name: result.stdout() for result in campaign.results} == {
+        "one": "one",
+        "two": "two",
+    }
+
+
+def test_what_was_made_of_other_inputs_is_no_result_of_these() -> None:
+    def make(body: str) -> Campaign:
+        campaign = Campaign("half")
+        runs = campaign.add(sweep(JobScript(body, "w"), x=[1, 2]))
+
+        @campaign.step(after=runs)
+        def total(results: Results) -> JobScript:
+            return JobScript(
+                f"echo {sum(int(item.stdout()) for item in results)}", "t"
+            )
+
+        campaign.run(timeout=60)
+        return campaign
+
+    assert sorted(item.name for item in make("echo {{ x }}").results) == [
+        "t",
+        "w_x1",
+        "w_x2",
+    ]
+    failed = make("[ {{ x }} = 1 ] || exit 3; echo {{ x }}00")
+    assert sorted(item.name for item in failed.results) == ["w_x1", "w_x2"]
+    (back,) = (item for item in make("echo {{ x }}").results if item.name == "t")
+    assert back.stdout() == "3\n"

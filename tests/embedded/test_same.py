@@ -438,3 +438,17 @@ def test_a_plan_compares_with_the_job_beside_it_and_tells_what_it_waits_for() ->
     submit(then, after=first).wait(30)
     (step,) = plan(then, after=afterany(first))
     assert "comes after: 'first' is now 'first (afterany)'" in step.differences
+
+
+def test_nothing_is_kept_of_an_array_that_another_one_has_written_over() -> None:
+    def run_with(factor: int) -> list[str]:
+        body = f"[ $n != 2 ] || [ -e ok ] || exit 4; echo $((n * {factor})) > val_$n"
+        job = JobScript(body, "values", outputs=["val_*"])
+        array = job.submit_array([{"n": n} for n in (1, 2, 3)])
+        array.wait(30)
+        return [Path(f"val_{n}").read_text().strip() for n in (1, 2, 3) if n != 2]
+
+    assert run_with(1) == ["1", "3"]
+    Path("ok").touch()
+    assert run_with(10) == ["10", "30"]
+    assert run_with(1) == ["1", "3"]
