@@ -184,12 +184,14 @@ class Session:
         pack_slots: int = 1,
         retry: Retry | None = None,
         tags: Iterable[str] = (),
+        see: Callable[[Store, str, Sequence[Record]], None] | None = None,
     ) -> Results:
         """Write jobs of a campaign down, to be submitted when it lets them go; return the results.
 
         One that completed or is on its way is not submitted again; one that failed or was cancelled
         stays what it is, until the campaign is told to retry it. The arguments are those of
-        :meth:`submit`. Raises :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
+        :meth:`submit`; ``see`` is shown store, campaign and records before anything is written.
+        Raises :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
         """
         batch = Batch.of(jobs, cache_ids, after)
         packed = Pack.of(pack, pack_slots)
@@ -198,6 +200,8 @@ class Session:
         for generation in batch.generations:
             records = self._prepare(batch, generation, folder, terms)
             adopt_former(self.store, records)
+            if see is not None:
+                see(self.store, campaign, records)
             # what the campaign parted with, and what others wrote over since, is run again
             lost = self._overtaken(records, lambda old: not old.campaign)
             again = functools.partial(_comes_back, lost)

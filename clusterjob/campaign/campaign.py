@@ -13,7 +13,13 @@ from typing import Any, NamedTuple, overload
 from clusterjob.batch import After
 from clusterjob.campaign.calls import Call
 from clusterjob.campaign.driver import Driver
-from clusterjob.campaign.places import JobAnywhere, Profiles, read_places, weights_of
+from clusterjob.campaign.places import (
+    JobAnywhere,
+    Profiles,
+    read_places,
+    take_keys_of_known,
+    weights_of,
+)
 from clusterjob.campaign.steps import (
     Step,
     StepFunction,
@@ -177,6 +183,7 @@ class Campaign:
                 pack=pack,
                 pack_slots=pack_slots,
                 tags=tags,
+                see=take_keys_of_known if self.places else None,
             )
             self._driver.add(held)
             found += held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from clusterjob.errors import (
 )
 from clusterjob.script import JobScript
 from clusterjob.status import Dependency
-from clusterjob.store import Record
+from clusterjob.store import Record, Store
 from clusterjob.terms import Terms
 
 # paths of profiles; a mapping gives each a weight
@@ -109,6 +110,53 @@ class JobAnywhere:
                 f"job {name!r} fits nowhere:\n  " + "\n  ".join(reasons)
             )
         first = found[0]
-        others = (record.place() for record in found[1:])
+        keys = json.dumps({record.cluster_id: record.key for record in found})
+        others = ({**record.place(), "keys": keys} for record in found[1:])
         first.elsewhere = (*first.elsewhere, *others)
         return first
+
+
+def take_keys_of_known(
+    store: Store, campaign: str, records: Sequence[Record]
+) -> None:
+    """Give jobs of a campaign the keys that they had with other profiles.
+
+    They are the same where they would be on the cluster that the earlier one went to, or, where
+    that is none of the profiles any more, on another that both may go to.
+    """
+    known = store.by_keys([record.key for record in records])
+    new = [record for record in records if record.key not in known]
+    if not new or not any(store.campaign_counts(campaign).values()):
+        return
+    names = {record.name for record in new}
+    tokens = [
+        item.token
+        for item in store.listed()
+        if item.campaign == campaign and item.name in names
+    ]
+    earlier: dict[str, list[Record]] = {}
+    for record in store.by_tokens(tokens).values():
+        if not record.is_held:  # it goes by the profiles of now
+            earlier.setdefault(record.name, []).append(record)
+    for record in new:
+        candidates = earlier.get(record.name, [])
+        for old in candidates:
+            if _is_same(old, record):
+                record.key = old.key
+                candidates.remove(old)
+                break
+
+
+def _is_same(old: Record, new: Record) -> bool:
+    before, now = _keys_by_cluster(old), _keys_by_cluster(new)
+    if old.cluster_id in now:
+        return before.get(old.cluster_id) == now[old.cluster_id]
+    return any(before.get(cluster) == key for cluster, key in now.items())
+
+
+def _keys_by_cluster(record: Record) -> dict[str, str]:
+    """Return the keys that a job has on each cluster that it may go to."""
+    for place in record.elsewhere:
+        if "keys" in place:
+            return dict(json.loads(place["keys"]))
+    return {record.cluster_id: record.key}

@@ -476,6 +476,8 @@ class Record(_Referable):
         others = [item for item in self.elsewhere if item is not wanted]
         # where it failed it does not go back
         here = [] if profile else [self.place()]
+        if "keys" in wanted:
+            here = [{**item, "keys": wanted["keys"]} for item in here]
         self.elsewhere = (*others, *here)
         self.spec_json, self._spec = wanted["spec"], None
         self.backend, self.host = wanted["backend"], wanted["host"]

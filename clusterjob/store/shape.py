@@ -170,7 +170,8 @@ def _are_places(values: Sequence[Any]) -> bool:
     names = {"spec", "backend", "host", "workdir", "folder", "cluster"}
     if not _have_types(places, dict):
         return False
-    are_whole = all(set(place) - {"profile"} == names for place in places)
+    may_be = {"profile", "keys"}
+    are_whole = all(set(place) - may_be == names for place in places)
     return are_whole and _have_types(_flat_values(places), str)
 
 

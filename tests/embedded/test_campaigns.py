@@ -243,11 +243,13 @@ def test_at_a_terminal() -> None:
 # -- more than one cluster -------------------------------------------------------------------------
 
 
-def profile(name: str, *, limits: str = "", commands: str = "") -> str:
+def profile(
+    name: str, *, limits: str = "", commands: str = "", attributes: str = ""
+) -> str:
     """Write a profile of a cluster of its own: the embedded scheduler, told apart by its limits."""
     number = len(list(Path().glob("*.ini"))) + 1
     Path(f"{name}.ini").write_text(
-        f"[Attributes]\nbackend = local\n[Limits]\nfirst_poll = 0.05{number}\n"
+        f"[Attributes]\nbackend = local\n{attributes}\n[Limits]\nfirst_poll = 0.05{number}\n"
         f"poll_interval = 0.2\n{limits}\n[Commands]\n{commands}\n"
     )
     return f"{name}.ini"
@@ -767,3 +769,29 @@ def test_what_was_made_of_other_inputs_is_no_result_of_these() -> None:
     assert sorted(item.name for item in failed.results) == ["w_x1", "w_x2"]
     (back,) = (item for item in make("echo {{ x }}").results if item.name == "t")
     assert back.stdout() == "3\n"
+
+
+def test_other_profiles_repeat_nothing_that_is_the_same_there() -> None:
+    for name in ("one", "two"):
+        profile(name, attributes=f"rootdir = {Path.cwd()}/{name}")
+
+    def drive(*profiles: str) -> None:
+        campaign = Campaign("moved", profiles=profiles)
+        sign = f">> {Path.cwd()}/ledger"
+        first = campaign.add(
+            sweep(JobScript(f"echo {{{{ n }}}} {sign}", "j"), n=range(4))
+        )
+        campaign.add(JobScript(f"echo last {sign}", "l"), after=first)
+        assert campaign.run(timeout=60).is_complete
+
+    drive("one.ini", "two.ini")
+    folders = {folder for folder in ("one", "two") if Path(folder).exists()}
+    for profiles in (["two"], ["one"], ["two", "one"], ["one", "two"]):
+        drive(*(f"{name}.ini" for name in profiles))
+    assert folders == {"one", "two"}
+    assert sorted(ledger()) == ["0", "1", "2", "3", "last"]
+    # another number of cores is another job
+    with open("two.ini", "a") as file:
+        file.write("[Resources]\nppn = 2\n")
+    drive("two.ini")
+    assert len(ledger()) > 5
