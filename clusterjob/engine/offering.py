@@ -22,6 +22,7 @@ from clusterjob.status import Status
 from clusterjob.store import Phase, Record, Store
 
 _log = logging.getLogger(__name__)
+_NO_COMMAND = (126, 127)  # exit codes of a shell: not executable, not found
 _SMALLER = 8  # an array that was refused is offered again in as many parts
 
 
@@ -194,6 +195,11 @@ class _Notes:
         backend = self.scheduler.backend
         is_limit = backend.matches(ErrorKind.LIMIT, receipt.words)
         is_later = is_limit or backend.matches(ErrorKind.RETRY, receipt.words)
+        # a job that was accepted before, or waited for its turn, is not lost for a shell that has
+        # not the scheduler's commands
+        has_waited = record.attempt > 1 or bool(record.campaign)
+        if has_waited and receipt.exit_code in _NO_COMMAND:
+            is_later = True
         _, token = record.submission
         is_array = self.sizes.get(token, 1) > 1
         if is_limit and is_array and not self.has_accepted:
@@ -206,8 +212,15 @@ class _Notes:
             record.phase = Phase.DEFERRED
             record.retry_at = time.time() + backend.limits.retry_wait
             record.task.words = receipt.words
+            _tell_deferred(backend.title, shorten(receipt.words.replace("\n", " ")))
         else:
             found.refused.append(Refusal(record, receipt.words))
+
+
+@functools.lru_cache
+def _tell_deferred(title: str, words: str) -> None:
+    """Say in the log, once a process, that jobs wait because a scheduler took none now."""
+    _log.warning("%s took no job now, and is asked again: %s", title, words)
 
 
 def accept(scheduler: Scheduler, record: Record, receipt: Receipt) -> None:
