@@ -13,8 +13,8 @@ class Attempt(NamedTuple):
     """One of several attempts of a job: see :class:`Retry`.
 
     ``tasks`` are the elements of an array, of an attempt that is over those that failed; else None.
-    ``resources`` are those that are not as they were asked for at first, ``stdout`` and ``stderr``
-    the paths of its logs (a log that the user named is written anew by each attempt).
+    ``resources`` are those that it asked for, ``stdout`` and ``stderr`` the paths of its logs (a
+    log that the user named is written anew by each attempt).
     """
 
     number: int
@@ -34,7 +34,7 @@ def present_attempt(record: Record, stdout: str, stderr: str) -> Attempt:
         record.full_job_id,
         record.task,
         tasks,
-        dict(record.changed),
+        {**record.spec.resources, **record.changed},
         stdout,
         stderr,
     )
@@ -57,7 +57,7 @@ def _past(record: Record, entry: Mapping[str, Any]) -> Attempt:
         entry["job_id"],
         Task.from_json({**entry["task"]}) if "task" in entry else first,
         tasks or None,
-        dict(entry["changed"]),
+        {**record.spec.resources, **entry["changed"]},
         attempt_log_path(record, "stdout", number, folder),
         attempt_log_path(record, "stderr", number, folder),
     )

@@ -55,6 +55,10 @@ class Batch:
         members = _check_jobs(jobs)
         ids: list[str | None] = [None] * len(members)
         if cache_ids is not None:
+            if isinstance(cache_ids, str):
+                raise SettingsError(
+                    f"cache_ids = {cache_ids!r}: expected a list, an id or None for each job"
+                )
             ids = list(cache_ids)
         if len(ids) != len(members):
             raise SettingsError(

@@ -6,20 +6,26 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, timedelta
 from numbers import Number
+from operator import attrgetter, itemgetter, methodcaller
 from pathlib import Path, PurePath
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 _PLAIN = (type(None), Number, str, bytes, range, PurePath, date, timedelta)
 # folders of what was installed, in Python's and in Debian's own words
 _INSTALLED = {"site-packages", "dist-packages"}
 # of a class, what Python itself puts there
-_NO_PART = {"__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__"}
+_NO_PART = {
+    *("__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__"),
+    "__static_attributes__",
+}
 
 
 def code_digest(function: Callable[..., object]) -> str:
@@ -66,8 +72,17 @@ def _parts(value: Any) -> Iterable[object]:
         return value.co_code, value.co_names, value.co_varnames, value.co_consts
     if isinstance(value, Mapping):
         return value.items()
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, deque)):
         return value
+    if isinstance(value, (classmethod, staticmethod)):
+        return (value.__func__,)
+    if isinstance(value, re.Pattern):
+        return value.pattern, value.flags
+    if isinstance(value, (itemgetter, attrgetter, methodcaller)):
+        return (repr(value),)
+    # argparse's too, which is not imported for this
+    if isinstance(value, SimpleNamespace) or type(value).__name__ == "Namespace":
+        return list(vars(value).items())
     if isinstance(value, AbstractSet):
         return sorted(map(repr, value))
     if isinstance(value, ModuleType) or _is_of_a_library(value):
@@ -81,6 +96,8 @@ def _parts(value: Any) -> Iterable[object]:
 
 def _parts_of_function(function: FunctionType) -> Iterator[object]:
     yield function.__code__
+    # what it wraps, the kinds of a generic function
+    yield from (part for _, part in _own_parts(function))
     yield function.__defaults__
     yield function.__kwdefaults__
     for cell in function.__closure__ or ():
@@ -107,7 +124,12 @@ def _names_in(code: CodeType) -> Iterator[str]:
 
 def _own_parts(value: object) -> list[tuple[str, object]]:
     """Return what was put into a class or an instance."""
-    own = getattr(value, "__dict__", {})
+    own = dict(getattr(value, "__dict__", {}))
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(value, name):
+                own[name] = getattr(value, name)
     return [(name, part) for name, part in own.items() if name not in _NO_PART]
 
 
@@ -117,6 +139,10 @@ def _values_of(value: object) -> Iterable[object]:
     """
     if isinstance(value, (type, FunctionType, ModuleType)):
         return ()
+    if isinstance(value, functools.cached_property):
+        return (value.func,)
+    if isinstance(value, property):
+        return value.fget, value.fset
     if hasattr(value, "prepare"):
         return _own_parts(value)
     if dataclasses.is_dataclass(value) and type(value).__eq__ is not object.__eq__:

@@ -64,6 +64,11 @@ class Retry:
                 raise SettingsError(
                     f"Retry: {name} = {count!r}; expected a whole number from 0 on"
                 )
+        if not isinstance(self.exit_codes, Mapping):
+            raise SettingsError(
+                f"Retry: exit_codes = {self.exit_codes!r}; expected changes by exit code: "
+                "{75: {}}"
+            )
         for name, changes in self._changes():
             _check_changes(name, changes)
         for code in self.exit_codes:
@@ -157,6 +162,10 @@ def _check_changes(where: str, changes: object) -> None:
                 raise SettingsError(
                     f"Retry: {where}: profile = {value!r}; expected the path of a profile"
                 )
+        elif name in ("array", "jobname"):
+            raise SettingsError(
+                f"Retry: {where}: {name} says which job it is, and cannot be another one"
+            )
         elif is_factor(name, value):
             if not (math.isfinite(value) and value >= 1):
                 raise SettingsError(

@@ -224,6 +224,8 @@ class JobScript(metaclass=JobScriptType):
     ) -> None:
         """Set everything: what a script's directives say, the defaults over it, then the rest."""
         own = self.__dict__
+        if not isinstance(native.body, str):
+            raise SettingsError(f"a body is a text, not {native.body!r}")
         own["body"], own["verbatim"] = native.body, verbatim
         own["_native"], own["_retry"], own["_rows"] = native, None, ()
         own["aux_scripts"] = dict(aux_scripts or {})
@@ -417,7 +419,7 @@ class JobScript(metaclass=JobScriptType):
     def __setattr__(self, name: str, value: object) -> None:
         check_gone(name)
         if name in ATTRIBUTES:
-            self.attributes[name] = value  # type: ignore[assignment]  # checked when it is used
+            self.attributes[name] = _attribute(name, value)  # type: ignore[assignment]
             self.__dict__["_said"] = self._said | {name}
         elif name in COMMON_RESOURCES:
             self.set_resource(name, value)
@@ -679,6 +681,15 @@ def default_session() -> Session:
     Its store is ``JobScript.cache_folder``, else the one that is found: see :class:`Session`.
     """
     return open_default_session(JobScript.cache_folder)
+
+
+def _attribute(name: str, value: object) -> str | bool | None:
+    """Return the value of an attribute as it is kept; what it means is checked when it is used."""
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    raise SettingsError(f"{name} = {value!r}: expected a text")
 
 
 def submit(

@@ -33,7 +33,7 @@ from clusterjob.selection import (
 )
 from clusterjob.status import Reason, Status
 from clusterjob.store import Listed, Record, Store, open_store
-from clusterjob.terms import Terms, check_tags
+from clusterjob.terms import Terms, check_retry, check_switch, check_tags
 from clusterjob.transport import Connections
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ class Session:
         handles of the others. Raises :class:`SettingsError`, :class:`RenderError`,
         :class:`StoreError`.
         """
+        check_switch("force", force)
+        check_retry(retry)
         batch = Batch.of(jobs, cache_ids, after)
         self.recover()
         for parent in batch.earlier_parents():
@@ -193,6 +195,7 @@ class Session:
         :meth:`submit`; ``see`` is shown store, campaign and records before anything is written.
         Raises :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
         """
+        check_retry(True if retry is None else retry)
         batch = Batch.of(jobs, cache_ids, after)
         packed = Pack.of(pack, pack_slots)
         terms = Terms(bundle, retry, campaign, check_tags(tags), packed)
@@ -202,31 +205,34 @@ class Session:
             adopt_former(self.store, records)
             if see is not None:
                 see(self.store, campaign, records)
-            # what the campaign parted with, and what others wrote over since, is run again
-            lost = self._overtaken(records, lambda old: not old.campaign)
-            again = functools.partial(_comes_back, lost)
-            winners = self.engine.hold(records, again)
-            damaged = [
-                record.name
-                for record, winner in zip(records, winners, strict=True)
-                if winner is None
-            ]
-            if damaged:
-                raise SubmissionError(
-                    f"the record of job {damaged[0]!r} in the store is damaged: see "
-                    "'clusterjob doctor'"
-                )
+            winners = self._write_down(records)
             for number, record, winner in zip(
                 generation, records, winners, strict=True
             ):
-                assert winner is not None
                 batch.results[number] = AsyncResult(winner, self.engine)
                 batch.results[number].reused = winner.token != record.token
         results = Results(batch.results[number] for number in range(len(batch.jobs)))
         reused = [result.record for result in results if result.reused]
         fresh = [result.record for result in results if not result.reused]
         tell_overtaken(self.store, reused, fresh)
+        # others would have to be asked
+        here = [record for record in reused if not record.host]
+        tell_changed(self.engine.changed_programs(here))
         return results
+
+    def _write_down(self, records: Sequence[Record]) -> list[Record]:
+        """Hold jobs of a campaign; return who holds their keys."""
+        # what the campaign parted with, and what others wrote over since, is run again
+        lost = self._overtaken(records, lambda old: not old.campaign)
+        again = functools.partial(_comes_back, lost)
+        winners = self.engine.hold(records, again)
+        for record, winner in zip(records, winners, strict=True):
+            if winner is None:
+                raise SubmissionError(
+                    f"the record of job {record.name!r} in the store is damaged: see "
+                    "'clusterjob doctor'"
+                )
+        return [winner for winner in winners if winner is not None]
 
     def plan(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,10 @@ from clusterjob.plain_files import expand
 from clusterjob.script import JobScript
 
 _LONGEST_NAME = 80  # characters of a job's name
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_NUMBER = re.compile(
+    rf"(?:{_WHOLE.pattern}(?:\.[0-9]+)?|-?\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+)
 _ODD = re.compile(r"[^A-Za-z0-9_.+-]+")
 
 Row: TypeAlias = Mapping[str, object]
@@ -43,8 +48,8 @@ def sweep(
 
     ``values`` are lists, and the rows all their combinations (the last one changes fastest); with
     ``zipped`` the first of each, the second of each, and so on. ``rows`` are mappings from names to
-    values, the path of a CSV file with a header (whose values are numbers where they are written as
-    Python writes them), or a data frame; each is combined with ``values``. A name may be a
+    values, the path of a CSV file with a header (``0.10`` and ``1e-3`` in it are numbers, ``05`` is
+    text), or a data frame; each is combined with ``values``. A name may be a
     parameter of the body, an attribute or a resource: ``ppn=[1, 2, 4]``. Templates may also stand
     in ``workdir``, ``stdout``, ``stderr``, ``inputs`` and ``outputs``: ``workdir="T{{ T }}"``.
 
@@ -159,15 +164,16 @@ def read_csv(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def parse_value(text: str) -> object:
-    """Return the number that a text is, else the text; 007, 1.50 and nan stay what they are."""
-    for kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            continue
-        if str(value) == text and text not in ("nan", "inf", "-inf"):
-            return value
-    return text
+    """Return the number that a text is, else the text.
+
+    ``0.10`` and ``1e-3`` are numbers; ``007``, ``1_000``, ``+5`` and ``nan`` stay what they are.
+    """
+    if not _NUMBER.fullmatch(text):
+        return text
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    value = float(text)
+    return value if math.isfinite(value) else text
 
 
 def _vary(job: JobScript, row: Row) -> JobScript:

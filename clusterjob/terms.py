@@ -36,10 +36,25 @@ class Terms:
         return {} if self.pack is None else self.pack.to_json()
 
     def __post_init__(self) -> None:
+        check_switch("bundle", self.bundle)
         if self.pack is not None and not self.bundle:
             raise SettingsError(
                 "pack and bundle=False: a pack is jobs that go together"
             )
+
+
+def check_switch(name: str, value: object) -> None:
+    """Refuse what is neither True nor False: a text like "no" would be true."""
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} = {value!r}: expected True or False")
+
+
+def check_retry(retry: object) -> None:
+    """Refuse what are no rules of retries."""
+    if not isinstance(retry, (bool, Retry)):
+        raise SettingsError(
+            f"retry = {retry!r}: expected True, False, or rules: Retry(times=3)"
+        )
 
 
 def check_tags(tags: object) -> tuple[str, ...]:

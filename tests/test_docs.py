@@ -108,4 +108,4 @@ def test_the_examples_about_many_jobs_run(tmp_path: Path) -> None:
     )
     assert order + "('alarm', 'cancelled')]" in done.stdout.lower()
     assert "6 COMPLETED" in lines[-1]
-    assert "{'time': 900}" in done.stdout
+    assert "'time': 900" in done.stdout

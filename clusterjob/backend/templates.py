@@ -56,7 +56,7 @@ def _environment(comments: bool = False) -> jinja2.Environment:
         comment_start_string="{#" if comments else "{=#",
         comment_end_string="#}" if comments else "#=}",
     )
-    environment.filters["sh"] = shlex.quote
+    environment.filters["sh"] = lambda value: shlex.quote(str(value))
     environment.filters["indices"] = _indices
     for converter in (
         units.clock,

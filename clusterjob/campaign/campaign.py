@@ -37,6 +37,7 @@ from clusterjob.retry import Retry
 from clusterjob.script import JobScript, default_session
 from clusterjob.session import Session
 from clusterjob.status import Status
+from clusterjob.terms import check_retry, check_switch
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[^\s/\\\x00-\x1f][^/\\\x00-\x1f]*")
@@ -120,6 +121,13 @@ class Campaign:
                 f"{name!r} is no name for a campaign: expected one line of text without slashes"
             )
         self.name = name
+        check_switch("stop_on_failure", stop_on_failure)
+        if retry is not None:
+            check_retry(retry)
+        if session is not None and not isinstance(session, Session):
+            raise SettingsError(f"session = {session!r}: expected a Session")
+        if on_state is not None and not callable(on_state):
+            raise SettingsError(f"on_state = {on_state!r}: expected a function")
         self.session = session or default_session()
         self.retry_rules = retry
         self.places = [] if profiles is None else read_places(profiles)
@@ -131,7 +139,7 @@ class Campaign:
                 raise SettingsError(f"{key} = {value!r}; expected a number from 1 on")
         self._settings: dict[str, Any] = {
             **limits,
-            "stop_on_failure": bool(stop_on_failure),
+            "stop_on_failure": stop_on_failure,
             "weights": weights_of(self.places),
         }
         self._driver = Driver(self.session, name, self._settings)
@@ -234,6 +242,10 @@ class Campaign:
         becomes a :class:`Step`, which others can come after.
         """
         if after is None:
+            if loop or name is not None:
+                raise SettingsError(
+                    "a function's step comes after results or steps: say which, step(after=...)"
+                )
             return self._step()
         items = inputs_in(after)
 
@@ -353,7 +365,8 @@ class Campaign:
             return Results(AsyncResult(item, self.session.engine) for item in known)
         if known is None and calls.know_other_code(call):
             changed = ["its function"]
-        if changed:
+        if changed and not step.was_told:
+            step.was_told = True
             _log.warning(
                 "step %r is called again: %s was changed",
                 step.name,

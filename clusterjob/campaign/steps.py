@@ -41,6 +41,9 @@ class Step:
     latest: Results = field(default_factory=Results)  # of its last call that made any
     calls: int = 0
     is_over: bool = False  # it makes no more jobs
+    was_told: bool = (
+        False  # that its function is called again, because something was changed
+    )
     _had: set[str] = field(default_factory=set)  # the inputs of its calls
 
     @functools.cached_property

@@ -32,6 +32,7 @@ from clusterjob.cli.selecting import (
     words_given,
 )
 from clusterjob.errors import JobNotFoundError
+from clusterjob.result import AsyncResult
 from clusterjob.script import submit as submit_jobs
 from clusterjob.units import parse_time
 
@@ -92,7 +93,7 @@ def submit(
     if as_json:
         print_json(describe(result))
     else:
-        echo(result.job_id or f"{result.key[:10]} (waits: {result.words})")
+        echo(_id_or_why(result))
     if wait:
         if not as_json:
             echo(result.explain(), err=True)
@@ -160,9 +161,10 @@ def cancel(jobs: Sequence[str], **options: Unpack[SelectionOptions]) -> None:
 def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
     """Wait until jobs have ended.
 
-    Exit code 0: all completed; 1: one did not; 3: the timeout came first.
+    JOB may be - for ids on standard input. Exit code 0: all completed; 1: one did not; 3: the
+    timeout came first.
     """
-    results = find_jobs(jobs)
+    results = find_jobs(words_given(jobs))
     results.wait(None if timeout is None else parse_time(timeout))
     if as_json:
         print_json_rows(describe(result) for result in results)
@@ -185,7 +187,7 @@ def resubmit(jobs: Sequence[str], **options: Unpack[SelectionOptions]) -> None:
     if unknown:
         _exit_with(unknown)
     for result in found.resubmit():
-        echo(result.job_id or f"{result.key[:10]} (waits: {result.words})")
+        echo(_id_or_why(result))
 
 
 @click.command()
@@ -205,7 +207,13 @@ def retry(jobs: Sequence[str], **options: Unpack[SelectionOptions]) -> None:
             status = new.record.status.name
             echo(f"{old.job_id or old.key[:10]} {old.name}: it is {status}", err=True)
         else:
-            echo(new.job_id or f"{new.key[:10]} (waits: {new.words})")
+            echo(_id_or_why(new))
+
+
+def _id_or_why(result: AsyncResult) -> str:
+    """Return the id of a job, or why it has none yet."""
+    why = result.words or "another process is submitting it"
+    return result.job_id or f"{result.key[:10]} (waits: {why})"
 
 
 def _exit_with(unknown: Sequence[JobNotFoundError]) -> NoReturn:

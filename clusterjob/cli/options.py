@@ -112,7 +112,7 @@ def make_job(options: ScriptOptions) -> JobScript:
         dialect=dialect,
         inputs=options["inputs"],
         outputs=options["outputs"],
-        params=dict(map(split_pair, options["params"])),
+        params=read_pairs(options["params"]),
         verbatim=options["verbatim"],
         **settings,
     )
@@ -129,6 +129,19 @@ def make_job(options: ScriptOptions) -> JobScript:
     for option in job.left_out:
         echo(f"no equivalent for {job.get_backend().title}: {option}", err=True)
     return job
+
+
+def read_pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Return the values of ``-d NAME=VALUE`` by their names, each of which is said once."""
+    found: dict[str, str] = {}
+    for name, value in map(split_pair, texts):
+        if name in found:
+            raise click.UsageError(
+                f"-d {name} is said twice: {found[name]!r} and {value!r}; of sweep all values "
+                f"stand in one, -d {name}=A,B"
+            )
+        found[name] = value
+    return found
 
 
 def split_pair(text: str) -> tuple[str, str]:

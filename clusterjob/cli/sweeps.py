@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clusterjob.cli.options import ScriptOptions, make_job, script_options, split_pair
+from clusterjob.cli.options import ScriptOptions, make_job, read_pairs, script_options
 from clusterjob.cli.output import as_json, describe, echo, exit_code, print_json_rows
 from clusterjob.errors import SettingsError
 from clusterjob.script import plan, submit
@@ -63,9 +63,8 @@ def sweep(
     -d T=10,20,50            values, with commas between them
     -d lambda_a=@values.txt  values in a file, one a line
     """
-    values = {
-        name: _values(text) for name, text in map(split_pair, options["params"])
-    }
+    pairs = read_pairs(options["params"])
+    values = {name: _values(text) for name, text in pairs.items()}
     # what stands for them: that the script is a template
     blank = ScriptOptions(**{**options, "params": [f"{name}=" for name in values]})
     job = make_job(blank)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 
@@ -14,6 +16,8 @@ from clusterjob.engine.pace import BatchSize, Pace
 from clusterjob.engine.poller import Poller
 from clusterjob.engine.scheduler import Scheduler
 from clusterjob.store import Record, Store
+
+_log = logging.getLogger(__name__)
 
 
 class Cluster:
@@ -61,7 +65,10 @@ class Cluster:
         now = self.poller.clock()
         since = self.scheduler.backend.limits.poll_interval
         if self._asked is None or now - self._asked[0] >= since:
-            self._asked = now, self.scheduler.active().asked
+            listing = self.scheduler.active()
+            self._asked = now, listing.asked
+            if not listing.asked:
+                _tell_silent(self.scheduler.backend.title, listing.error)
         return self._asked[1] and self.poller.stale_since is None
 
     def look_at_held(self) -> None:
@@ -87,3 +94,10 @@ class Cluster:
     def cancel(self, records: Sequence[Record]) -> None:
         """Cancel jobs that have not ended. Raises :class:`CommandError`."""
         cancel(self.poller, records)
+
+
+@functools.lru_cache
+def _tell_silent(title: str, words: str) -> None:
+    """Say in the log, once a process, that a cluster is passed over."""
+    why = words.partition("\n")[0]
+    _log.warning("%s does not answer, and is passed over: %s", title, why)

@@ -245,7 +245,7 @@ class _Case:
             return self._finish(Status.FAILED, Reason.EXIT, answer.exit_code)
         # Grid Engine says 0 of a job that qdel -f took away
         self.task.words = (
-            f"{answer.state}, but the job left no exit record: it did not run"
+            f"{answer.state}, but the job left no exit record: it did not run, or that was deleted"
             if self.own is None
             else f"{answer.state}, but the job wrote no end: it was killed, or its disk was full"
         )

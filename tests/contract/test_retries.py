@@ -80,4 +80,4 @@ def test_a_node_on_which_jobs_failed_is_left_out(cluster: Flavour) -> None:
         first, second = Path(f"nodes-{i}").read_text().split()
         assert {first, second} == {"node1", "node2"}
         assert result.attempts[0].task.host == first
-        assert result.attempts[1].resources == {"exclude": [first]}
+        assert result.attempts[1].resources["exclude"] == [first]

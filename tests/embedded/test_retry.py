@@ -33,7 +33,7 @@ def test_out_of_memory_succeeds_with_doubled_memory() -> None:
     first, second = result.attempts
     assert (first.number, first.task.reason) == (1, Reason.OUT_OF_MEMORY)
     assert first.job_id != second.job_id == result.job_id
-    assert (first.resources, second.resources) == ({}, {"mem": 200})
+    assert (first.resources["mem"], second.resources["mem"]) == (100, 200)
     assert Path(first.stdout).exists()
     assert Path(second.stdout).exists()
     assert first.stdout != second.stdout == result.log_path()
@@ -110,7 +110,7 @@ def test_a_profile_says_it_too() -> None:
     result = job.submit()
     assert result.wait(30)
     assert result.status == Status.COMPLETED
-    assert result.attempts[1].resources == {"time": 900}
+    assert [item.resources["time"] for item in result.attempts] == [600, 900]
     assert "tried again with time=00:15:00" in str(result.history)
 
 

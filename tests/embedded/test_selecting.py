@@ -153,3 +153,15 @@ def test_the_time_line_of_a_job_begins_with_its_first_submission() -> None:
         first,
         second,
     }
+
+
+def test_waiting_can_be_piped() -> None:
+    submit([JobScript("true", f"quick-{n}") for n in range(2)])
+    done = subprocess.run(
+        [sys.executable, "-m", "clusterjob", "wait", "-"],
+        input=run("list", "--ids", "--name", "quick-*"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("COMPLETED") == 2

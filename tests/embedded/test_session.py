@@ -28,6 +28,7 @@ from clusterjob import (
     SubmissionError,
     default_session,
     submit,
+    sweep,
 )
 
 # as one who does not check types writes it
@@ -464,3 +465,64 @@ def test_an_epilogue_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> N
     assert result.wait(20)
     assert "epilogue of 'e' ended with exit code 3:\nno disk" in caplog.text
     assert result.status == Status.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: loose.submit([], retry=3),
+            "retry = 3: expected True, False, or rules",
+        ),
+        (
+            lambda: loose.submit([], force="no"),
+            "force = 'no': expected True or False",
+        ),
+        (
+            lambda: loose.submit([], bundle="no"),
+            "bundle = 'no': expected True or False",
+        ),
+        (
+            lambda: loose.submit([], cache_ids="ab"),
+            "cache_ids = 'ab': expected a list",
+        ),
+        (lambda: loose.Campaign("c", stop_on_failure="no"), "expected True or False"),
+        (
+            lambda: loose.Campaign("c", retry=3),
+            "retry = 3: expected True, False, or rules",
+        ),
+        (lambda: loose.Campaign("c", session="x"), "expected a Session"),
+        (
+            lambda: loose.Campaign("c", on_state=3),
+            "on_state = 3: expected a function",
+        ),
+        (lambda: loose.Campaign("c").add([], retry=3), "retry = 3: expected"),
+        (lambda: loose.Campaign("c").step(loop=True), "say which, step"),
+        (lambda: loose.Retry(exit_codes=[75]), "exit_codes = .75.; expected changes"),
+        (lambda: loose.Retry(timeout={"array": "1-3"}), "array says which job it is"),
+        (
+            lambda: loose.Retry(timeout={"jobname": "x"}),
+            "jobname says which job it is",
+        ),
+        (lambda: loose.JobScript(None), "a body is a text, not None"),
+        (lambda: loose.JobScript(b"true"), "a body is a text, not b'true'"),
+        (lambda: loose.JobScript("true", workdir=3), "workdir = 3: expected a text"),
+    ],
+)
+def test_values_of_other_kinds_are_refused(
+    call: Callable[[], object], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        call()
+
+
+def test_a_path_is_a_folder_too() -> None:
+    result = JobScript("pwd", "there", workdir=Path("there")).submit()
+    result.wait(30)
+    assert result.stdout().strip() == f"{Path.cwd()}/there"
+
+
+def test_numbers_are_quoted_as_texts_are() -> None:
+    results = submit(sweep(JobScript("echo {{ v|sh }}", "v"), v=["a b", 5]))
+    results.wait(30)
+    assert [result.stdout() for result in results] == ["a b\n", "5\n"]

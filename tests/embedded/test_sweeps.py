@@ -131,3 +131,13 @@ def test_elements_that_failed_are_named() -> None:
     ids = [row["job_id"] for row in Results([again]).rows()]
     assert ids.count(again.job_id) == 3
     assert ids.count(None) == 5
+
+
+def test_a_variable_is_said_once_at_a_terminal() -> None:
+    Path("body.sh").write_text("echo {{ T }}\n")
+    assert "-d T is said twice: '1' and '2'" in run(
+        "sweep", "body.sh", "-d", "T=1", "-d", "T=2", code=2
+    )
+    assert "is said twice" in run(
+        "submit", "body.sh", "-d", "T=1", "-d", "T=2", code=2
+    )

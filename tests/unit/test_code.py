@@ -16,7 +16,14 @@ from clusterjob import JobScript
 from clusterjob.code import code_digest
 
 PROGRAM = """
+import argparse
+import collections
+import functools
 import json
+import operator
+import re
+import types
+
 import mine
 from clusterjob import JobScript, sweep
 from clusterjob.code import code_digest
@@ -39,13 +46,64 @@ class Rule:
 rule = Rule(2)
 
 
+class Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+class Model:
+    @classmethod
+    def cut(cls):
+        return 71
+
+    @staticmethod
+    def low():
+        return 72
+
+    @property
+    def high(self):
+        return 73
+
+    @functools.cached_property
+    def once(self):
+        return 74
+
+
+@functools.singledispatch
+def kind(value):
+    return 75
+
+
+@kind.register(int)
+def _(value):
+    return 76
+
+
+@functools.lru_cache
+def cached():
+    return 77
+
+
+model = Model()
+slotted = Slotted(81)
+config = types.SimpleNamespace(cut=82)
+options = argparse.Namespace(cut=83)
+last = collections.deque([84])
+pattern = re.compile("85")
+pick = operator.itemgetter(86)
+
+
 def helper(number):
     return number + LIMIT
 
 
 def step(results, more=1):
     kept = [helper(n) for n in range(more) if rule.keeps(n) and n in {1, 2, 3}]
-    return sweep(job, T=[*kept, TABLE, mine.double(2), json.dumps("x")])
+    others = [Model.cut(), model.low(), model.high, model.once, kind(1), cached()]
+    others += [slotted, config, options, last, pattern, pick]
+    return sweep(job, T=[*kept, TABLE, mine.double(2), json.dumps("x"), *others])
 
 
 print(code_digest(step))
@@ -82,6 +140,7 @@ def test_it_is_the_same_in_each_process(tmp_path: Path) -> None:
         ('"1G"', '"2G"'),
         ("more=1", "more=2"),
         ("json.dumps", "json.loads"),
+        *((str(number), "99") for number in (*range(71, 78), *range(81, 87))),
     ],
 )
 def test_what_counts(tmp_path: Path, old: str, new: str) -> None:

@@ -39,9 +39,15 @@ def test_all_combinations_of_lists() -> None:
 
 
 def test_other_kinds_of_rows() -> None:
-    Path("p.csv").write_text("T,x\n1,0.5\n007,1.50\n")
+    Path("p.csv").write_text("T,x\n1,0.5\n007,1.50\n1_0,-1e-3\n+5,.5\n1e999,-0\n")
     assert rows([{"T": 1}, {"T": 2}]) == [{"x": 0, "T": 1}, {"x": 0, "T": 2}]
-    assert rows("p.csv") == [{"x": 0.5, "T": 1}, {"x": "1.50", "T": "007"}]
+    assert rows("p.csv") == [
+        {"x": 0.5, "T": 1},
+        {"x": 1.5, "T": "007"},
+        {"x": -0.001, "T": "1_0"},
+        {"x": 0.5, "T": "+5"},
+        {"x": 0, "T": "1e999"},
+    ]
     assert rows(Frame(), x=[5]) == [{"x": 5, "T": 1}, {"x": 5, "T": 2}]
     assert rows(T=[1, 2], x=[3, 4], zipped=True) == [
         {"x": 3, "T": 1},
