@@ -353,6 +353,24 @@ def _is_at_limit(own: ExitRecord, when: float) -> bool:
     return bool(own.limit) and when - (own.started or 0) >= (own.limit or 0) - 1
 
 
+def end_in_words(task: Task) -> str:
+    """Say for the history how a task ended; a scheduler's word alone may be a mere ``0``."""
+    if task.status is Status.COMPLETED:
+        return "" if task.words.isdecimal() else task.words
+    parts = []
+    if task.reason and task.reason not in (Reason.EXIT, Reason.SIGNAL):
+        parts.append(str(task.reason))
+    if task.exit_code:
+        parts.append(f"exit code {task.exit_code}")
+    if task.signal:
+        parts.append(f"signal {task.signal}")
+    if task.words.isdecimal():
+        parts.append(f"the scheduler says {task.words!r}")
+    elif task.words and task.words != task.status.name:
+        parts.append(task.words)
+    return ", ".join(parts)
+
+
 def _with_history(before: Task, found: Task, evidence: Evidence) -> Task:
     if found == before:
         return before
@@ -360,5 +378,7 @@ def _with_history(before: Task, found: Task, evidence: Evidence) -> Task:
         words = found.words
         if found.status == Status.PENDING:
             words = f"queued again: {words}"
+        elif found.status.finished:
+            words = end_in_words(found)
         found.note_event(round(evidence.now, 3), found.status.name, words)
     return found

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clusterjob.backend import Answer, ExitRecord, load_backend
-from clusterjob.engine.judge import Evidence, judge
+from clusterjob.engine.judge import Evidence, end_in_words, judge
 from clusterjob.status import Reason, Status
 from clusterjob.store import JobSpec, Parent, Record, Task
 
@@ -282,3 +282,21 @@ def test_one_word_for_two_limits() -> None:
     assert of(100, 60, 5) is Reason.OUT_OF_MEMORY
     assert of(None, 60, 5) is Reason.TIMEOUT
     assert of(100, None, 500) is Reason.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (Task(Status.COMPLETED, words="COMPLETED"), "COMPLETED"),
+        (Task(Status.COMPLETED, words="0"), ""),
+        (
+            Task(Status.FAILED, Reason.EXIT, 9, words="0"),
+            "exit code 9, the scheduler says '0'",
+        ),
+        (Task(Status.FAILED, Reason.SIGNAL, signal=9, words="FAILED"), "signal 9"),
+        (Task(Status.FAILED, Reason.TIMEOUT, words="TIMEOUT"), "timeout, TIMEOUT"),
+        (Task(Status.CANCELLED, words="CANCELLED"), ""),
+    ],
+)
+def test_the_history_says_how_a_job_ended(task: Task, words: str) -> None:
+    assert end_in_words(task) == words
