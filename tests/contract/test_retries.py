@@ -31,7 +31,7 @@ def test_out_of_memory_succeeds_with_doubled_memory(cluster: Flavour) -> None:
     assert result.status == Status.COMPLETED, result.explain()
     first, second = result.attempts
     assert first.task.reason is (Reason.EXIT if codes else Reason.OUT_OF_MEMORY)
-    assert (first.resources, second.resources) == ({}, {"mem": 300})
+    assert (first.resources["mem"], second.resources["mem"]) == (100, 300)
     assert first.job_id != second.job_id
 
 
