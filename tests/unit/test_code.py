@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
 
@@ -26,7 +27,6 @@ import types
 
 import mine
 from clusterjob import JobScript, sweep
-from clusterjob.code import code_digest
 
 LIMIT = 3
 TABLE = {"a": [1, 2.5], "b": (None, "x"), "c": {"r", "s", "t"}}
@@ -105,24 +105,31 @@ def step(results, more=1):
     others += [slotted, config, options, last, pattern, pick]
     return sweep(job, T=[*kept, TABLE, mine.double(2), json.dumps("x"), *others])
 
-
-print(code_digest(step))
 """
 MINE = "def double(x):\n    return 2 * x\n\ndef unused():\n    return 3\n"
 
 
-def digest(folder: Path, program: str = PROGRAM, mine: str = MINE) -> str:
-    (folder / "program.py").write_text(program)
-    (folder / "mine.py").write_text(mine)
-    command = [sys.executable, "-B", "program.py"]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=True
-    )
-    return done.stdout
+def digest(program: str = PROGRAM, mine: str = MINE) -> str:
+    """Return the digest of the step of a program, which imports a module of the user's own."""
+    own, main = ModuleType("mine"), ModuleType("program")
+    exec(mine, vars(own))
+    with mock.patch.dict(sys.modules, {"mine": own, "program": main}):
+        exec(program, vars(main))
+        return code_digest(main.step)
 
 
 def test_it_is_the_same_in_each_process(tmp_path: Path) -> None:
-    assert len({digest(tmp_path) for _ in range(3)}) == 1
+    said = "from clusterjob.code import code_digest\nprint(code_digest(step))\n"
+    (tmp_path / "program.py").write_text(PROGRAM + said)
+    (tmp_path / "mine.py").write_text(MINE)
+    command = [sys.executable, "-B", "program.py"]
+    found = {
+        subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize(
@@ -143,21 +150,21 @@ def test_it_is_the_same_in_each_process(tmp_path: Path) -> None:
         *((str(number), "99") for number in (*range(71, 78), *range(81, 87))),
     ],
 )
-def test_what_counts(tmp_path: Path, old: str, new: str) -> None:
+def test_what_counts(old: str, new: str) -> None:
     assert PROGRAM.count(old) == 1
-    assert digest(tmp_path) != digest(tmp_path, PROGRAM.replace(old, new))
+    assert digest() != digest(PROGRAM.replace(old, new))
 
 
 def test_modules_of_the_users_own_count_as_far_as_they_are_used(
     tmp_path: Path,
 ) -> None:
-    assert digest(tmp_path) != digest(tmp_path, mine=MINE.replace("2 * x", "3 * x"))
-    assert digest(tmp_path) == digest(tmp_path, mine=MINE.replace("3", "4"))
+    assert digest() != digest(mine=MINE.replace("2 * x", "3 * x"))
+    assert digest() == digest(mine=MINE.replace("3", "4"))
 
 
-def test_where_it_stands_and_its_comments_do_not_count(tmp_path: Path) -> None:
+def test_where_it_stands_and_its_comments_do_not_count() -> None:
     moved = PROGRAM.replace("def helper", "# a word\n\n\ndef helper")
-    assert digest(tmp_path) == digest(tmp_path, moved)
+    assert digest() == digest(moved)
 
 
 def test_values_that_are_closed_over() -> None:

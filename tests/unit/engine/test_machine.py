@@ -242,7 +242,7 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=2000 if os.environ.get("CLUSTERJOB_CHAOS") else 80,
+    max_examples=2000 if os.environ.get("CLUSTERJOB_CHAOS") else 40,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

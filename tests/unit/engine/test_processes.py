@@ -284,7 +284,7 @@ def _same(record: Record, other: Record) -> bool:
 
 
 SETTINGS = settings(
-    max_examples=1000 if os.environ.get("CLUSTERJOB_CHAOS") else 150,
+    max_examples=1000 if os.environ.get("CLUSTERJOB_CHAOS") else 60,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
