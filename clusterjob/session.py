@@ -155,8 +155,7 @@ class Session:
         for generation in batch.generations:
             records = self._prepare(batch, generation, folder, terms)
             adopt_former(self.store, records)
-            # nothing is kept of an array whose files are another job's now
-            lost = self._overtaken(records, lambda old: old.status > Status.COMPLETED)
+            lost = self._overtaken_arrays(records)
             again = functools.partial(_may_replace, force, retry is not False, lost)
             try:
                 parents = batch.parents_among(generation, records)
@@ -288,6 +287,13 @@ class Session:
             records.append(record)
         tell_shared(records)
         return records
+
+    def _overtaken_arrays(self, records: Sequence[Record]) -> set[str]:
+        """Return the tokens of arrays that failed in part and of which nothing is kept: their files
+        are another job's now.
+        """
+        arrays = [record for record in records if record.tasks is not None]
+        return self._overtaken(arrays, lambda old: old.status > Status.COMPLETED)
 
     def _overtaken(
         self, records: Sequence[Record], is_meant: Callable[[Record], bool]

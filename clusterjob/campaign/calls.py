@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from clusterjob.campaign.memory import Memory
@@ -76,7 +76,7 @@ class Calls:
 
     def all_made(self) -> set[str]:
         """Return the keys of all jobs that steps made."""
-        return {key for _, _, entry in self._all() for key in entry["made"]}
+        return {key for entry in self._all().values() for key in entry["made"]}
 
     def replaced(self, step: str) -> tuple[list[Record], set[tuple[str, str]]]:
         """Return the calls in whose places there are others now that a step is over, or what it
@@ -86,7 +86,7 @@ class Calls:
         made: as they were before, for a function that was another, or where a loop ended elsewhere.
         So are calls of any step that got what such a call made.
         """
-        everything = {(name, word): entry for name, word, entry in self._all()}
+        everything = self._all()
         stays = [everything[one] for one in self._visited if one in everything]
         kept = {key for entry in stays for key in entry["made"]}
         gone: dict[tuple[str, str], Any] = {}
@@ -138,11 +138,13 @@ class Calls:
     def _of(self, step: str) -> dict[str, Any]:
         return dict(self._memory.read().get(_WORD, {}).get(step, {}))
 
-    def _all(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Yield each call: its step, its word, what is known of it."""
-        for step, calls in self._memory.read().get(_WORD, {}).items():
-            for word, entry in calls.items():
-                yield step, word, entry
+    def _all(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return what is known of each call, by its step and word."""
+        return {
+            (step, word): entry
+            for step, calls in self._memory.read().get(_WORD, {}).items()
+            for word, entry in calls.items()
+        }
 
 
 def _place(record: Record) -> str:

@@ -322,10 +322,9 @@ class Campaign:
     def _call_steps(self) -> bool:
         """Call the functions whose inputs are there; say whether one may be called later."""
         is_waiting = False
+        # read before any is called, which may change what others name
         for step in self.steps:
-            _ = (
-                step.code
-            )  # read before any is called, which may change what others name
+            _ = step.code
         for step in self.steps:
             while not step.is_over:
                 inputs = step.inputs
