@@ -190,7 +190,9 @@ def test_the_doctor_names_jobs_of_other_stores_in_one_line() -> None:
     body = "until [ -e go ]; do sleep 0.1; done"
     with Session("one") as one, Session("two") as two:
         ours = one.submit([JobScript(body, "ours")])
-        theirs = two.submit([JobScript(f"{body} # {n}", f"job{n}") for n in range(7)])
+        theirs = two.submit(
+            [JobScript(f"{body} # {n}", f"job{n}") for n in range(7)], bundle=False
+        )
         findings = [
             finding for finding in examine(one) if finding.what == "strangers"
         ]
