@@ -33,7 +33,7 @@ from clusterjob.selection import (
 )
 from clusterjob.status import Reason, Status
 from clusterjob.store import Listed, Record, Store, open_store
-from clusterjob.terms import Terms, check_retry, check_switch, check_tags
+from clusterjob.terms import Terms, check_retry, check_rules, check_switch, check_tags
 from clusterjob.transport import Connections
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Session:
         :meth:`submit`; ``see`` is shown store, campaign and records before anything is written.
         Raises :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
         """
-        check_retry(True if retry is None else retry)
+        check_rules(retry)
         batch = Batch.of(jobs, cache_ids, after)
         packed = Pack.of(pack, pack_slots)
         terms = Terms(bundle, retry, campaign, check_tags(tags), packed)

@@ -187,12 +187,17 @@ def _vary(job: JobScript, row: Row) -> JobScript:
 
 
 def name_of(base: str, row: Row) -> str:
-    """Return a name that says the parameters, of characters that every scheduler takes."""
+    """Return a name that says the parameters, of characters that every scheduler takes.
+
+    Where that is less than the parameters say, it ends with their digest: rows that differ have
+    names that do.
+    """
     if "{{" in base:  # it says them itself
         return base
-    parts = [f"{name}{_ODD.sub('-', str(value))}" for name, value in row.items()]
-    name = "_".join([base, *parts])
-    if len(name) <= _LONGEST_NAME:
+    words = [f"{name}{value}" for name, value in row.items()]
+    name = "_".join([base, *(_ODD.sub("-", word) for word in words)])
+    whole = "_".join([base, *words])
+    if name == whole and len(name) <= _LONGEST_NAME:
         return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{name[: _LONGEST_NAME - 9]}_{digest}"

@@ -50,11 +50,17 @@ def check_switch(name: str, value: object) -> None:
 
 
 def check_retry(retry: object) -> None:
-    """Refuse what are no rules of retries."""
+    """Refuse what neither says whether failed jobs are submitted again, nor by which rules."""
     if not isinstance(retry, (bool, Retry)):
         raise SettingsError(
             f"retry = {retry!r}: expected True, False, or rules: Retry(times=3)"
         )
+
+
+def check_rules(retry: object) -> None:
+    """Refuse what are no rules of retries."""
+    if not isinstance(retry, Retry | None):
+        raise SettingsError(f"retry = {retry!r}: expected rules: Retry(times=3)")
 
 
 def check_tags(tags: object) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from clusterjob.retry import Retry
 from clusterjob.script import JobScript, default_session
 from clusterjob.session import Session
 from clusterjob.status import Status
-from clusterjob.terms import check_retry, check_switch
+from clusterjob.terms import check_rules, check_switch
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[^\s/\\\x00-\x1f][^/\\\x00-\x1f]*")
@@ -122,8 +122,7 @@ class Campaign:
             )
         self.name = name
         check_switch("stop_on_failure", stop_on_failure)
-        if retry is not None:
-            check_retry(retry)
+        check_rules(retry)
         if session is not None and not isinstance(session, Session):
             raise SettingsError(f"session = {session!r}: expected a Session")
         if on_state is not None and not callable(on_state):
@@ -186,7 +185,7 @@ class Campaign:
                 self.name,
                 members,
                 after=parents,
-                retry=retry or self.retry_rules,
+                retry=self.retry_rules if retry is None else retry,
                 bundle=bundle,
                 pack=pack,
                 pack_slots=pack_slots,

@@ -257,7 +257,10 @@ class _Case:
         logs = [
             resources[name] for name in ("stdout", "stderr") if resources.get(name)
         ]
-        words = "it left no exit record: its script never began, or something took that away"
+        words = (
+            "it left no exit record: its script never began, its disk was full, or something took "
+            "that away"
+        )
         if logs:
             named = " and ".join(map(repr, logs))
             words += f"; can {named} be written, and are their folders there?"

@@ -32,6 +32,7 @@ from clusterjob import (
 )
 from clusterjob.campaign import open_campaign
 from tests.embedded.test_cli import run
+from tests.processes import outputs_of_three
 
 
 def job(name: str, body: str | None = None) -> JobScript:
@@ -461,15 +462,7 @@ def test_two_processes_drive_one_campaign_on_two_clusters() -> None:
         "campaign.add(sweep(job, n=range(20)))\n"
         "assert campaign.run(timeout=150).is_complete\n"
     )
-    drivers = [
-        subprocess.Popen(
-            [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    for driver in drivers:
-        _, said = driver.communicate(timeout=180)
-        assert driver.returncode == 0, said
+    outputs_of_three(program)
     assert Counter(ledger()) == Counter(map(str, range(20)))
 
 

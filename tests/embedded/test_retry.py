@@ -21,6 +21,7 @@ from clusterjob import (
     submit,
     wait,
 )
+from tests.processes import outputs_of_three
 
 HOG = "python3 -c 'import time; x = bytearray({{ mb }} << 20); time.sleep(0.5)'"
 
@@ -295,13 +296,6 @@ def test_processes_that_see_the_same_failure_begin_one_attempt() -> None:
         "results.wait(100)\n"
         "print(results.counts)\n"
     )
-    drivers = [
-        subprocess.Popen(
-            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    said = {driver.communicate(timeout=150)[0] for driver in drivers}
-    assert said == {f"{ {Status.COMPLETED: 10} }\n"}
+    assert set(outputs_of_three(program)) == {f"{ {Status.COMPLETED: 10} }\n"}
     runs = [len(path.read_text().split()) for path in Path().glob("led-*")]
     assert runs == [2] * 10
