@@ -29,7 +29,7 @@ FLOORS = [
     ["files", "profile", "native_script", "dumped", "selection", "terms"],
     ["engine"],
     ["keys"],
-    ["waiting", "reuse", "preparing", "attempts", "job_rows"],
+    ["waiting", "reuse", "preparing", "attempts", "job_rows", "renewing"],
     ["result", "planning"],
     ["elements"],
     ["results", "dependencies", "code"],

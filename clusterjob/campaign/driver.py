@@ -15,7 +15,8 @@ from clusterjob.campaign.memory import Memory
 from clusterjob.campaign.queue import Queue
 from clusterjob.engine import Cluster, find_conflicts, new_batch
 from clusterjob.errors import ClusterJobError, StoreError, first_of
-from clusterjob.result import AsyncResult, parent_keys, renew
+from clusterjob.renewing import parent_keys, renew
+from clusterjob.result import AsyncResult
 from clusterjob.session import Session
 from clusterjob.shell import in_portions
 from clusterjob.status import Reason, Status
