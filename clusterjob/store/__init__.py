@@ -16,17 +16,9 @@ from clusterjob.store.listed import Listed
 from clusterjob.store.open import locate_store, open_store
 from clusterjob.store.owner import foreign_error, foreign_owner
 from clusterjob.store.record import (
-    ONCE_DONE,
-    ONCE_DUE,
-    ONCE_NONE,
-    ONCE_STARTED,
     Bundle,
-    Event,
-    Once,
-    OnceState,
     Phase,
     Record,
-    Task,
     attempt_token,
     full_job_id,
 )
@@ -36,6 +28,16 @@ from clusterjob.store.spec import (
     JobSpec,
     OutputPattern,
     Parent,
+)
+from clusterjob.store.task import (
+    ONCE_DONE,
+    ONCE_DUE,
+    ONCE_NONE,
+    ONCE_STARTED,
+    Event,
+    Once,
+    OnceState,
+    Task,
 )
 
 __all__ = [

@@ -49,8 +49,9 @@ from clusterjob.store.owner import (
     foreign_owner,
     is_missing,
 )
-from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
+from clusterjob.store.record import Record
 from clusterjob.store.shape import is_note, read_values
+from clusterjob.store.task import ONCE_DUE, ONCE_STARTED
 
 _Stamp = tuple[int, int, int]
 _MOST_BYTES = 1 << 28  # of a record

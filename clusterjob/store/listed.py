@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
+from clusterjob.store.record import Record
 from clusterjob.store.shape import check_listed, read_portion
+from clusterjob.store.task import ONCE_DUE, ONCE_STARTED
 
 
 class Listed(NamedTuple):

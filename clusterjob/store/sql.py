@@ -32,7 +32,7 @@ from clusterjob.store.base import (
     take_over_one,
 )
 from clusterjob.store.listed import Listed, read_listed
-from clusterjob.store.record import ONCE_DUE, ONCE_STARTED, Record
+from clusterjob.store.record import Record
 from clusterjob.store.rows import (
     KEY,
     READ,
@@ -56,6 +56,7 @@ from clusterjob.store.rows import (
     write_places,
 )
 from clusterjob.store.shape import is_note
+from clusterjob.store.task import ONCE_DUE, ONCE_STARTED
 
 # how a record begins
 _OWN_KEY = re.compile(r'\{\s*"key"\s*:\s*"([^"]*)"')
