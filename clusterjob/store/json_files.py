@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import threading
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
-from clusterjob.plain_files import open_beside, read_text
+from clusterjob.plain_files import open_beside
 from clusterjob.status import Status
 from clusterjob.store.base import (
     OLD_KEYS,
@@ -50,13 +49,18 @@ from clusterjob.store.owner import (
     is_missing,
 )
 from clusterjob.store.record import Record
+from clusterjob.store.record_files import (
+    Stamp,
+    age_of,
+    contents_of,
+    copy_of,
+    read_record_file,
+    read_small,
+    stamp_of,
+    stamp_of_entry,
+)
 from clusterjob.store.shape import is_note, read_values
 from clusterjob.store.task import ONCE_DUE, ONCE_STARTED
-
-_Stamp = tuple[int, int, int]
-_MOST_BYTES = 1 << 28  # of a record
-# how the file of a record begins: see FileStore._save
-_KEY = re.compile(r'\{"key": "([^"\\]+)"')
 
 _CAMPAIGNS = "campaigns.json"
 
@@ -74,8 +78,8 @@ class FileStore(Store):
         self.folder = folder
         self.url = f"file://{folder}"
         self._thread_lock = threading.RLock()
-        self._files: dict[str, tuple[_Stamp, Record | Damaged]] = {}
-        self._seen: dict[str, _Stamp] | None = None
+        self._files: dict[str, tuple[Stamp, Record | Damaged]] = {}
+        self._seen: dict[str, Stamp] | None = None
         self._changes = 0
         self._ready = False
 
@@ -94,7 +98,7 @@ class FileStore(Store):
         mine = {id(record) for record in claims.fresh}
 
         def own(winner: Record | None) -> Record | None:
-            return winner if winner is None or id(winner) in mine else _copy(winner)
+            return winner if winner is None or id(winner) in mine else copy_of(winner)
 
         return [own(winner) for winner in claims.winners]
 
@@ -144,7 +148,7 @@ class FileStore(Store):
             for record in records:
                 found = stored.get(record.token)
                 if isinstance(found, Record) and take_over_one(
-                    _copy(found), record, owner, now
+                    copy_of(found), record, owner, now
                 ):
                     taken.append(record)
             self._save(taken)
@@ -155,7 +159,7 @@ class FileStore(Store):
             found = self._read_all().get(record.token)
             if not isinstance(found, Record) or getattr(found, what) is not ONCE_DUE:
                 return False
-            stored = _copy(found)
+            stored = copy_of(found)
             setattr(stored, what, ONCE_STARTED)
             stored.version += 1
             self._save([stored])
@@ -194,7 +198,7 @@ class FileStore(Store):
 
         readings = self._read_all() if earlier else self._current()
         found = filter(is_meant, self._good(readings).values())
-        return [_copy(record) for record in sorted(found, key=_age)]
+        return [copy_of(record) for record in sorted(found, key=age_of)]
 
     def listed(
         self, statuses: Iterable[int] | None = None, earlier: bool = False
@@ -202,7 +206,7 @@ class FileStore(Store):
         current = {id(reading) for reading in self._current().values()}
         allowed = None if statuses is None else set(statuses)
         readings = self._good(self._read_all()).values()
-        for record in sorted(readings, key=_age):
+        for record in sorted(readings, key=age_of):
             is_current = id(record) in current
             if (earlier or is_current) and (
                 allowed is None or record.status in allowed
@@ -250,7 +254,7 @@ class FileStore(Store):
 
     def campaigns(self) -> dict[str, dict[str, Any]]:
         try:
-            text = _read_text(self.folder / _CAMPAIGNS)
+            text = read_small(self.folder / _CAMPAIGNS)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -278,7 +282,9 @@ class FileStore(Store):
             for record in self._current_records()
             if record.campaign == campaign
         ]
-        return [record.token for record in sorted(found, key=_age) if record.is_held]
+        return [
+            record.token for record in sorted(found, key=age_of) if record.is_held
+        ]
 
     def campaign_counts(self, campaign: str) -> dict[Status, int]:
         found = Counter(
@@ -438,7 +444,7 @@ class FileStore(Store):
             stamp = self.folder / "version.json"
             version = 0
             if stamp.exists():
-                version = int(read_values(_read_text(stamp))["clusterjob"])
+                version = int(read_values(read_small(stamp))["clusterjob"])
             if version < VERSION and not self.owner:
                 if 0 < version < VERSION_OF_KEYS:
                     self._note_old_keys()
@@ -474,13 +480,7 @@ class FileStore(Store):
 
     def _save(self, records: Iterable[Record]) -> None:
         for record in records:
-            contents = {
-                "key": record.key,
-                "name": record.name,
-                "state": json.loads(record.to_json()),
-                "spec": json.loads(record.spec_json),
-            }
-            self._write(self._path(record.token), json.dumps(contents))
+            self._write(self._path(record.token), contents_of(record))
 
     def _write(self, path: Path, text: str) -> None:
         """Write a file whole or not at all, and on disk before it gets its name."""
@@ -497,7 +497,7 @@ class FileStore(Store):
             part.unlink(missing_ok=True)
             raise
 
-    def _scan(self) -> dict[str, _Stamp]:
+    def _scan(self) -> dict[str, Stamp]:
         self._prepare()
         found = {}
         try:
@@ -507,7 +507,7 @@ class FileStore(Store):
                         "."
                     ):
                         with contextlib.suppress(FileNotFoundError):
-                            found[entry.name[:-5]] = _stamp_of(entry)
+                            found[entry.name[:-5]] = stamp_of_entry(entry)
         except FileNotFoundError:  # there is no store yet
             return {}
         except OSError as error:
@@ -528,12 +528,12 @@ class FileStore(Store):
                 stats = {}
                 for token in tokens:
                     with contextlib.suppress(OSError):
-                        stats[token] = _stamp(self._path(token).stat())
+                        stats[token] = stamp_of(self._path(token).stat())
             found: dict[str, Record | Damaged] = {}
             for token, stamp in stats.items():
                 known = self._files.get(token)
                 if known is None or known[0] != stamp:
-                    reading = _read(self._path(token))
+                    reading = read_record_file(self._path(token))
                     if reading is None:
                         continue
                     known = self._files[token] = (stamp, reading)
@@ -548,7 +548,7 @@ class FileStore(Store):
         """
         stored = self._good(self._read_all([record.token for record in copies]))
         newer = {
-            record.token: _copy(stored[record.token])
+            record.token: copy_of(stored[record.token])
             for record in copies
             if record.token in stored
             and stored[record.token].version != record.version
@@ -558,7 +558,7 @@ class FileStore(Store):
     def _current(self) -> dict[str, Record | Damaged]:
         """Return the newest record of each key; a damaged one whose key is known holds it."""
         found: dict[str, Record | Damaged] = {}
-        for reading in sorted(self._read_all().values(), key=_age):
+        for reading in sorted(self._read_all().values(), key=age_of):
             found[reading.key or reading.token] = reading
         return found
 
@@ -589,7 +589,9 @@ class FileStore(Store):
         return found
 
     def _copies(self, readings: Mapping[str, Record | Damaged]) -> dict[str, Record]:
-        return {name: _copy(record) for name, record in self._good(readings).items()}
+        return {
+            name: copy_of(record) for name, record in self._good(readings).items()
+        }
 
     def _note_old_keys(self) -> None:
         notes = {**self._read_notes(), OLD_KEYS: [0.0, None]}
@@ -602,65 +604,10 @@ class FileStore(Store):
     def _read_notes(self) -> dict[str, list[Any]]:
         """Return the notes; what is none is as good as not written."""
         try:
-            notes = read_values(_read_text(self.folder / "notes.json"))
+            notes = read_values(read_small(self.folder / "notes.json"))
             return {name: values for name, values in notes.items() if is_note(values)}
         except (FileNotFoundError, ValueError, AttributeError):
             return {}
-
-
-def _stamp(status: os.stat_result) -> _Stamp:
-    """Return what tells one state of a file from another."""
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _stamp_of(entry: os.DirEntry[str]) -> _Stamp:
-    """Return the stamp of a file; that of a link, where it leads nowhere."""
-    try:
-        return _stamp(entry.stat())
-    except FileNotFoundError:
-        raise
-    except OSError:  # reading it says why
-        return _stamp(entry.stat(follow_symlinks=False))
-
-
-def _read(path: Path) -> Record | Damaged | None:
-    key = name = text = own_key = ""
-    try:
-        text = _read_text(path)
-        data = read_values(text)
-        key, name = str(data["key"]), str(data["name"])
-        record = Record.from_json(json.dumps(data["state"]), json.dumps(data["spec"]))
-        if record.token != path.stem or record.key != key:
-            own_key = record.key
-            raise ValueError("it is the record of another job")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        written = _KEY.match(text)  # the beginning may tell whose record it was
-        return Damaged(
-            path.stem,
-            f"{type(error).__name__}: {error}",
-            key or (written[1] if written else ""),
-            name,
-            None,
-            text,
-            isinstance(error, OSError),
-            own_key,
-        )
-    return record
-
-
-def _read_text(path: Path) -> str:
-    return read_text(path, errors="surrogateescape", most=_MOST_BYTES)
-
-
-def _age(reading: Record | Damaged) -> tuple[float, str]:
-    return (reading.created if isinstance(reading, Record) else 0.0, reading.token)
-
-
-def _copy(record: Record) -> Record:
-    """Return a record of its own, so that nobody changes what is kept here."""
-    return Record.from_json(record.to_json(), record.spec_json)
 
 
 def _wait_for(descriptor: int, url: str) -> None:
