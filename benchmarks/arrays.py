@@ -1,11 +1,13 @@
 """1,000 jobs as an array on the lab's Slurm: single jobs that go as one, an array with rows of
-parameters, and submitit's `map_array` (1.5, in .venv/peers), in the same run. `make lab` first.
+parameters, and submitit's `map_array` (1.5, in .venv/peers), in the same run; and one array of
+10,000 elements. `make lab` first.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -33,6 +35,23 @@ for _ in range(int(sys.argv[2])):
     jobs = executor.map_array(abs, range(int(sys.argv[1])))
     print(time.perf_counter() - began, jobs[0].job_id.partition("_")[0], flush=True)
     time.sleep(1)
+"""
+
+# in a process of its own, whose memory is that of a user's
+_LARGE = """
+import resource, time
+from clusterjob import JobScript
+began = time.perf_counter()
+script = JobScript('echo "$n"', "large", backend="slurm", mem=10, hold=True)
+array = script.submit_array([{"n": n} for n in range(10_000)])
+print(time.perf_counter() - began)
+array.refresh()
+began = time.perf_counter()
+array.refresh(force=True)
+print(time.perf_counter() - began)
+assert len(array.tasks) == 10_000
+array.cancel()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
@@ -73,5 +92,18 @@ def main() -> None:
         report(f"{name}: submitit's time / ours", theirs / ours, "x", target)
 
 
+def large() -> None:
+    """Report what an array of 10,000 elements costs: submitted, asked about, and in memory."""
+    command = [sys.executable, "-c", _LARGE]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    submitted, asked, memory = map(float, done.stdout.split())
+    report("an array of 10,000 elements: submitted", submitted, "s", "< 3")
+    report("an array of 10,000 elements: one poll", asked, "s", "< 1")
+    report(
+        "an array of 10,000 elements: memory of the process", memory, "MB", "< 200"
+    )
+
+
 with workplace():
     main()
+    large()
