@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import sys
@@ -287,6 +286,8 @@ class Campaign:
 
     async def finished(self) -> Outcome:
         """Drive the campaign to its end, in a thread of its own."""
+        import asyncio
+
         return await asyncio.to_thread(self.run)
 
     def _step(self) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import hashlib
 import inspect
@@ -98,6 +97,8 @@ class Step:
 
 def _run(coroutine: Coroutine[Any, Any, object]) -> object:
     """Run a coroutine to its end, also where this thread has a loop that runs already."""
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
