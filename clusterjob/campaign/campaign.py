@@ -412,6 +412,15 @@ class Campaign:
         anew = self._driver.hold_again()
         return Results(anew)
 
+    def remove(self, results: AsyncResult | Iterable[AsyncResult]) -> None:
+        """Put jobs out of the campaign, which count no more; they stay in the store.
+
+        What was not submitted yet never is. One that a script adds again is in it again. Raises
+        :class:`SettingsError` for one that has not ended, or is no job of the campaign.
+        """
+        given = [results] if isinstance(results, AsyncResult) else list(results)
+        self._driver.remove([result.record for result in given])
+
     def _save(self) -> None:
         if not self._is_saved:
             self._driver.memory.note("settings", dict(self._settings))

@@ -14,7 +14,7 @@ from clusterjob.campaign.load import Load
 from clusterjob.campaign.memory import Memory
 from clusterjob.campaign.queue import Queue
 from clusterjob.engine import Cluster, find_conflicts, new_batch
-from clusterjob.errors import ClusterJobError, StoreError, first_of
+from clusterjob.errors import ClusterJobError, SettingsError, StoreError, first_of
 from clusterjob.renewing import parent_keys, renew
 from clusterjob.result import AsyncResult
 from clusterjob.session import Session
@@ -343,6 +343,35 @@ class Driver:
     def drop_held(self) -> None:
         """Cancel what is held."""
         self._drop(self.store.held(self.name), Reason.CANCELLED)
+
+    def remove(self, records: Sequence[Record]) -> None:
+        """Put jobs that are not on their way out of the campaign."""
+        self.store.refresh(records)
+        for record in records:
+            if record.campaign != self.name and record.key not in self.joined:
+                raise SettingsError(
+                    f"{record.name!r} ({record.key[:10]}) is no job of campaign {self.name!r}"
+                )
+            if not record.finished and not record.is_held:
+                raise SettingsError(
+                    f"{record.name!r} ({record.job_id}) is {record.status}: cancel it first, or "
+                    "wait for its end"
+                )
+        self._drop(
+            [record.token for record in records if record.is_held], Reason.CANCELLED
+        )
+
+        def leave(record: Record) -> bool:
+            if record.campaign != self.name or not record.finished:
+                return False
+            record.campaign = ""
+            return True
+
+        self.store.update(records, leave)
+        left = self.joined - {record.key for record in records}
+        if left != self.joined:
+            self.joined = left
+            self.memory.note("joined", sorted(left))
 
     def _drop(self, tokens: Sequence[str], reason: Reason) -> None:
         def drop(record: Record) -> bool:

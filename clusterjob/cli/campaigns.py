@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import click
 
 from clusterjob.campaign import Outcome, campaign_names, open_campaign
-from clusterjob.cli.output import UNFINISHED, as_json, echo, print_json, print_table
+from clusterjob.cli.output import (
+    UNFINISHED,
+    as_json,
+    echo,
+    find_jobs,
+    print_json,
+    print_table,
+)
+from clusterjob.cli.selecting import words_given
 from clusterjob.script import default_session
 from clusterjob.status import Status
 from clusterjob.units import parse_time
@@ -89,6 +98,20 @@ def retry(name: str) -> None:
     """Have the jobs that failed or were cancelled submitted again; 'continue' does that."""
     anew = open_campaign(name).retry()
     echo(f"{name}: {len(anew)} jobs are to be submitted again; 'continue' does that")
+
+
+@campaign.command()
+@click.argument("name")
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+def remove(name: str, jobs: Sequence[str]) -> None:
+    """Put jobs out of a campaign: they count no more, and stay in the store.
+
+    JOB may be - for ids on standard input. What was not submitted yet never is; what runs is to be
+    cancelled first.
+    """
+    found = open_campaign(name)
+    found.remove(find_jobs(words_given(jobs)))
+    echo(f"{name}: {found.outcome}")
 
 
 def _row(name: str, outcome: Outcome) -> dict[str, object]:

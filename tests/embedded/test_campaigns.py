@@ -29,6 +29,7 @@ from clusterjob import (
     afternotok,
     submit,
     sweep,
+    wait,
 )
 from clusterjob.campaign import open_campaign
 from tests.embedded.test_cli import run
@@ -788,3 +789,30 @@ def test_other_profiles_repeat_nothing_that_is_the_same_there() -> None:
         file.write("[Resources]\nppn = 2\n")
     drive("two.ini")
     assert len(ledger()) > 5
+
+
+def test_a_job_that_is_wanted_no_more_is_put_out() -> None:
+    campaign = Campaign("smaller")
+    results = campaign.add([job("good"), job("bad", "exit 3"), job("other")])
+    results += campaign.add(job("slow", "until [ -e go ]; do sleep 0.1; done"))
+    campaign.step()
+    assert wait(results[:3], 30).not_done == []
+    with pytest.raises(SettingsError, match=r"'slow' .* cancel it first"):
+        campaign.remove(results[1:])
+    Path("go").touch()
+    assert not campaign.run(timeout=30).is_complete
+    run("campaign", "show", "smaller", code=1)
+    assert "3 COMPLETED\n" in run("campaign", "remove", "smaller", "bad")
+    run("campaign", "show", "smaller")
+    assert "no job of campaign" in run("campaign", "remove", "smaller", "bad", code=1)
+    assert len(campaign.results) == 3
+    # a script that has it still takes it in again; what waits is not submitted
+    campaign = Campaign("smaller", max_pending=1)
+    campaign.add(job("bad", "exit 3"))
+    [held] = campaign.add(job("held"))
+    assert campaign.outcome.counts[Status.FAILED] == 1
+    campaign.remove(held)
+    assert held.status == Status.CANCELLED
+    campaign.run(timeout=30)
+    assert "held" not in ledger()
+    assert held.record.campaign == ""
