@@ -212,8 +212,11 @@ def parent_of(
     # what waits for a failure that did not come is told so, as a job that was cancelled
     is_alarm = how is Dependency.AFTER_NOT_OK
     if not record.can_meet(how) and not is_alarm:
+        state = str(record.status)
+        if not record.finished:
+            state += ", and elements of it have failed for good"
         raise SubmissionError(
-            f"job {record.name!r} ({record.job_id}) is {record.status}: "
+            f"job {record.name!r} ({record.job_id}) is {state}: "
             f"what comes after it ({how}) would never run"
         )
     if how is Dependency.AFTER_CORRESPONDING and record.tasks is None:

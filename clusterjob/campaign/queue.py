@@ -104,4 +104,6 @@ def _answer(end: End | None, how: Dependency, cluster_id: str, is_late: bool) ->
     if not status.finished:
         is_together = end.is_submitted and end.cluster_id == cluster_id
         return "now" if is_together and not is_late else "later"
-    return "now" if how.is_met(status) else "never"
+    # of an array some elements may have come to it: they are looked at one by one
+    is_met = how.is_met(status) or how is Dependency.AFTER_CORRESPONDING
+    return "now" if is_met else "never"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from clusterjob.status import Dependency, Status
 from clusterjob.store import Parent, Record, Store
 
 
@@ -14,6 +15,8 @@ class Resolved:
 
     # what they come after now; of jobs that can be submitted
     parents: dict[str, tuple[Parent, ...]] = field(default_factory=dict)
+    # elements of arrays whose counterparts did not complete, though others did
+    lost: dict[str, set[int]] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
     # jobs of which a parent did not come to what they wait for
     dead: set[str] = field(default_factory=set)
@@ -34,6 +37,7 @@ def resolve_parents(store: Store, held: Sequence[Record]) -> Resolved:
 
 def _resolve(record: Record, newest: Mapping[str, Record], found: Resolved) -> None:
     parents = []
+    lost: set[int] = set()
     for parent in record.after:
         now = newest.get(parent.key)
         if now is None:  # of an older version, or deleted: it stays what it was
@@ -43,10 +47,30 @@ def _resolve(record: Record, newest: Mapping[str, Record], found: Resolved) -> N
             return
         elif _must_end_first(now, parent, record):
             found.waiting.add(record.token)
+        elif now.finished and parent.how is Dependency.AFTER_CORRESPONDING:
+            lost |= _without_counterparts(record, now)
+            parents.append(replace(now.as_parent(parent.how), done=True))
         else:
             parents.append(now.as_parent(parent.how))
-    if record.token not in found.waiting:
-        found.parents[record.token] = tuple(parents)
+    if record.token in found.waiting:
+        return
+    if lost and lost >= _open_elements(record):
+        found.dead.add(record.token)
+        return
+    found.parents[record.token] = tuple(parents)
+    found.lost[record.token] = lost
+
+
+def _open_elements(record: Record) -> set[int]:
+    tasks = record.tasks or {}
+    return {index for index, task in tasks.items() if not task.status.finished}
+
+
+def _without_counterparts(record: Record, now: Record) -> set[int]:
+    """Return the elements whose counterparts in an array that has ended did not complete."""
+    before = now.tasks or {}
+    completed = {i for i, task in before.items() if task.status is Status.COMPLETED}
+    return _open_elements(record) - completed
 
 
 def _must_end_first(now: Record, parent: Parent, record: Record) -> bool:
@@ -59,8 +83,8 @@ def _must_end_first(now: Record, parent: Parent, record: Record) -> bool:
 
 
 def is_dead(now: Record, parent: Parent) -> bool:
-    """Whether a parent has come to another end than is waited for."""
-    return now.finished and not now.can_meet(parent.how)
+    """Whether a parent has come to another end than is waited for, or is sure to."""
+    return not now.can_meet(parent.how)
 
 
 def find_dropped(

@@ -116,11 +116,13 @@ class _Recovery:
 
     def _bundle(self, fresh: Sequence[Record]) -> None:
         """Put jobs together that have not been offered in this attempt."""
-        parents = self.resolved.parents
+        parents, lost = self.resolved.parents, self.resolved.lost
 
         def note(record: Record) -> bool:
             found = parents.get(record.token)
             record.parents = found or record.parents
+            if lost.get(record.token):
+                record.drop_elements(lost[record.token])
             return found is not None
 
         self.store.update(fresh, note)

@@ -12,7 +12,7 @@ import operator
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, NamedTuple
@@ -217,7 +217,19 @@ class Record(_Referable):
         if how is Dependency.AFTER_CORRESPONDING and self.tasks is not None:
             states = [task.status for task in self.tasks.values()]
             return min(states) <= Status.COMPLETED
+        if how is Dependency.AFTER_OK and self.has_lost_elements:
+            return False
         return not self.finished or self.has_met(how)
+
+    @property
+    def has_lost_elements(self) -> bool:
+        """Whether elements of an array have failed for good, whatever others come to that are tried
+        again: the scheduler's job of this attempt is without them.
+        """
+        return self.attempt > 1 and any(
+            task.status > Status.COMPLETED and task.attempt < self.attempt
+            for task in (self.tasks or {}).values()
+        )
 
     @property
     def waits_for(self) -> tuple[Parent, ...]:
@@ -413,6 +425,13 @@ class Record(_Referable):
             }
         self.task = _dropped(self.task, reason)
         self.task.note_event(time.time(), Status.CANCELLED.name, str(reason))
+
+    def drop_elements(self, indices: Collection[int]) -> None:
+        """Let elements of an array end that are never submitted: what they come after failed."""
+        self.tasks = {
+            index: _dropped(task, Reason.DEPENDENCY) if index in indices else task
+            for index, task in (self.tasks or {}).items()
+        }
 
     def take_over(self, owner: str, now: float) -> None:
         """Make the submission that of ``owner``."""

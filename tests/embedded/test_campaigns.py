@@ -26,6 +26,7 @@ from clusterjob import (
     SettingsError,
     Status,
     afterany,
+    aftercorr,
     afternotok,
     submit,
     sweep,
@@ -452,6 +453,39 @@ def test_a_job_of_another_campaign_counts_too() -> None:
     assert [result.name for result in open_campaign("second").results] == ["mesh"]
     Path("go").touch()
     assert first.run(timeout=30).is_complete
+
+
+@pytest.mark.parametrize("where", ["one", "two"])
+def test_elements_come_after_elements_whatever_the_rules_of_retries(
+    where: str,
+) -> None:
+    place = profile("one")
+    other = profile(where)
+    campaign = Campaign("elements", retry=Retry(2, timeout={"time": 2}))
+    first = job("first", "[ $CLUSTERJOB_ARRAY_INDEX != 3 ]")
+    second = job("second", "echo $CLUSTERJOB_ARRAY_INDEX >> ledger")
+    third = job("third", "echo never >> ledger")
+    for made, indices, at in (
+        (first, "1-4", place),
+        (second, "2-4", other),
+        (third, "3", other),
+    ):
+        made.read_settings(at)
+        made.array = indices
+        made.time = "1m"
+    [parent] = campaign.add(first)
+    [child] = campaign.add(second, after=aftercorr(parent))
+    [orphan] = campaign.add(third, after=aftercorr(parent))
+    assert campaign.run(timeout=60).is_over
+    states = {index: task.status for index, task in child.tasks.items()}
+    assert states == {
+        2: Status.COMPLETED,
+        3: Status.CANCELLED,
+        4: Status.COMPLETED,
+    }
+    assert child.tasks[3].reason == Reason.DEPENDENCY
+    assert (orphan.status, orphan.reason) == (Status.CANCELLED, Reason.DEPENDENCY)
+    assert sorted(ledger()) == ["2", "4"]
 
 
 def test_two_processes_drive_one_campaign_on_two_clusters() -> None:

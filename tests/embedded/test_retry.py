@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from clusterjob import (
     Retry,
     SettingsError,
     Status,
+    SubmissionError,
     afterany,
     aftercorr,
     afternotok,
@@ -285,6 +287,35 @@ def test_elements_wait_for_the_last_attempt_of_theirs() -> None:
     assert child.status == Status.COMPLETED, child.explain()
     failed = parent.attempts[0].task
     assert (failed.status, failed.exit_code) == (Status.FAILED, 9)
+
+
+def test_nothing_comes_after_an_array_of_which_an_element_has_failed_for_good() -> (
+    None
+):
+    body = (
+        "until [ -e begin ]; do sleep 0.1; done; case $CLUSTERJOB_ARRAY_INDEX in "
+        "2) [ ! -e m ] || { until [ -e go ]; do sleep 0.1; done; exit 0; }; touch m; exit 75 ;; "
+        "3) exit 9 ;; esac"
+    )
+    parent = JobScript(body, "parent", array="1-4").submit(
+        retry=Retry(2, exit_codes={75: {}})
+    )
+    early = JobScript("touch early", "early").submit(after=parent)
+    alarm = JobScript("touch alarm", "alarm").submit(after=afternotok(parent))
+    Path("begin").touch()
+    while len(parent.attempts) < 2 or not parent.job_id:
+        parent.refresh(force=True)
+        time.sleep(0.1)
+    # what the scheduler runs now is element 2 alone
+    with pytest.raises(SubmissionError, match="elements of it have failed for good"):
+        JobScript("touch late", "late").submit(after=parent)
+    Path("go").touch()
+    assert wait([parent, early, alarm], 60).not_done == []
+    assert parent.tasks[2].status == Status.COMPLETED
+    assert parent.status == Status.FAILED
+    assert (early.status, early.reason) == (Status.CANCELLED, Reason.DEPENDENCY)
+    assert alarm.status == Status.COMPLETED
+    assert not Path("early").exists()
 
 
 def test_processes_that_see_the_same_failure_begin_one_attempt() -> None:
