@@ -99,6 +99,7 @@ class Draft(NamedTuple):
     native: NativeScript
     retry: Retry | None = None
     rows: tuple[Mapping[str, str], ...] = ()
+    base: str = ""  # the name of the sweep that it is a row of
 
     # -- templates ---------------------------------------------------------------------------------
 
@@ -313,6 +314,7 @@ class Draft(NamedTuple):
             cache_id=cache_id,
             retry=retry,
             rows=self.rows,
+            base=self.base,
         )
 
     def _render_aux(self, variables: Mapping[str, object]) -> dict[str, str]:

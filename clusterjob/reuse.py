@@ -15,9 +15,11 @@ from collections.abc import (
     Sequence,
 )
 
+from clusterjob.engine import Neighbours, sweeps_apart
 from clusterjob.errors import first_of
 from clusterjob.keys import RULES, former_key, shape_of
-from clusterjob.store import OLD_KEYS, Record, Store
+from clusterjob.status import Status
+from clusterjob.store import OLD_KEYS, Listed, Record, Store
 
 _log = logging.getLogger(__name__)
 
@@ -108,11 +110,15 @@ def tell_changed(changed: Mapping[str, Sequence[Record]]) -> None:
 
 
 def tell_overtaken(
-    store: Store, reused: Sequence[Record], fresh: Sequence[Record]
+    store: Store,
+    neighbours: Neighbours,
+    reused: Sequence[Record],
+    fresh: Sequence[Record],
 ) -> None:
-    """Say in the log where files of jobs that were not run again may be those of later jobs.
+    """Say in the log where files of jobs that were not run again may be those of other jobs.
 
-    That matters of what fresh jobs come after, and of outputs that are fetched.
+    That matters of what fresh jobs come after, of outputs that are fetched, and of sweeps whose
+    rows have a workdir each.
     """
     tokens = {
         parent.token
@@ -121,12 +127,19 @@ def tell_overtaken(
         if parent.done
     }
     parents = store.by_tokens(tokens) if tokens else {}
-    wanted = {record.token: record for record in reused if record.output_patterns}
+    apart = sweeps_apart([*reused, *fresh])
+    wanted = {
+        record.token: record
+        for record in reused
+        if record.output_patterns or record.spec.base in apart
+    }
     looked_at = parents | wanted
     if not looked_at:
         return
     known = {record.token for record in (*reused, *fresh)} | tokens
-    for record, later in find_overtaken(store, looked_at.values(), known, parents):
+    for record, later in find_overtaken(
+        neighbours, looked_at.values(), known, parents, apart
+    ):
         _log.warning(
             "%r (%s) was not run again, and %r (%s) ran in the same workdir since: the files "
             "there may be those of the later one. Give each a workdir of its own, or submit "
@@ -138,49 +151,58 @@ def tell_overtaken(
         )
 
 
+def tell_occupied(
+    neighbours: Neighbours, reused: Sequence[Record], fresh: Sequence[Record]
+) -> None:
+    """Say in the log where other versions of jobs that were just submitted are at work on the same
+    files.
+    """
+    known = {record.token for record in (*reused, *fresh)}
+    apart = sweeps_apart([*reused, *fresh])
+    for record in fresh:
+        if not record.output_patterns and record.spec.base not in apart:
+            continue
+        for other, shares in neighbours.versions(record, apart):
+            is_at_work = other.status < Status.COMPLETED and other.token not in known
+            if is_at_work and (shares or record.spec.base in apart):
+                _log.warning(
+                    "%r (%s) was submitted, and %r (%s) is at work in the same workdir: the files "
+                    "there may end up as those of the earlier one. Cancel it, or give each a "
+                    "workdir of its own",
+                    record.name,
+                    record.job_id,
+                    other.name,
+                    other.job_id,
+                )
+
+
 def find_overtaken(
-    store: Store,
+    neighbours: Neighbours,
     records: Collection[Record],
     known: Container[str] = (),
     parents: Container[str] = (),
-) -> Iterator[tuple[Record, Record]]:
-    """Yield the jobs whose files later jobs of their names may have written over, with such a one.
+    apart: Container[str] = (),
+) -> Iterator[tuple[Record, Listed]]:
+    """Yield the jobs whose files others in their places may have written over, with such a one:
+    see :meth:`Neighbours.versions`.
 
     Those with the tokens ``known`` stand beside each other on purpose; of ``parents`` it does not
-    matter which outputs they declare.
+    matter which outputs they declare, nor of sweeps whose rows are ``apart``.
     """
-    newest = store.newest({record.name for record in records})
-    of_name: dict[str, list[Record]] = {}  # those of a name are read once
     for record in records:
-        if newest.get(record.name, 0.0) <= record.created:
-            continue
-        if record.name not in of_name:
-            of_name[record.name] = store.select(name=record.name, earlier=True)
-        later = _overtaker(
-            of_name[record.name], record, known, record.token in parents
-        )
-        if later is not None:
-            yield record, later
+        matters = record.token in parents or record.spec.base in apart
+        for other, shares in neighbours.versions(record, apart):
+            is_beside = other.token in known or not _wrote_later(other, record)
+            if not is_beside and (shares or matters):
+                yield record, other
+                break
 
 
-def _overtaker(
-    of_name: Sequence[Record],
-    record: Record,
-    known: Container[str],
-    is_parent: bool,
-) -> Record | None:
-    """Return a job that may have written over the files of another of its name; ``known`` jobs
-    stand beside each other on purpose.
-    """
-    for later in reversed(of_name):
-        if later.created <= record.created:
-            return None
-        is_beside = later.token in known or later.key == record.key
-        is_there = (later.host, later.workdir) == (record.host, record.workdir)
-        shares = is_parent or later.output_patterns == record.output_patterns
-        if is_there and shares and not is_beside and later.job_id:
-            return later
-    return None
+def _wrote_later(other: Listed, record: Record) -> bool:
+    """Whether a job was submitted after another one, or ended after it."""
+    if other.created > record.created or other.status < Status.COMPLETED:
+        return True
+    return (other.ended or 0.0) > (record.task.ended or other.ended or 0.0)
 
 
 def words_for_changed(path: str, record: Record) -> str:

@@ -158,6 +158,7 @@ class JobScript(metaclass=JobScriptType):
     _native: NativeScript
     _retry: Retry | None
     _rows: tuple[Mapping[str, str], ...]  # of an array
+    _base: str  # the name of the sweep that it is a row of
     if TYPE_CHECKING:
         backend: str | None
         remote: str | None
@@ -228,6 +229,7 @@ class JobScript(metaclass=JobScriptType):
             raise SettingsError(f"a body is a text, not {native.body!r}")
         own["body"], own["verbatim"] = native.body, verbatim
         own["_native"], own["_retry"], own["_rows"] = native, None, ()
+        own["_base"] = ""
         own["aux_scripts"] = dict(aux_scripts or {})
         own["inputs"] = "auto" if inputs == "auto" else parse_files(inputs, "input")
         own["outputs"] = parse_files(outputs, "output")
@@ -412,6 +414,16 @@ class JobScript(metaclass=JobScriptType):
         _unsubmitted.add(twin)
         return twin
 
+    def row(self, values: Mapping[str, object], jobname: str) -> JobScript:
+        """Return this job with the values of a row of its sweep: see :func:`sweep`."""
+        twin = self.copy()
+        twin.__dict__["_base"] = str(self.jobname or "job")
+        for name, value in values.items():
+            setattr(twin, name, value)
+        if "jobname" not in values:
+            twin.set_resource("jobname", jobname)
+        return twin
+
     def set_resource(self, name: str, value: object) -> None:
         """Set a resource, or an option of the scheduler's own. Raises :class:`SettingsError`."""
         self.resources[name] = value
@@ -454,6 +466,7 @@ class JobScript(metaclass=JobScriptType):
             native=self._native,
             retry=self._retry,
             rows=self._rows,
+            base=self._base,
         )
 
     def __getattr__(self, name: str) -> object:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from clusterjob.batch import After, Batch
 from clusterjob.dependencies import Job
-from clusterjob.engine import Engine, default_engines, new_batch, tell_shared
+from clusterjob.engine import (
+    Engine,
+    default_engines,
+    new_batch,
+    sweeps_apart,
+    tell_shared,
+)
 from clusterjob.errors import JobNotFoundError, SettingsError, SubmissionError
 from clusterjob.keys import repeated_key
 from clusterjob.packing import Pack
@@ -23,6 +29,7 @@ from clusterjob.reuse import (
     adopt_former,
     find_overtaken,
     tell_changed,
+    tell_occupied,
     tell_overtaken,
     tell_reused,
 )
@@ -165,12 +172,17 @@ class Session:
                 raise
             batch.results.update(zip(generation, handles, strict=True))
         results = Results(batch.results[number] for number in range(len(batch.jobs)))
+        self._tell_of(results)
+        return results
+
+    def _tell_of(self, results: Results) -> None:
+        """Say in the log what is to be known of jobs that were just submitted, or found."""
         reused = [result.record for result in results if result.reused]
+        fresh = [result.record for result in results if not result.reused]
         tell_reused(reused, len(results))
         tell_changed(self.engine.changed_programs(reused))
-        fresh = [result.record for result in results if not result.reused]
-        tell_overtaken(self.store, reused, fresh)
-        return results
+        tell_overtaken(self.store, self.engine.neighbours, reused, fresh)
+        tell_occupied(self.engine.neighbours, reused, fresh)
 
     @_without_collections()
     def hold(
@@ -213,7 +225,7 @@ class Session:
         results = Results(batch.results[number] for number in range(len(batch.jobs)))
         reused = [result.record for result in results if result.reused]
         fresh = [result.record for result in results if not result.reused]
-        tell_overtaken(self.store, reused, fresh)
+        tell_overtaken(self.store, self.engine.neighbours, reused, fresh)
         # others would have to be asked
         here = [record for record in reused if not record.host]
         tell_changed(self.engine.changed_programs(here))
@@ -221,8 +233,8 @@ class Session:
 
     def _write_down(self, records: Sequence[Record]) -> list[Record]:
         """Hold jobs of a campaign; return who holds their keys."""
-        # what the campaign parted with, and what others wrote over since, is run again
-        lost = self._overtaken(records, lambda old: not old.campaign)
+        # what others have written over since is run again
+        lost = self._given_up(records)
         again = functools.partial(_comes_back, lost)
         winners = self.engine.hold(records, again)
         for record, winner in zip(records, winners, strict=True):
@@ -292,19 +304,28 @@ class Session:
         """Return the tokens of arrays that failed in part and of which nothing is kept: their files
         are another job's now.
         """
-        arrays = [record for record in records if record.tasks is not None]
-        return self._overtaken(arrays, lambda old: old.status > Status.COMPLETED)
-
-    def _overtaken(
-        self, records: Sequence[Record], is_meant: Callable[[Record], bool]
-    ) -> set[str]:
-        """Return the tokens of jobs that have ended and hold the keys of these, whose outputs later
-        jobs of their names may have written over.
-        """
-        keys = [record.key for record in records if record.output_patterns]
+        keys = [
+            record.key
+            for record in records
+            if record.tasks is not None and record.output_patterns
+        ]
         held = self.store.by_keys(keys).values() if keys else ()
-        ended = [record for record in held if record.finished and is_meant(record)]
-        return {record.token for record, _ in find_overtaken(self.store, ended)}
+        failed = [record for record in held if record.status > Status.COMPLETED]
+        found = find_overtaken(self.engine.neighbours, failed)
+        return {record.token for record, _ in found}
+
+    def _given_up(self, records: Sequence[Record]) -> set[str]:
+        """Return the tokens of jobs that have ended and hold the keys of these, and whose files
+        others may have written over: those that a campaign has parted with for others in their
+        places, whatever they declare as outputs, and those of no campaign.
+        """
+        held = self.store.by_keys([record.key for record in records]).values()
+        ended = [record for record in held if record.finished and not record.campaign]
+        parted = {record.token for record in ended if record.left}
+        found = find_overtaken(
+            self.engine.neighbours, ended, (), parted, sweeps_apart(records)
+        )
+        return {record.token for record, _ in found}
 
     def recover(self) -> None:
         """Finish the submissions that processes which are gone left open, once a session.

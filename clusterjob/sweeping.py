@@ -178,12 +178,7 @@ def parse_value(text: str) -> object:
 
 def _vary(job: JobScript, row: Row) -> JobScript:
     """Return a copy of a job with the values of a row, and a name made of them."""
-    twin = job.copy()
-    for name, value in row.items():
-        setattr(twin, name, value)
-    if "jobname" not in row:
-        twin.set_resource("jobname", name_of(str(job.jobname or "job"), row))
-    return twin
+    return job.row(row, name_of(str(job.jobname or "job"), row))
 
 
 def name_of(base: str, row: Row) -> str:

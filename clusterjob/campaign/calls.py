@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clusterjob.campaign.memory import Memory
@@ -83,8 +83,9 @@ class Calls:
         gets next is known; and the jobs that they alone made.
 
         Such a call of the step got some of the jobs that one of this process got, will get, or
-        made: as they were before, for a function that was another, or where a loop ended elsewhere.
-        So are calls of any step that got what such a call made.
+        made: as they were before, for a function that was another, or where a loop ended elsewhere;
+        or it made jobs in whose places one of this process made others. So are calls of any step
+        that got what such a call made.
         """
         everything = self._all()
         stays = [everything[one] for one in self._visited if one in everything]
@@ -101,12 +102,13 @@ class Calls:
         if step in self._expected:
             lost |= self._expected[step][1]
         names = {step}
+        doubled = self._that_made_in_same_places(step, everything, kept)
         while found := {
             one: entry
             for one, entry in everything.items()
             if one[0] in names
             and one not in self._visited | gone.keys()
-            and not lost.isdisjoint(entry["of"])
+            and (one in doubled or not lost.isdisjoint(entry["of"]))
         }:
             gone.update(found)
             made = {key for entry in found.values() for key in entry["made"]} - kept
@@ -118,6 +120,33 @@ class Calls:
         others = [entry for one, entry in everything.items() if one not in gone]
         still_made = {key for entry in others for key in entry["made"]}
         return [job for key, job in jobs.items() if key not in still_made], set(gone)
+
+    def _that_made_in_same_places(
+        self,
+        step: str,
+        everything: Mapping[tuple[str, str], Any],
+        kept: Collection[str],
+    ) -> set[tuple[str, str]]:
+        """Return the calls of a step, not made by this process, in the places of whose jobs calls
+        of this process made others.
+        """
+        earlier = {
+            one: entry
+            for one, entry in everything.items()
+            if one[0] == step and one not in self._visited
+        }
+        keys = {key for entry in earlier.values() for key in entry["made"]} - set(
+            kept
+        )
+        records = self._store.by_keys(sorted(keys)) if keys else {}
+        in_place = {
+            key for key, record in records.items() if _place(record) in self._made
+        }
+        return {
+            one
+            for one, entry in earlier.items()
+            if not in_place.isdisjoint(entry["made"])
+        }
 
     def forget(self, gone: Collection[tuple[str, str]]) -> None:
         """Forget calls, given by their steps and words."""

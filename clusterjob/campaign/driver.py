@@ -13,7 +13,13 @@ from clusterjob.campaign.calls import Calls
 from clusterjob.campaign.load import Load
 from clusterjob.campaign.memory import Memory
 from clusterjob.campaign.queue import Queue
-from clusterjob.engine import Cluster, find_conflicts, new_batch
+from clusterjob.engine import (
+    Cluster,
+    find_conflicts,
+    new_batch,
+    places_of,
+    sweeps_apart,
+)
 from clusterjob.errors import ClusterJobError, SettingsError, StoreError, first_of
 from clusterjob.renewing import parent_keys, renew
 from clusterjob.result import AsyncResult
@@ -46,6 +52,7 @@ class Driver:
         self._new: list[Record] = []
         # jobs that others take the places of, which have not ended; by token
         self._leaving: dict[str, Record] = {}
+        self._apart: set[str] = set()  # sweeps whose rows have a workdir each
         # tokens of jobs that may not go yet: others are at work in their places, or on their files
         self._kept_back: set[str] = set()
 
@@ -81,7 +88,7 @@ class Driver:
         def join(record: Record) -> bool:
             if record.campaign:
                 return False
-            record.campaign = self.name
+            record.campaign, record.left = self.name, ""
             return True
 
         if others:
@@ -104,16 +111,27 @@ class Driver:
         return dict(found), len(self.queue)
 
     def part_with_replaced(self) -> None:
-        """Part with jobs in whose places, of the same name and workdir, the script has others now:
-        it was changed. What was not submitted yet never is; what runs goes on.
+        """Part with jobs in whose places the script has others now: it was changed. They are of the
+        same workdir and name, or rows of the same sweep (see :class:`Neighbours`). What was not
+        submitted yet never is; what runs goes on.
         """
         new, self._new = self._new, []
-        if not new:
+        if not new or not self._before:
             return
-        places = dict.fromkeys((record.name, record.workdir) for record in new)
-        tokens = [token for place in places for token in self._before.pop(place, ())]
-        found = self.store.by_tokens(tokens).values()
-        self._part_with(list(found))
+        candidates: list[Record] = []
+        for workdir in {record.workdir for record in new}:
+            tokens = list(self._before.get(workdir, ()))
+            candidates += self.store.by_tokens(tokens).values()
+        self._apart |= sweeps_apart(new)
+        taken = {place for record in new for place in places_of(record, self._apart)}
+        replaced = [
+            old
+            for old in candidates
+            if not taken.isdisjoint(places_of(old, self._apart))
+        ]
+        for old in replaced:
+            self._before[old.workdir].discard(old.token)
+        self._part_with(replaced)
 
     def part_with_calls(self, step: str) -> None:
         """Part with the jobs of calls of a step's in whose places there are others now."""
@@ -152,7 +170,7 @@ class Driver:
         def leave(record: Record) -> bool:
             if not record.finished or record.key in self._given:
                 return False
-            record.campaign = ""
+            record.leave_campaign()
             return True
 
         leaving = list(self.store.by_tokens(list(self._leaving)).values())
@@ -164,16 +182,16 @@ class Driver:
         }
 
     @functools.cached_property
-    def _before(self) -> dict[tuple[str, str], list[str]]:
-        """The jobs, by name and workdir, that an earlier run of the script has left and this one
-        has not given; those that steps made are not among them. It is read once.
+    def _before(self) -> dict[str, set[str]]:
+        """The jobs, by workdir, that an earlier run of the script has left and this one has not
+        given; those that steps made are not among them. It is read once.
         """
         made = self.calls.all_made()
-        found: dict[tuple[str, str], list[str]] = {}
+        found: dict[str, set[str]] = {}
         for item in self.store.listed():
             is_own = item.campaign == self.name
             if is_own and item.key not in made and item.key not in self._given:
-                found.setdefault((item.name, item.workdir), []).append(item.token)
+                found.setdefault(item.workdir, set()).add(item.token)
         return found
 
     # -- a step ------------------------------------------------------------------------------------
@@ -271,6 +289,7 @@ class Driver:
             except ClusterJobError as error:
                 _log.warning("%s", str(error).partition("\n")[0])
             gone += [record.token for record in tracked if not record.is_held]
+            self.engine.neighbours.forget()
         self.queue.forget(gone)
         return len(gone)
 
@@ -278,11 +297,16 @@ class Driver:
         """Return the jobs that may go now: others are at work neither in their places nor on their
         files. The rest is kept back.
         """
-        places = {(item.name, item.workdir) for item in self._leaving.values()}
+        occupied = {
+            place
+            for item in self._leaving.values()
+            for place in places_of(item, self._apart)
+        }
         kept_back = {
             record.token
             for record in records
-            if record.is_held and (record.name, record.workdir) in places
+            if record.is_held
+            and not occupied.isdisjoint(places_of(record, self._apart))
         }
         rest = [record for record in records if record.token not in kept_back]
         kept_back.update(
@@ -364,7 +388,7 @@ class Driver:
         def leave(record: Record) -> bool:
             if record.campaign != self.name or not record.finished:
                 return False
-            record.campaign = ""
+            record.leave_campaign()
             return True
 
         self.store.update(records, leave)

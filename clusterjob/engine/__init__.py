@@ -7,6 +7,7 @@ from clusterjob.engine.defaults import default_engines
 from clusterjob.engine.engine import Batch, Engine
 from clusterjob.engine.job_files import RUNS, new_batch, render_by_hand, render_record
 from clusterjob.engine.lease import LEASE, heartbeats, is_abandoned
+from clusterjob.engine.neighbours import Neighbours, places_of, sweeps_apart
 from clusterjob.engine.recovery import find_submissions
 from clusterjob.engine.replies import Receipt
 from clusterjob.engine.scheduler import Scheduler
@@ -17,6 +18,7 @@ __all__ = [
     "Batch",
     "Cluster",
     "Engine",
+    "Neighbours",
     "Receipt",
     "Scheduler",
     "default_engines",
@@ -28,8 +30,10 @@ __all__ = [
     "new_batch",
     "note_id",
     "pack_id",
+    "places_of",
     "render_by_hand",
     "render_record",
+    "sweeps_apart",
     "tell_shared",
     "why_alone",
 ]

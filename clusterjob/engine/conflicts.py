@@ -63,7 +63,7 @@ def tell_shared(records: Sequence[Record]) -> None:
     """Warn of files that several of the jobs write, none of which comes after another."""
     writers: dict[tuple[str, str, str], list[str]] = {}
     for record in records:
-        for name, count in _written(record).items():
+        for name, count in files_written(record).items():
             jobs = writers.setdefault((record.host, record.workdir, name), [])
             jobs += [record.name] * count
     for (_, workdir, name), jobs in writers.items():
@@ -78,7 +78,7 @@ def tell_shared(records: Sequence[Record]) -> None:
             )
 
 
-def _written(record: Record) -> dict[str, int]:
+def files_written(record: Record) -> dict[str, int]:
     """Return the files that a job writes by names that stand as written, and how often each."""
     found = {item.pattern: 1 for item in record.spec.outputs}
     asked = record.spec.resources

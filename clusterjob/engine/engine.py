@@ -11,6 +11,7 @@ from pathlib import Path
 
 from clusterjob.backend import load_backend
 from clusterjob.engine.cluster import Cluster
+from clusterjob.engine.neighbours import Neighbours
 from clusterjob.engine.offering import Refusal
 from clusterjob.engine.poller import Hook
 from clusterjob.engine.scheduler import Scheduler
@@ -64,6 +65,7 @@ class Engine:
     def __init__(self, store: Store, connections: Connections) -> None:
         self.store, self.connections = store, connections
         self.watcher = Watcher()
+        self.neighbours = Neighbours(store)
         self._schedulers: dict[str, Scheduler] = {}
         self._clusters: dict[str, Cluster] = {}
         self._lock = threading.RLock()
@@ -168,6 +170,11 @@ class Engine:
             winners = self._submit_to_one(members, again, parents, batch)
             for position, winner in zip(positions, winners, strict=True):
                 batch.winners[position] = winner
+        own = {record.token for record in records}
+        if any(
+            winner is not None and winner.token in own for winner in batch.winners
+        ):
+            self.neighbours.forget()
         return batch
 
     def hold(self, records: Sequence[Record], again: Again) -> list[Record | None]:

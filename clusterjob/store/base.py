@@ -219,12 +219,6 @@ class Store(ABC):
         return {status: found[status] for status in Status}
 
     @abstractmethod
-    def newest(self, names: Iterable[str]) -> dict[str, float]:
-        """Return, for each name that there is, when the last job of it was made (s since the
-        epoch); submissions that were replaced count too.
-        """
-
-    @abstractmethod
     def live(self, cluster_id: str) -> list[str]:
         """Return the tokens of all jobs of a cluster that have not ended, but for those that their
         campaigns hold.

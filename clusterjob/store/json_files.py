@@ -213,13 +213,6 @@ class FileStore(Store):
             ):
                 yield Listed.of(record, is_current)
 
-    def newest(self, names: Iterable[str]) -> dict[str, float]:
-        wanted, found = set(names), dict[str, float]()
-        for record in self._good(self._read_all()).values():
-            if record.name in wanted:
-                found[record.name] = max(record.created, found.get(record.name, 0.0))
-        return found
-
     def live(self, cluster_id: str) -> list[str]:
         return [
             reading.token

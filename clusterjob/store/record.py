@@ -112,6 +112,7 @@ class Record(_Referable):
     bundle: Bundle | None = None  # where it did not go alone
     user: str = ""  # who submitted it, here
     campaign: str = ""  # the name of the campaign that it belongs to
+    left: str = ""  # that of one which has others in its place since
     # other clusters that it may go to: see `place`; with a profile, when it is tried again
     elsewhere: tuple[dict[str, str], ...] = ()
     attempt: int = 1  # more than one where it is tried again by itself
@@ -425,6 +426,10 @@ class Record(_Referable):
             }
         self.task = _dropped(self.task, reason)
         self.task.note_event(time.time(), Status.CANCELLED.name, str(reason))
+
+    def leave_campaign(self) -> None:
+        """Be no part of a campaign any more, which remembers whose it was."""
+        self.campaign, self.left = "", self.campaign
 
     def drop_elements(self, indices: Collection[int]) -> None:
         """Let elements of an array end that are never submitted: what they come after failed."""

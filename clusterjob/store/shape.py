@@ -253,6 +253,7 @@ _RECORD = _Shape(
                 "owner",
                 "into",
                 "campaign",
+                "left",
                 "user",
             ),
             _TEXT,
@@ -300,7 +301,7 @@ _SPEC = _Shape(
         **dict.fromkeys(
             ("body", "shell", "cwd", "into", "prologue", "epilogue"), _TEXT
         ),
-        **dict.fromkeys(("filename", "cache_id", "setup"), _TEXT),
+        **dict.fromkeys(("filename", "cache_id", "setup", "base"), _TEXT),
         "resources": _OBJECT,
         "params": _OBJECT,
         "aux": _TEXTS_BY_NAME,

@@ -183,6 +183,7 @@ class JobSpec(NamedTuple):
     # how many run in one of the scheduler's jobs: the numbers of clusterjob.packing
     pack: Mapping[str, int] = {}
     tags: tuple[str, ...] = ()
+    base: str = ""  # the name of the sweep that it is a row of
     # when it is tried again by itself: the rules of clusterjob.retry
     retry: Mapping[str, Any] = {}
 
@@ -258,4 +259,5 @@ _OPTIONAL = (
     "retry",
     "rows",
     "tags",
+    "base",
 )

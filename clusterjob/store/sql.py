@@ -233,17 +233,6 @@ class SqlStore(Store):
             record for record in found if record.epilogue is ONCE_STARTED or not begun
         ]
 
-    def newest(self, names: Iterable[str]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        with self._transaction(write=False) as connection:
-            for part, places in portions(list(names)):
-                statement = (
-                    "SELECT name, MAX(created) FROM records "
-                    f"WHERE name IN ({places}) GROUP BY name"
-                )
-                found.update(map(tuple, connection.execute(statement, part)))
-        return found
-
     def live(self, cluster_id: str) -> list[str]:
         with self._transaction(write=False) as connection:
             rows = connection.execute(

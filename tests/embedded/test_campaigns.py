@@ -748,16 +748,95 @@ def test_a_job_waits_for_the_one_that_it_takes_the_place_of(
     assert back[0].job_id != old[0].job_id
 
 
-def test_what_is_back_and_was_written_over_by_nobody_is_not_repeated() -> None:
-    def make(word: str) -> list[str | None]:
-        campaign = Campaign("back")
-        results = campaign.add(JobScript(f"echo {word}", "a"))
-        assert campaign.run(timeout=60).is_complete
-        assert [result.stdout() for result in results] == [f"{word}\n"]
-        return [result.job_id for result in results]
+def test_what_is_back_is_not_repeated_where_the_other_never_ran() -> None:
+    def make(word: str) -> tuple[Campaign, Results]:
+        campaign = Campaign("back", max_running=1)
+        if word == "two":
+            campaign.add(JobScript("until [ -e go ]; do sleep 0.1; done", "blocker"))
+        return campaign, campaign.add(JobScript(f"echo {word}", "a"))
 
-    first, _, third = make("one"), make("two"), make("one")
-    assert first == third
+    campaign, first = make("one")
+    assert campaign.run(timeout=60).is_complete
+    campaign, second = make("two")
+    campaign.step()
+    assert second[0].job_id is None
+    Path("go").touch()
+    campaign, third = make("one")
+    assert campaign.run(timeout=60).is_complete
+    assert third[0].job_id == first[0].job_id
+    assert len(campaign.results) == 2
+
+
+def version(value: int, campaign: str, rows: int = 2) -> list[str]:
+    """Run a pipeline that writes files which only some of its jobs declare; return what it says."""
+    script = Campaign(campaign)
+    jobs = sweep(
+        JobScript("echo {{ x }} > v", "s", workdir="w{{ i }}"),
+        zipped=True,
+        i=range(rows),
+        x=[value, *range(1, rows)],
+    )
+    runs = script.add(jobs)
+    mesh = script.add(JobScript(f"echo {value} > mesh", "mesh", workdir="m"))
+    use = script.add(JobScript("cat mesh", "use", workdir="m"), after=mesh)
+
+    @script.step(after=runs)
+    def total(results: Results) -> JobScript:
+        values = [int(Path(item.record.workdir, "v").read_text()) for item in results]
+        return JobScript(f"echo {sum(values)}", "total")
+
+    assert script.run(timeout=60).is_complete
+    [last] = [item for item in script.results if item.name == "total"]
+    assert len(script.results) == rows + 3
+    return [last.stdout().strip(), use[0].stdout().strip()]
+
+
+def test_a_value_that_is_changed_back_gives_its_own_number_again() -> None:
+    assert version(10, "numbers") == ["11", "10"]
+    assert version(20, "numbers") == ["21", "20"]
+    assert version(10, "numbers") == ["11", "10"]
+    ids = [item.job_id for item in open_campaign("numbers").results]
+    assert version(10, "numbers") == ["11", "10"]
+    assert [item.job_id for item in open_campaign("numbers").results] == ids
+
+
+def test_what_a_step_made_of_inputs_of_which_none_is_left_is_replaced() -> None:
+    def make(*values: int) -> list[str]:
+        campaign = Campaign("totals")
+        runs = campaign.add(sweep(JobScript("echo {{ x }}", "s"), x=values))
+
+        @campaign.step(after=runs)
+        def total(results: Results) -> JobScript:
+            return JobScript(f"echo {sum(int(r.stdout()) for r in results)}", "total")
+
+        assert campaign.run(timeout=60).is_over
+        found = [item for item in campaign.results if item.name == "total"]
+        return [item.stdout().strip() for item in found]
+
+    assert make(1, 2) == ["3"]
+    assert make(7, 8) == ["15"]
+    assert make(1, 2) == ["3"]
+
+
+def test_a_row_waits_for_the_version_of_it_that_runs() -> None:
+    def make(value: int) -> tuple[Campaign, Results]:
+        campaign = Campaign("rows")
+        body = (
+            "[ {{ x }} = 2 ] || until [ -e go ]; do sleep 0.1; done; echo {{ x }} > v"
+        )
+        job = JobScript(body, "s", workdir="w", outputs=["v"])
+        return campaign, campaign.add(sweep(job, x=[value]))
+
+    campaign, old = make(1)
+    campaign.step()
+    campaign, new = make(2)
+    campaign.step()
+    assert new[0].job_id is None
+    Path("w/go").touch()
+    assert campaign.run(timeout=60).is_complete
+    assert old[0].status == Status.COMPLETED
+    assert Path("w/v").read_text() == "2\n"
+    assert [item.name for item in campaign.results] == [new[0].name]
 
 
 def test_jobs_on_the_same_file_with_other_contents_go_one_after_the_other() -> None:

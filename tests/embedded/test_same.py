@@ -28,6 +28,7 @@ from clusterjob import (
     afterany,
     plan,
     submit,
+    sweep,
     wait,
 )
 
@@ -452,3 +453,41 @@ def test_nothing_is_kept_of_an_array_that_another_one_has_written_over() -> None
     Path("ok").touch()
     assert run_with(10) == ["10", "30"]
     assert run_with(1) == ["1", "3"]
+
+
+def test_other_versions_of_a_row_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    def row(value: int, body: str = "echo {{ x }} > v") -> AsyncResult:
+        job = JobScript(body, "s", workdir="w", outputs=["v"])
+        caplog.clear()
+        [result] = submit(sweep(job, x=[value]))
+        return result
+
+    slow = "until [ -e go ]; do sleep 0.1; done; echo {{ x }} > v"
+    old = row(1, slow)
+    new = row(2)
+    assert f"'s_x1' ({old.job_id}) is at work in the same workdir" in caplog.text
+    assert new.wait(20)
+    Path("w/go").touch()
+    assert old.wait(20)
+    assert Path("w/v").read_text() == "1\n"
+    # that one ended later, so what is there is its own
+    assert row(2).reused
+    assert f"'s_x1' ({old.job_id}) ran in the same workdir since" in caplog.text
+
+
+def test_rows_with_a_workdir_each_need_name_no_outputs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = JobScript("echo {{ x }} > v", "s", workdir="w{{ i }}")
+    for values in ([1, 2], [1, 3], [1, 2]):
+        caplog.clear()
+        results = submit(sweep(job, zipped=True, i=[0, 1], x=values))
+        results.wait(20)
+    assert "'s_i1_x2'" in caplog.text
+    assert "'s_i1_x3'" in caplog.text
+    assert "'s_i0_x1'" not in caplog.text
+    # rows of one workdir stand beside each other
+    caplog.clear()
+    for values in ([1], [2], [1]):
+        submit(sweep(JobScript("true {{ x }}", "t", workdir="t"), x=values)).wait(20)
+    assert caplog.text == ""

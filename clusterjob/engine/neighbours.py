@@ -1,0 +1,176 @@
+"""Jobs that share a workdir: which of them write each other's files."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Collection, Container, Iterable, Iterator
+from typing import NamedTuple
+
+from clusterjob.engine.conflicts import files_written
+from clusterjob.shell import in_portions
+from clusterjob.store import Listed, Record, Store
+
+_LOADED = 500  # records that are read at once
+
+
+class _Facts(NamedTuple):
+    """What never changes of a record, and is of use here."""
+
+    base: str
+    files: frozenset[str]
+    patterns: frozenset[str]
+    parents: frozenset[str]  # keys
+
+
+def sweeps_apart(records: Iterable[Record]) -> set[str]:
+    """Return the names of the sweeps among jobs of which each row has a workdir of its own: there
+    another row of an earlier version is one that has changed.
+    """
+    workdirs: dict[str, list[tuple[str, str]]] = {}
+    for record in records:
+        if record.spec.base:
+            workdirs.setdefault(record.spec.base, []).append(
+                (record.host, record.workdir)
+            )
+    return {
+        base
+        for base, places in workdirs.items()
+        if len(places) > 1 and max(Counter(places).values()) == 1
+    }
+
+
+def places_of(record: Record, apart: Container[str]) -> set[tuple[str, ...]]:
+    """Return the places that a job takes; two jobs that have one in common stand in each other's.
+
+    That is its workdir with its name; and as a row of a sweep the workdir with each file that it
+    writes, or alone where rows have a workdir each (the sweep is one of those ``apart``).
+    """
+    where = record.host, record.workdir
+    base = record.spec.base
+    found: set[tuple[str, ...]] = {(*where, record.name)}
+    if base:
+        found.update((*where, base, file) for file in files_written(record))
+    if base in apart:
+        found.add((*where, base, ""))
+    return found
+
+
+class Neighbours:
+    """The jobs of a store that were submitted, by their workdirs.
+
+    They are read when they are first asked for, and again when other processes wrote, or
+    :meth:`forget` was called.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._changes: int | None = None
+        self._of_workdir: dict[tuple[str, str], list[Listed]] = {}
+        self._of_name: dict[tuple[str, str, str], list[Listed]] = {}
+        self._of_file: dict[tuple[str, str], dict[tuple[str, str], list[Listed]]] = {}
+        self._facts: dict[str, _Facts] = {}
+
+    def forget(self) -> None:
+        """Read them again when they are needed next."""
+        self._changes = None
+
+    def _read(self) -> None:
+        if not self._store.exists():
+            return
+        changes = self._store.changes()
+        if changes == self._changes:
+            return
+        self._of_workdir, self._of_name, self._of_file = {}, {}, {}
+        for item in self._store.listed(earlier=True):
+            if item.job_id is None:  # it was not submitted, and writes nothing
+                continue
+            place = item.host, item.workdir
+            self._of_workdir.setdefault(place, []).append(item)
+            self._of_name.setdefault((*place, item.name), []).append(item)
+        self._changes = changes
+
+    def versions(
+        self, record: Record, apart: Container[str] = ()
+    ) -> list[tuple[Listed, bool]]:
+        """Return other jobs in whose place a job is, and whether both write the same files.
+
+        They are of its workdir and name; or rows of its sweep, of other values, where these write a
+        file of the same name, or have a workdir each (the sweep is one of those ``apart``).
+        """
+        with self._lock:
+            return list(self._versions(record, apart))
+
+    def _versions(
+        self, record: Record, apart: Container[str]
+    ) -> Iterator[tuple[Listed, bool]]:
+        self._read()
+        place = record.host, record.workdir
+        found = {
+            item.token: item for item in self._of_name.get((*place, record.name), ())
+        }
+        own = self._facts_of(record)
+        if own.base:
+            of_file = self._by_file(place)
+            for file in own.files:
+                rows = of_file.get((own.base, file), ())
+                found.update((item.token, item) for item in rows)
+            if own.base in apart:
+                there = self._of_workdir.get(place, ())
+                self._load(there)
+                rows = [
+                    item for item in there if self._facts[item.token].base == own.base
+                ]
+                found.update((item.token, item) for item in rows)
+        self._load(found.values())
+        for token, item in found.items():
+            facts = self._facts[token]
+            is_other = item.key != record.key and record.key not in facts.parents
+            if is_other and token != record.token:
+                shares = bool(
+                    own.files & facts.files or own.patterns & facts.patterns
+                )
+                yield item, shares
+
+    def _by_file(self, place: tuple[str, str]) -> dict[tuple[str, str], list[Listed]]:
+        """Return the rows of sweeps in a workdir, by sweep and the files that they write."""
+        if place not in self._of_file:
+            there = self._of_workdir.get(place, ())
+            self._load(there)
+            found: dict[tuple[str, str], list[Listed]] = {}
+            for item in there:
+                facts = self._facts[item.token]
+                for file in facts.files if facts.base else ():
+                    found.setdefault((facts.base, file), []).append(item)
+            self._of_file[place] = found
+        return self._of_file[place]
+
+    def _load(self, items: Collection[Listed]) -> None:
+        missing = [item.token for item in items if item.token not in self._facts]
+        for portion in in_portions(missing, _LOADED):
+            records = self._store.by_tokens(portion)
+            for (
+                token
+            ) in portion:  # one that is damaged, or was deleted, writes nothing
+                self._facts[token] = (
+                    _facts(records[token]) if token in records else _NOTHING
+                )
+
+    def _facts_of(self, record: Record) -> _Facts:
+        if record.token not in self._facts:
+            self._facts[record.token] = _facts(record)
+        return self._facts[record.token]
+
+
+_NOTHING = _Facts("", frozenset(), frozenset(), frozenset())
+
+
+def _facts(record: Record) -> _Facts:
+    spec = record.spec
+    return _Facts(
+        spec.base,
+        frozenset(files_written(record)),
+        frozenset(item.pattern for item in spec.outputs),
+        frozenset(parent.key for parent in spec.after),
+    )
