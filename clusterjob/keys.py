@@ -134,6 +134,10 @@ def _plain(value: object) -> object:
     # the order of these changes from process to process
     if isinstance(value, (set, frozenset)):
         return sorted(map(_plain, value), key=_canonical)
+    # numbers and arrays of numpy and the like
+    listed = value.tolist() if hasattr(value, "tolist") else value
+    if listed is not value and not isinstance(listed, type(value)):
+        return _plain(listed)
     return _ADDRESS.sub("", str(value))
 
 

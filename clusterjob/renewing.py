@@ -55,6 +55,12 @@ def parent_keys(record: Record) -> set[str]:
     return {parent.key for parent in record.spec.after}
 
 
+def comes_from_afar(record: Record, new: Mapping[str, Record]) -> bool:
+    """Whether a job comes after one that was just submitted to another cluster."""
+    parents = [new[key] for key in parent_keys(record) if key in new]
+    return any(parent.cluster_id != record.cluster_id for parent in parents)
+
+
 def renew(
     engine: Engine,
     records: Sequence[Record],

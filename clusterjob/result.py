@@ -44,7 +44,12 @@ from clusterjob.files import (
 )
 from clusterjob.job_rows import JobRow, task_columns
 from clusterjob.plain_files import expand
-from clusterjob.renewing import cancelled_for, parent_keys, renew
+from clusterjob.renewing import (
+    cancelled_for,
+    comes_from_afar,
+    parent_keys,
+    renew,
+)
 from clusterjob.status import Reason, Status
 from clusterjob.store import (
     ONCE_DONE,
@@ -598,10 +603,19 @@ def resubmit(
         keys = {record.key for record in left}
         ready = [record for record in left if not keys & parent_keys(record)] or left
         new = {handle.key: handle.record for handle in done.values()}
-        renewed = renew(engine, ready, folder, new)
-        handles = submit_records(engine, renewed, again)
+        # a campaign sees to an order that no scheduler can
+        apart = [
+            item for item in ready if item.campaign and comes_from_afar(item, new)
+        ]
+        together = [record for record in ready if record not in apart]
+        renewed = renew(engine, together, folder, new)
+        handles = submit_records(engine, renewed, again) if renewed else []
+        anew = renew(engine, apart, folder, new, held=True)
+        winners = engine.hold(anew, again) if anew else []
+        handles += [AsyncResult(item, engine) for item in winners if item is not None]
         done.update(
-            (old.token, handle) for old, handle in zip(ready, handles, strict=True)
+            (old.token, handle)
+            for old, handle in zip([*together, *apart], handles, strict=True)
         )
         left = [record for record in left if record.token not in done]
     return [done[record.token] for record in records]

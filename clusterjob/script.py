@@ -17,6 +17,7 @@ from clusterjob.backend import (
     ResourceValue,
     check_once,
     check_spelling,
+    common_name,
     is_known_word,
     load_backend,
 )
@@ -420,7 +421,8 @@ class JobScript(metaclass=JobScriptType):
         twin.__dict__["_base"] = str(self.jobname or "job")
         for name, value in values.items():
             setattr(twin, name, value)
-        if "jobname" not in values:
+        others = [name for name in values if name not in twin.params]
+        if all(common_name(name) != "jobname" for name in others):
             twin.set_resource("jobname", jobname)
         return twin
 

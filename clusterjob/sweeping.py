@@ -135,7 +135,7 @@ def read_csv(path: str | os.PathLike[str]) -> list[Row]:
     file = expand(path)
     try:
         with open(file, newline="", encoding="utf-8-sig") as text:
-            reader = csv.reader(text)
+            reader = csv.reader(text, strict=True)
             header = next(reader, [])
             rows: list[Row] = []
             for values in reader:
@@ -148,7 +148,11 @@ def read_csv(path: str | os.PathLike[str]) -> list[Row]:
                         file=file,
                     )
                 rows.append(dict(zip(header, map(parse_value, values), strict=True)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        raise SettingsError(
+            f"line {reader.line_num}: {error} (is a quote not closed?)", file=file
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"it cannot be read: {error}", file=file) from None
     wrong = [name for name in header if not name.isidentifier()]
     if wrong or not header or len(set(header)) < len(header):
@@ -164,10 +168,13 @@ def read_csv(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def parse_value(text: str) -> object:
-    """Return the number that a text is, else the text.
+    """Return the number or truth value that a text is, else the text.
 
-    ``0.10`` and ``1e-3`` are numbers; ``007``, ``1_000``, ``+5`` and ``nan`` stay what they are.
+    ``0.10`` and ``1e-3`` are numbers, ``True`` and ``False`` are what they are in Python; ``007``,
+    ``1_000``, ``+5``, ``true`` and ``nan`` stay texts.
     """
+    if text in ("True", "False"):
+        return text == "True"
     if not _NUMBER.fullmatch(text):
         return text
     if _WHOLE.fullmatch(text):

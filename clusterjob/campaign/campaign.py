@@ -282,6 +282,12 @@ class Campaign:
             outcome = self._step()
         if progress:
             _tell(f"{self.name}: {outcome}", end=True)
+        if outcome.is_over and outcome.counts.get(Status.FAILED):
+            _log.warning(
+                "campaign %r: what failed is not submitted again by itself: campaign.retry(), or "
+                "'clusterjob campaign retry', does that",
+                self.name,
+            )
         return outcome
 
     async def finished(self) -> Outcome:

@@ -9,6 +9,7 @@ import click
 
 from clusterjob.campaign import Outcome, campaign_names, open_campaign
 from clusterjob.cli.output import (
+    NEEDS_SCRIPT,
     UNFINISHED,
     as_json,
     echo,
@@ -27,8 +28,8 @@ def campaign() -> None:
     """Campaigns: many jobs under a name, their order and their limits.
 
     Exit codes of show and continue: 0 all completed; 1 some failed or were cancelled, and there is
-    nothing more to do; 3 it is not over: run it again, or its script where a function of that is to
-    be called.
+    nothing more to do; 3 it is not over: 'continue' goes on; 5 its script is to be run, which has a
+    function that is to be called.
     """
 
 
@@ -128,6 +129,8 @@ def _exit(outcome: Outcome) -> None:
     has_failed = outcome.counts.get(Status.FAILED) or outcome.counts.get(
         Status.CANCELLED
     )
-    if not outcome.is_over or (outcome.open_steps and not has_failed):
+    if not outcome.is_over:
         sys.exit(UNFINISHED)
+    if outcome.open_steps and not has_failed:
+        sys.exit(NEEDS_SCRIPT)
     sys.exit(0 if outcome.is_complete else 1)

@@ -72,7 +72,8 @@ def cli(context: click.Context, where: str | None) -> None:
     (six characters and more).
 
     Exit codes: 0 all is well (asked about jobs: all completed); 1 an error, or a job failed or was
-    cancelled; 2 wrong usage; 3 jobs have not ended; 4 there is no such job.
+    cancelled; 2 wrong usage; 3 jobs have not ended; 4 there is no such job; 5 a campaign's script
+    is to be run.
     """
     if where is not None:
         JobScript.cache_folder = where

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from clusterjob.backend import list_backends, load_backend, readable
 from clusterjob.cli.output import (
+    NOT_FOUND,
     as_json,
     content_sink,
     describe,
@@ -40,7 +41,6 @@ from clusterjob.result import AsyncResult
 from clusterjob.results import Results
 from clusterjob.script import default_session
 from clusterjob.selection import Selection
-from clusterjob.session import Session
 from clusterjob.status import Status
 from clusterjob.store import Event, OnceState, full_job_id
 
@@ -76,6 +76,8 @@ def list_jobs(
     """
     session = default_session()
     selection = read_selection(options)
+    if ids + as_csv + as_json > 1:
+        raise click.UsageError("--ids, --csv and --json are one or the other")
     if as_csv:
         print_csv_rows(session.select(selection, (), earlier).rows())
         return
@@ -99,15 +101,17 @@ def status(
 ) -> None:
     """Ask what became of jobs; without any, of all that had not ended, and sum up the rest.
 
-    JOB may be - for ids on standard input. With jobs named, the exit code is 0 where all completed,
-    1 where one failed or was cancelled, 3 where one has not ended.
+    JOB may be - for ids on standard input. Of jobs that are named, or meant by an option, the exit
+    code is 0 where all completed, 1 where one failed or was cancelled, 3 where one has not ended;
+    4 where the options mean none.
     """
     session = default_session()
     selection = read_selection(options)
     results = find_jobs(words_given(jobs), selection=selection)
+    is_about_all = not jobs and selection == Selection()
     if not jobs:
         live = frozenset((Status.PENDING, Status.RUNNING))
-        if selection == Selection():
+        if is_about_all:
             selection = Selection(states=live)
         results = session.select(selection)
     for result in results:
@@ -126,19 +130,20 @@ def status(
     errors = [result.cluster.poller.error for result in results if result.stale_since]
     for error in dict.fromkeys(errors):
         echo(f"could not ask: {error}", err=True)
-    if jobs:
-        sys.exit(exit_code(results))
-    if not as_json:
-        echo(_summary(session))
+    counts = session.store.counts() if is_about_all else results.counts
+    if not as_json and not jobs:
+        which = "jobs" if is_about_all else "such jobs"
+        echo(_summary(counts) or f"no {which} in {session.store.url}")
+    if not is_about_all:
+        sys.exit(exit_code(results) if results else NOT_FOUND)
 
 
-def _summary(session: Session) -> str:
-    """Say how many jobs of the store are in each state."""
-    counts = session.store.counts()
+def _summary(counts: Mapping[Status, int]) -> str:
+    """Say how many jobs are in each state."""
     words = [
         f"{count} {state.name.lower()}" for state, count in counts.items() if count
     ]
-    return ", ".join(words) or f"no jobs in {session.store.url}"
+    return ", ".join(words)
 
 
 @click.command()

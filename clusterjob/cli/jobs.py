@@ -153,19 +153,32 @@ def cancel(jobs: Sequence[str], **options: Unpack[SelectionOptions]) -> None:
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@click.argument("jobs", nargs=-1, metavar="[JOB...]")
+@selection_options
 @click.option(
     "--timeout", metavar="TIME", help="Give up after this long: 30s, 5m, 2h."
 )
 @as_json
-def wait(jobs: Sequence[str], timeout: str | None, as_json: bool) -> None:
+def wait(
+    jobs: Sequence[str],
+    timeout: str | None,
+    as_json: bool,
+    **options: Unpack[SelectionOptions],
+) -> None:
     """Wait until jobs have ended.
 
     JOB may be - for ids on standard input. Exit code 0: all completed; 1: one did not; 3: the
     timeout came first.
     """
-    results = find_jobs(words_given(jobs))
-    results.wait(None if timeout is None else parse_time(timeout))
+    words, selection = words_given(jobs), read_selection(options)
+    if words:
+        results = find_jobs(words, selection=selection)
+    else:
+        results, _ = find_meant_jobs(words, selection)
+    seconds = (
+        None if timeout is None else 0 if timeout == "0" else parse_time(timeout)
+    )
+    results.wait(seconds)
     if as_json:
         print_json_rows(describe(result) for result in results)
     else:

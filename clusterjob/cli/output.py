@@ -34,7 +34,7 @@ from clusterjob.store import Listed, full_job_id
 T = TypeVar("T")
 
 # exit codes
-UNFINISHED, NOT_FOUND = 3, 4
+UNFINISHED, NOT_FOUND, NEEDS_SCRIPT = 3, 4, 5
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -34,13 +34,18 @@ def try_again(record: Record, now: float) -> bool:
     }
     found: dict[int | None, Mapping[str, object]] = {}
     profile = ""
+    is_at_most = False
     for index, task in failed.items():
         changes = _changes_after(record, index, task)
         resources = _changed(record, changes, task)
         if changes is not None and resources is not None:
             found[index] = resources
             profile = str(changes.get(PROFILE, ""))
+        is_at_most = is_at_most or (changes is not None and resources is None)
     if not found:
+        if is_at_most:
+            words = "not tried again: it has had the most that its rules allow"
+            record.task.words = f"{record.task.words}; {words}".removeprefix("; ")
         return False
     _hold(record, failed, found, now)
     _go_elsewhere(record, profile)

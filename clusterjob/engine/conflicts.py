@@ -16,6 +16,8 @@ from clusterjob.store import Record, Store
 _log = logging.getLogger(__name__)
 # of names that may be those of different files
 _SIGNS = re.compile(r"[*?\[%$^{]")
+# in names of logs: tells elements of one array apart, and no array from others
+_INDEX = re.compile(r"%a|%I|\$\{?(TASK_ID|PBS_ARRAY_INDEX|PBS_ARRAYID)\b\}?")
 
 
 def check_conflicts(store: Store, records: Sequence[Record]) -> None:
@@ -84,7 +86,10 @@ def files_written(record: Record) -> dict[str, int]:
     asked = record.spec.resources
     for stream in ("stdout", "stderr"):
         if name := asked.get(stream):
-            found[str(name)] = len(record.tasks or [stream])
+            has_index = _INDEX.search(str(name))
+            found[_INDEX.sub("INDEX", str(name))] = (
+                1 if has_index else len(record.tasks or [stream])
+            )
     return {
         name: count
         for name, count in found.items()

@@ -188,6 +188,7 @@ class _Notes:
             record.task.words = (
                 f"the scheduler's answer could not be read: {receipt.said!r}"
             )
+            _tell_unread(self.scheduler.backend.title, shorten(repr(receipt.said)))
         else:
             self._note_refusal(record, receipt, found)
 
@@ -215,6 +216,18 @@ class _Notes:
             _tell_deferred(backend.title, shorten(receipt.words.replace("\n", " ")))
         else:
             found.refused.append(Refusal(record, receipt.words))
+
+
+@functools.lru_cache
+def _tell_unread(title: str, said: str) -> None:
+    """Say in the log, once a process, that it is not known what a scheduler did."""
+    _log.warning(
+        "the answer to a submission could not be read, so it is not known which job that is: %s. "
+        "Is the command that of %s? 'clusterjob cancel' gives such jobs up, 'retry' submits them "
+        "anew",
+        said,
+        title,
+    )
 
 
 @functools.lru_cache

@@ -428,9 +428,9 @@ def test_who_has_no_script_is_told_of_functions_that_were_not_called() -> None:
         "campaign.step()\nos._exit(9)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=False)
-    told = run("campaign", "continue", "open", code=3)
+    told = run("campaign", "continue", "open", code=5)
     assert "1 COMPLETED, not called yet, by the campaign's script: second" in told
-    assert json.loads(run("campaign", "show", "open", "--json", code=3))[
+    assert json.loads(run("campaign", "show", "open", "--json", code=5))[
         "open_steps"
     ] == ["second"]
     done = program.replace("campaign.step()\nos._exit(9)", "campaign.run()")
@@ -929,3 +929,19 @@ def test_a_job_that_is_wanted_no_more_is_put_out() -> None:
     campaign.run(timeout=30)
     assert "held" not in ledger()
     assert held.record.campaign == ""
+
+
+def test_what_comes_after_jobs_of_another_cluster_is_tried_again_with_them() -> None:
+    one, two = profile("one"), profile("two")
+    campaign = Campaign("across")
+    first = job("first", "[ -e ok ] && echo first >> ledger")
+    first.read_settings(one)
+    second = job("second")
+    second.read_settings(two)
+    campaign.add(second, after=campaign.add(first))
+    assert campaign.run(timeout=60).counts == {Status.FAILED: 1, Status.CANCELLED: 1}
+    Path("ok").touch()
+    assert len(run("retry", "first").split()) >= 1
+    assert campaign.results[0].wait(30)
+    assert open_campaign("across").run(timeout=60).is_complete
+    assert ledger() == ["first", "second"]

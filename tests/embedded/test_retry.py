@@ -330,3 +330,11 @@ def test_processes_that_see_the_same_failure_begin_one_attempt() -> None:
     assert set(outputs_of_three(program)) == {f"{ {Status.COMPLETED: 10} }\n"}
     runs = [len(path.read_text().split()) for path in Path().glob("led-*")]
     assert runs == [2] * 10
+
+
+def test_a_job_that_has_had_the_most_says_so() -> None:
+    rules = Retry(3, exit_codes={75: {"time": 3}}, most={"time": "20m"})
+    result = JobScript("exit 75", "most", time="10m").submit(retry=rules)
+    assert result.wait(60)
+    assert [attempt.number for attempt in result.attempts] == [1, 2]
+    assert "it has had the most that its rules allow" in result.explain()

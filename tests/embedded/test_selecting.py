@@ -91,9 +91,8 @@ def test_cancelling_by_what_jobs_are() -> None:
     told = run("cancel", "--tag", "long", "--name", "long-[01]")
     assert told.count("is being cancelled") == 2
     run("wait", "long-0", "long-1", code=1)
-    assert "RUNNING" in run("status", "--tag", "long") or "PENDING" in run(
-        "status", "--tag", "long"
-    )
+    told = run("status", "--tag", "long", code=1)
+    assert "1 running, 2 cancelled" in told or "1 pending, 2 cancelled" in told
     run("cancel", "long-2")
 
 
@@ -165,3 +164,15 @@ def test_waiting_can_be_piped() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("COMPLETED") == 2
+
+
+def test_the_status_of_a_selection_is_of_that_alone() -> None:
+    submit([JobScript("true", "good")], tags=["june"]).wait(30)
+    submit([JobScript("exit 3", "bad")], tags=["july"]).wait(30)
+    assert run("status", "--tag", "june").endswith("\n1 completed\n")
+    told = run("status", "--state", "failed", "--tag", "july", code=1)
+    assert told.endswith("\n1 failed\n")
+    assert "no such jobs in" in run("status", "--campaign", "nope", code=4)
+    assert "good" in run("wait", "--tag", "june", "--timeout", "0")
+    assert "say which jobs" in run("wait", code=1)
+    assert "one or the other" in run("list", "--ids", "--json", code=2)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clusterjob import JobScript, SettingsError, sweep
+from clusterjob.keys import plain_params
 
 
 class Frame:
@@ -40,7 +41,9 @@ def test_all_combinations_of_lists() -> None:
 
 
 def test_other_kinds_of_rows() -> None:
-    Path("p.csv").write_text("T,x\n1,0.5\n007,1.50\n1_0,-1e-3\n+5,.5\n1e999,-0\n")
+    Path("p.csv").write_text(
+        "T,x\n1,0.5\n007,1.50\n1_0,-1e-3\n+5,.5\n1e999,-0\nTrue,true\n"
+    )
     assert rows([{"T": 1}, {"T": 2}]) == [{"x": 0, "T": 1}, {"x": 0, "T": 2}]
     assert rows("p.csv") == [
         {"x": 0.5, "T": 1},
@@ -48,6 +51,7 @@ def test_other_kinds_of_rows() -> None:
         {"x": -0.001, "T": "1_0"},
         {"x": 0.5, "T": "+5"},
         {"x": 0, "T": "1e999"},
+        {"x": "true", "T": True},
     ]
     assert rows(Frame(), x=[5]) == [{"x": 5, "T": 1}, {"x": 5, "T": 2}]
     assert rows(T=[1, 2], x=[3, 4], zipped=True) == [
@@ -78,6 +82,26 @@ def test_attributes_and_resources_vary_too() -> None:
     assert "--output=7.log" in text
     assert "run2" in text
     assert job.ppn is None
+
+
+def test_a_row_may_name_its_job() -> None:
+    for word in ("name", "jobname"):
+        jobs = sweep(JobScript("true {{ T }}", "s"), [{"T": 1, word: "alpha"}])
+        assert [made.jobname for made in jobs] == ["alpha"]
+    # where the body uses the word, it is a parameter
+    (made,) = sweep(JobScript("true {{ name }}", "s"), [{"name": "alpha"}])
+    assert made.jobname == "s_namealpha"
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    np = pytest.importorskip("numpy")
+    values = [np.int64(8), np.float32(0.5), np.bool_(True), np.array([1, 2])]
+    assert plain_params(dict(zip("abcd", values, strict=True))) == {
+        "a": 8,
+        "b": 0.5,
+        "c": True,
+        "d": [1, 2],
+    }
 
 
 def test_names_of_rows_that_differ_do_too() -> None:
@@ -123,6 +147,7 @@ def test_what_is_no_sweep(
         ("a b\n1\n", "'a b'"),
         ("T\n", "no rows"),
         ("T,x\n1\n", "line 2 has 1 values"),
+        ('T,x\n1,"a\n2,b\n', "line 3: .*is a quote not closed"),
     ],
 )
 def test_csv_files_that_are_none(text: str, words: str) -> None:
