@@ -15,11 +15,11 @@ from collections.abc import (
     Sequence,
 )
 
-from clusterjob.engine import Neighbours, sweeps_apart
+from clusterjob.engine import Neighbour, Neighbours, sweeps_apart
 from clusterjob.errors import first_of
 from clusterjob.keys import RULES, former_key, shape_of
 from clusterjob.status import Status
-from clusterjob.store import OLD_KEYS, Listed, Record, Store
+from clusterjob.store import OLD_KEYS, Record, Store
 
 _log = logging.getLogger(__name__)
 
@@ -152,16 +152,30 @@ def tell_overtaken(
 
 
 def tell_occupied(
-    neighbours: Neighbours, reused: Sequence[Record], fresh: Sequence[Record]
+    store: Store,
+    neighbours: Neighbours,
+    reused: Sequence[Record],
+    fresh: Sequence[Record],
 ) -> None:
     """Say in the log where other versions of jobs that were just submitted are at work on the same
     files.
     """
     known = {record.token for record in (*reused, *fresh)}
     apart = sweeps_apart([*reused, *fresh])
-    for record in fresh:
-        if not record.output_patterns and record.spec.base not in apart:
-            continue
+    writing = [
+        record
+        for record in fresh
+        if record.output_patterns or record.spec.base in apart
+    ]
+    workdirs = {(record.host, record.workdir) for record in writing}
+    is_any_at_work = writing and any(
+        (item.host, item.workdir) in workdirs and item.token not in known
+        for item in store.listed([Status.PENDING, Status.RUNNING])
+    )
+    if not is_any_at_work:
+        return
+    neighbours.update()
+    for record in writing:
         for other, shares in neighbours.versions(record, apart):
             is_at_work = other.status < Status.COMPLETED and other.token not in known
             if is_at_work and (shares or record.spec.base in apart):
@@ -182,13 +196,15 @@ def find_overtaken(
     known: Container[str] = (),
     parents: Container[str] = (),
     apart: Container[str] = (),
-) -> Iterator[tuple[Record, Listed]]:
+) -> Iterator[tuple[Record, Neighbour]]:
     """Yield the jobs whose files others in their places may have written over, with such a one:
     see :meth:`Neighbours.versions`.
 
     Those with the tokens ``known`` stand beside each other on purpose; of ``parents`` it does not
     matter which outputs they declare, nor of sweeps whose rows are ``apart``.
     """
+    if records:
+        neighbours.update()
     for record in records:
         matters = record.token in parents or record.spec.base in apart
         for other, shares in neighbours.versions(record, apart):
@@ -198,7 +214,7 @@ def find_overtaken(
                 break
 
 
-def _wrote_later(other: Listed, record: Record) -> bool:
+def _wrote_later(other: Neighbour, record: Record) -> bool:
     """Whether a job was submitted after another one, or ended after it."""
     if other.created > record.created or other.status < Status.COMPLETED:
         return True

@@ -182,7 +182,7 @@ class Session:
         tell_reused(reused, len(results))
         tell_changed(self.engine.changed_programs(reused))
         tell_overtaken(self.store, self.engine.neighbours, reused, fresh)
-        tell_occupied(self.engine.neighbours, reused, fresh)
+        tell_occupied(self.store, self.engine.neighbours, reused, fresh)
 
     @_without_collections()
     def hold(

@@ -7,7 +7,12 @@ from clusterjob.engine.defaults import default_engines
 from clusterjob.engine.engine import Batch, Engine
 from clusterjob.engine.job_files import RUNS, new_batch, render_by_hand, render_record
 from clusterjob.engine.lease import LEASE, heartbeats, is_abandoned
-from clusterjob.engine.neighbours import Neighbours, places_of, sweeps_apart
+from clusterjob.engine.neighbours import (
+    Neighbour,
+    Neighbours,
+    places_of,
+    sweeps_apart,
+)
 from clusterjob.engine.recovery import find_submissions
 from clusterjob.engine.replies import Receipt
 from clusterjob.engine.scheduler import Scheduler
@@ -18,6 +23,7 @@ __all__ = [
     "Batch",
     "Cluster",
     "Engine",
+    "Neighbour",
     "Neighbours",
     "Receipt",
     "Scheduler",

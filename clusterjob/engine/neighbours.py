@@ -14,6 +14,20 @@ from clusterjob.store import Listed, Record, Store
 _LOADED = 500  # records that are read at once
 
 
+class Neighbour(NamedTuple):
+    """A job that was submitted, as far as others in its workdir are concerned; times are in s since
+    the epoch.
+    """
+
+    token: str
+    key: str
+    name: str
+    job_id: str
+    status: int
+    created: float
+    ended: float | None
+
+
 class _Facts(NamedTuple):
     """What never changes of a record, and is of use here."""
 
@@ -57,43 +71,52 @@ def places_of(record: Record, apart: Container[str]) -> set[tuple[str, ...]]:
 
 
 class Neighbours:
-    """The jobs of a store that were submitted, by their workdirs.
-
-    They are read when they are first asked for, and again when other processes wrote, or
-    :meth:`forget` was called.
-    """
+    """The jobs of a store that were submitted, by their workdirs, as :meth:`update` found them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._changes: int | None = None
-        self._of_workdir: dict[tuple[str, str], list[Listed]] = {}
-        self._of_name: dict[tuple[str, str, str], list[Listed]] = {}
-        self._of_file: dict[tuple[str, str], dict[tuple[str, str], list[Listed]]] = {}
+        self._of_workdir: dict[tuple[str, str], list[Neighbour]] = {}
+        self._of_name: dict[tuple[str, str, str], list[Neighbour]] = {}
+        self._of_file: dict[
+            tuple[str, str], dict[tuple[str, str], list[Neighbour]]
+        ] = {}
         self._facts: dict[str, _Facts] = {}
 
     def forget(self) -> None:
-        """Read them again when they are needed next."""
+        """Have the next update read them again."""
         self._changes = None
 
-    def _read(self) -> None:
-        if not self._store.exists():
-            return
-        changes = self._store.changes()
-        if changes == self._changes:
-            return
-        self._of_workdir, self._of_name, self._of_file = {}, {}, {}
-        for item in self._store.listed(earlier=True):
-            if item.job_id is None:  # it was not submitted, and writes nothing
-                continue
-            place = item.host, item.workdir
-            self._of_workdir.setdefault(place, []).append(item)
-            self._of_name.setdefault((*place, item.name), []).append(item)
-        self._changes = changes
+    def update(self) -> None:
+        """Read them, unless they are known and no other process has written since."""
+        with self._lock:
+            changes = self._store.changes() if self._store.exists() else None
+            if changes is None or changes == self._changes:
+                return
+            self._of_workdir, self._of_name, self._of_file = {}, {}, {}
+            for listed in self._store.listed(earlier=True):
+                if listed.job_id is not None:  # else it writes nothing
+                    self._add(listed, listed.job_id)
+            self._changes = changes
+
+    def _add(self, listed: Listed, job_id: str) -> None:
+        place = listed.host, listed.workdir
+        found = Neighbour(
+            listed.token,
+            listed.key,
+            listed.name,
+            job_id,
+            listed.status,
+            listed.created,
+            listed.ended,
+        )
+        self._of_workdir.setdefault(place, []).append(found)
+        self._of_name.setdefault((*place, listed.name), []).append(found)
 
     def versions(
         self, record: Record, apart: Container[str] = ()
-    ) -> list[tuple[Listed, bool]]:
+    ) -> list[tuple[Neighbour, bool]]:
         """Return other jobs in whose place a job is, and whether both write the same files.
 
         They are of its workdir and name; or rows of its sweep, of other values, where these write a
@@ -104,8 +127,7 @@ class Neighbours:
 
     def _versions(
         self, record: Record, apart: Container[str]
-    ) -> Iterator[tuple[Listed, bool]]:
-        self._read()
+    ) -> Iterator[tuple[Neighbour, bool]]:
         place = record.host, record.workdir
         found = {
             item.token: item for item in self._of_name.get((*place, record.name), ())
@@ -133,12 +155,14 @@ class Neighbours:
                 )
                 yield item, shares
 
-    def _by_file(self, place: tuple[str, str]) -> dict[tuple[str, str], list[Listed]]:
+    def _by_file(
+        self, place: tuple[str, str]
+    ) -> dict[tuple[str, str], list[Neighbour]]:
         """Return the rows of sweeps in a workdir, by sweep and the files that they write."""
         if place not in self._of_file:
             there = self._of_workdir.get(place, ())
             self._load(there)
-            found: dict[tuple[str, str], list[Listed]] = {}
+            found: dict[tuple[str, str], list[Neighbour]] = {}
             for item in there:
                 facts = self._facts[item.token]
                 for file in facts.files if facts.base else ():
@@ -146,13 +170,12 @@ class Neighbours:
             self._of_file[place] = found
         return self._of_file[place]
 
-    def _load(self, items: Collection[Listed]) -> None:
+    def _load(self, items: Collection[Neighbour]) -> None:
         missing = [item.token for item in items if item.token not in self._facts]
         for portion in in_portions(missing, _LOADED):
             records = self._store.by_tokens(portion)
-            for (
-                token
-            ) in portion:  # one that is damaged, or was deleted, writes nothing
+            # one that is damaged, or was deleted, writes nothing
+            for token in portion:
                 self._facts[token] = (
                     _facts(records[token]) if token in records else _NOTHING
                 )
