@@ -263,3 +263,17 @@ def test_an_output_of_an_odd_name_blocks_nothing(name: str) -> None:
         assert arrived.read_text() == "odd\n"
     else:
         assert "out/" in results[0].record.outputs.error
+
+
+def test_an_answer_to_a_submission_that_cannot_be_read_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Path("p.ini").write_text(PROFILE)
+    Path("answer").write_text("Your job 603 has been submitted\n")
+    made = JobScript("true", "odd")
+    made.read_settings("p.ini")
+    say()
+    result = made.submit()
+    assert result.job_id is None
+    assert "it is not known which job that is: 'Your job 603" in caplog.text
+    assert "'clusterjob cancel' gives such jobs up" in caplog.text
