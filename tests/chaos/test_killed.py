@@ -21,17 +21,11 @@ from tests.contract.conftest import PLACES, Flavour, on
 from .conftest import LONG, WAYS, everything_ran_once, run, start
 from .killing import POINTS, kill_below
 
-MOMENTS = 200 if LONG else 10
+MOMENTS = 200 if LONG else 6
 COUNT = 4
 
 
-@on(
-    *(
-        PLACES
-        if LONG
-        else ("local", "slurm", "sge", "pbspro", "slurm@ssh", "sge@openssh")
-    )
-)
+@on(*(PLACES if LONG else ("local", "slurm", "sge", "pbspro", "slurm@ssh")))
 def test_killed_at_every_step(cluster: Flavour) -> None:
     """Of jobs that go in an array, in packs, and alone."""
     cases = [
@@ -49,7 +43,13 @@ def test_killed_at_every_step(cluster: Flavour) -> None:
     everything_ran_once(len(cases) * COUNT)
 
 
-@on("local", "slurm", "sge", "pbspro", "slurm@ssh", "pbspro@openssh")
+@on(
+    *(
+        ("local", "slurm", "sge", "pbspro", "slurm@ssh", "pbspro@openssh")
+        if LONG
+        else ("local", "slurm", "pbspro@openssh")
+    )
+)
 def test_killed_at_random_moments(cluster: Flavour) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
