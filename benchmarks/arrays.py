@@ -40,9 +40,12 @@ for _ in range(int(sys.argv[2])):
 # in a process of its own, whose memory is that of a user's
 _LARGE = """
 import resource, time
+from pathlib import Path
 from clusterjob import JobScript
+Path("large.ini").write_text("[Attributes]\\nbackend = slurm\\n[Limits]\\narray_size = 10000\\n")
 began = time.perf_counter()
-script = JobScript('echo "$n"', "large", backend="slurm", mem=10, hold=True)
+script = JobScript('echo "$n"', "large", mem=10, hold=True)
+script.read_settings("large.ini")
 array = script.submit_array([{"n": n} for n in range(10_000)])
 print(time.perf_counter() - began)
 array.refresh()

@@ -21,6 +21,7 @@ LAB = Path(
     or Path(os.environ.get("TMPDIR", "/tmp")) / "clusterjob-lab"
 )
 PBS = os.environ.get("CLUSTERJOB_PBS") or "/opt/pbs"
+QUIET = 3  # s after jobs were deleted, so that a scheduler has done with that
 # the bare command; the option with which a job waits; the ratio that is wanted
 SCHEDULERS = {
     "slurm": ("sbatch --parsable --output=/dev/null --hold", {"hold": True}, 20),
@@ -40,6 +41,7 @@ def bare(command: str) -> float:
         )
     delete = "scancel" if command.startswith("sbatch") else "qdel"
     subprocess.run([delete, *done.stdout.split()], check=True, capture_output=True)
+    time.sleep(QUIET)
     return LOOP / watch[0]
 
 
@@ -55,7 +57,7 @@ def ours(name: str, label: str, options: dict[str, bool]) -> float:
         results = submit(jobs)
     assert all(result.job_id for result in results)
     results.cancel()
-    time.sleep(3)
+    time.sleep(QUIET)
     return COUNT / watch[0]
 
 
