@@ -415,7 +415,7 @@ class JobScript(metaclass=JobScriptType):
         _unsubmitted.add(twin)
         return twin
 
-    def row(self, values: Mapping[str, object], jobname: str) -> JobScript:
+    def with_row(self, values: Mapping[str, object], jobname: str) -> JobScript:
         """Return this job with the values of a row of its sweep: see :func:`sweep`."""
         twin = self.copy()
         twin.__dict__["_base"] = str(self.jobname or "job")

@@ -185,7 +185,7 @@ def parse_value(text: str) -> object:
 
 def _vary(job: JobScript, row: Row) -> JobScript:
     """Return a copy of a job with the values of a row, and a name made of them."""
-    return job.row(row, name_of(str(job.jobname or "job"), row))
+    return job.with_row(row, name_of(str(job.jobname or "job"), row))
 
 
 def name_of(base: str, row: Row) -> str:
