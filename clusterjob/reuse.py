@@ -22,6 +22,7 @@ from clusterjob.status import Status
 from clusterjob.store import OLD_KEYS, Record, Store
 
 _log = logging.getLogger(__name__)
+_MOST_TOLD = 3  # of pairs of jobs with one thing to be said
 
 
 def find_former(store: Store, records: Sequence[Record]) -> dict[str, Record]:
@@ -137,18 +138,22 @@ def tell_overtaken(
     if not looked_at:
         return
     known = {record.token for record in (*reused, *fresh)} | tokens
-    for record, later in find_overtaken(
-        neighbours, looked_at.values(), known, parents, apart
-    ):
-        _log.warning(
-            "%r (%s) was not run again, and %r (%s) ran in the same workdir since: the files "
-            "there may be those of the later one. Give each a workdir of its own, or submit "
-            "the first with force=True",
-            record.name,
-            record.job_id,
-            later.name,
-            later.job_id,
-        )
+    found = find_overtaken(neighbours, looked_at.values(), known, parents, apart)
+    _tell_pairs(
+        list(found),
+        "was not run again, and {other} ran in the same workdir since: the files there may be "
+        "those of the later one. Give each a workdir of its own, or submit the first with "
+        "force=True",
+    )
+
+
+def _tell_pairs(pairs: Sequence[tuple[Record, Neighbour]], words: str) -> None:
+    """Say the same in the log of the first few of pairs of jobs, and how many more there are."""
+    for record, other in pairs[:_MOST_TOLD]:
+        told = words.format(other=f"{other.name!r} ({other.job_id})")
+        _log.warning("%r (%s) %s", record.name, record.job_id, told)
+    if len(pairs) > _MOST_TOLD:
+        _log.warning("so it is with %d more jobs", len(pairs) - _MOST_TOLD)
 
 
 def tell_occupied(
@@ -175,19 +180,19 @@ def tell_occupied(
     if not is_any_at_work:
         return
     neighbours.update()
-    for record in writing:
-        for other, shares in neighbours.versions(record, apart):
-            is_at_work = other.status < Status.COMPLETED and other.token not in known
-            if is_at_work and (shares or record.spec.base in apart):
-                _log.warning(
-                    "%r (%s) was submitted, and %r (%s) is at work in the same workdir: the files "
-                    "there may end up as those of the earlier one. Cancel it, or give each a "
-                    "workdir of its own",
-                    record.name,
-                    record.job_id,
-                    other.name,
-                    other.job_id,
-                )
+    found = [
+        (record, other)
+        for record in writing
+        for other, shares in neighbours.versions(record, apart)
+        if (shares or record.spec.base in apart)
+        and other.status < Status.COMPLETED
+        and other.token not in known
+    ]
+    _tell_pairs(
+        found,
+        "was submitted, and {other} is at work in the same workdir: the files there may end up as "
+        "those of the earlier one. Cancel it, or give each a workdir of its own",
+    )
 
 
 def find_overtaken(

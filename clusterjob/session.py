@@ -198,12 +198,15 @@ class Session:
         retry: Retry | None = None,
         tags: Iterable[str] = (),
         see: Callable[[Store, str, Sequence[Record]], None] | None = None,
+        late: Collection[str] = (),
     ) -> Results:
         """Write jobs of a campaign down, to be submitted when it lets them go; return the results.
 
         One that completed or is on its way is not submitted again; one that failed or was cancelled
         stays what it is, until the campaign is told to retry it. The arguments are those of
-        :meth:`submit`; ``see`` is shown store, campaign and records before anything is written.
+        :meth:`submit`; ``see`` is shown store, campaign and records before anything is written;
+        ``late`` are the tokens of jobs that the campaign parted with because they had not been
+        added yet.
         Raises :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
         """
         check_rules(retry)
@@ -216,7 +219,7 @@ class Session:
             adopt_former(self.store, records)
             if see is not None:
                 see(self.store, campaign, records)
-            winners = self._write_down(records)
+            winners = self._write_down(records, late)
             for number, record, winner in zip(
                 generation, records, winners, strict=True
             ):
@@ -231,10 +234,12 @@ class Session:
         tell_changed(self.engine.changed_programs(here))
         return results
 
-    def _write_down(self, records: Sequence[Record]) -> list[Record]:
+    def _write_down(
+        self, records: Sequence[Record], late: Collection[str]
+    ) -> list[Record]:
         """Hold jobs of a campaign; return who holds their keys."""
         # what others have written over since is run again
-        lost = self._given_up(records)
+        lost = self._given_up(records).difference(late)
         again = functools.partial(_comes_back, lost)
         winners = self.engine.hold(records, again)
         for record, winner in zip(records, winners, strict=True):

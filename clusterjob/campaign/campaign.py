@@ -190,6 +190,7 @@ class Campaign:
                 pack_slots=pack_slots,
                 tags=tags,
                 see=take_keys_of_known if self.places else None,
+                late=self._driver.parted,
             )
             self._driver.add(held)
             found += held

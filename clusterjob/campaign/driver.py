@@ -52,6 +52,8 @@ class Driver:
         self._new: list[Record] = []
         # jobs that others take the places of, which have not ended; by token
         self._leaving: dict[str, Record] = {}
+        # tokens of jobs that this process has parted with: the script may add them yet
+        self.parted: set[str] = set()
         self._apart: set[str] = set()  # sweeps whose rows have a workdir each
         # tokens of jobs that may not go yet: others are at work in their places, or on their files
         self._kept_back: set[str] = set()
@@ -144,6 +146,7 @@ class Driver:
         if not records:
             return
         replaced = [record for record in records if record.key not in self._given]
+        self.parted.update(record.token for record in replaced)
         held = [record for record in replaced if record.is_held]
         if held:
             _log.warning(

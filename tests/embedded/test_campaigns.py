@@ -945,3 +945,22 @@ def test_what_comes_after_jobs_of_another_cluster_is_tried_again_with_them() -> 
     assert campaign.results[0].wait(30)
     assert open_campaign("across").run(timeout=60).is_complete
     assert ledger() == ["first", "second"]
+
+
+def test_stages_of_one_sweep_that_are_added_one_after_the_other_run_once() -> None:
+    job = JobScript(
+        "echo {{ stage }} >> ../ledger; echo {{ stage }} > v",
+        "s",
+        workdir="w{{ i }}",
+        outputs=["v"],
+    )
+    for _ in range(3):
+        campaign = Campaign("stages")
+        before = Results()
+        for stage in range(3):
+            rows = sweep(job, i=range(2), stage=[stage])
+            before = campaign.add(rows, after=before)
+            assert campaign.run(timeout=60).is_complete
+        assert len(campaign.results) == 6
+        assert Path("w0/v").read_text() == "2\n"
+    assert sorted(ledger()) == ["0", "0", "1", "1", "2", "2"]
