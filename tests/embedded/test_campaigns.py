@@ -956,10 +956,8 @@ def test_stages_of_one_sweep_that_are_added_one_after_the_other_run_once() -> No
     )
     for _ in range(3):
         campaign = Campaign("stages")
-        before = Results()
         for stage in range(3):
-            rows = sweep(job, i=range(2), stage=[stage])
-            before = campaign.add(rows, after=before)
+            campaign.add(sweep(job, i=range(2), stage=[stage]))
             assert campaign.run(timeout=60).is_complete
         assert len(campaign.results) == 6
         assert Path("w0/v").read_text() == "2\n"
