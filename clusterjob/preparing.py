@@ -101,6 +101,11 @@ class Draft(NamedTuple):
     rows: tuple[Mapping[str, str], ...] = ()
     base: str = ""  # the name of the sweep that it is a row of
 
+    @property
+    def _has_own_workdir(self) -> bool:
+        """Whether it is a row of a sweep whose workdirs are named after their rows."""
+        return bool(self.base) and "{{" in (self.attributes.get("workdir") or "")
+
     # -- templates ---------------------------------------------------------------------------------
 
     @property
@@ -315,6 +320,7 @@ class Draft(NamedTuple):
             retry=retry,
             rows=self.rows,
             base=self.base,
+            apart=self._has_own_workdir,
         )
 
     def _render_aux(self, variables: Mapping[str, object]) -> dict[str, str]:

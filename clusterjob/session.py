@@ -210,6 +210,7 @@ class Session:
         Raises :class:`SettingsError`, :class:`RenderError`, :class:`StoreError`.
         """
         check_rules(retry)
+        self.recover()  # what is on its way counts as at work
         batch = Batch.of(jobs, cache_ids, after)
         packed = Pack.of(pack, pack_slots)
         terms = Terms(bundle, retry, campaign, check_tags(tags), packed)

@@ -32,25 +32,29 @@ class _Facts(NamedTuple):
     """What never changes of a record, and is of use here."""
 
     base: str
-    files: frozenset[str]
-    patterns: frozenset[str]
+    files: frozenset[str]  # names, and patterns of names
     parents: frozenset[str]  # keys
+    content: int  # equal for equal jobs of one batch
 
 
 def sweeps_apart(records: Iterable[Record]) -> set[str]:
     """Return the names of the sweeps among jobs of which each row has a workdir of its own: there
     another row of an earlier version is one that has changed.
+
+    Of one row alone its workdir tells that, where it is named after the row.
     """
     workdirs: dict[str, list[tuple[str, str]]] = {}
+    named = set()
     for record in records:
-        if record.spec.base:
-            workdirs.setdefault(record.spec.base, []).append(
-                (record.host, record.workdir)
-            )
+        base = record.spec.base
+        if base:
+            workdirs.setdefault(base, []).append((record.host, record.workdir))
+        if record.spec.apart:
+            named.add(base)
     return {
         base
         for base, places in workdirs.items()
-        if len(places) > 1 and max(Counter(places).values()) == 1
+        if (len(places) > 1 or base in named) and max(Counter(places).values()) == 1
     }
 
 
@@ -148,12 +152,9 @@ class Neighbours:
         self._load(found.values())
         for token, item in found.items():
             facts = self._facts[token]
-            is_other = item.key != record.key and record.key not in facts.parents
-            if is_other and token != record.token:
-                shares = bool(
-                    own.files & facts.files or own.patterns & facts.patterns
-                )
-                yield item, shares
+            is_other = item.key != record.key and facts.content != own.content
+            if is_other and record.key not in facts.parents:
+                yield item, not own.files.isdisjoint(facts.files)
 
     def _by_file(
         self, place: tuple[str, str]
@@ -186,14 +187,14 @@ class Neighbours:
         return self._facts[record.token]
 
 
-_NOTHING = _Facts("", frozenset(), frozenset(), frozenset())
+_NOTHING = _Facts("", frozenset(), frozenset(), 0)
 
 
 def _facts(record: Record) -> _Facts:
     spec = record.spec
     return _Facts(
         spec.base,
-        frozenset(files_written(record)),
-        frozenset(item.pattern for item in spec.outputs),
+        frozenset([*files_written(record), *(item.pattern for item in spec.outputs)]),
         frozenset(parent.key for parent in spec.after),
+        hash(record.spec_json),
     )

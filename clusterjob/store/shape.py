@@ -314,6 +314,7 @@ _SPEC = _Shape(
         ),
         "rules": _COUNT,
         "alone": _FLAG,
+        "apart": _FLAG,
         "pack": _kind(dict, check=_are_counts_by_name),
         "retry": _OBJECT,
         "tags": _TEXTS,

@@ -184,6 +184,7 @@ class JobSpec(NamedTuple):
     pack: Mapping[str, int] = {}
     tags: tuple[str, ...] = ()
     base: str = ""  # the name of the sweep that it is a row of
+    apart: bool = False  # and its workdir was named after its row
     # when it is tried again by itself: the rules of clusterjob.retry
     retry: Mapping[str, Any] = {}
 
@@ -260,4 +261,5 @@ _OPTIONAL = (
     "rows",
     "tags",
     "base",
+    "apart",
 )

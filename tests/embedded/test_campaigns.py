@@ -962,3 +962,32 @@ def test_stages_of_one_sweep_that_are_added_one_after_the_other_run_once() -> No
         assert len(campaign.results) == 6
         assert Path("w0/v").read_text() == "2\n"
     assert sorted(ledger()) == ["0", "0", "1", "1", "2", "2"]
+
+
+def test_one_row_with_a_workdir_of_its_own_gives_its_own_number_again() -> None:
+    def run_with(value: int, rows: int = 1) -> str:
+        campaign = Campaign("single")
+        row = JobScript("echo {{ x }} > v", "s", workdir="w_{{ label }}")
+        campaign.add(
+            sweep(row, zipped=True, label=["a", "b"][:rows], x=[value, 7][:rows])
+        )
+        assert campaign.run(timeout=60).is_complete
+        return Path("w_a/v").read_text().strip()
+
+    numbers = [
+        run_with(1, 2),
+        run_with(5, 2),
+        run_with(1),
+        run_with(5),
+        run_with(1, 2),
+    ]
+    assert numbers == ["1", "5", "1", "5", "1"]
+
+
+def test_equal_rows_that_come_back_are_not_repeated() -> None:
+    for count in (3, 1, 2, 3):
+        campaign = Campaign("equal")
+        job = JobScript("echo {{ x }} >> ledger", "e")
+        campaign.add(sweep(job, [{"x": 1}] * count))
+        assert campaign.run(timeout=60).is_complete
+    assert ledger() == ["1"] * 3
