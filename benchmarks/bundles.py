@@ -62,7 +62,7 @@ def ours(name: str, label: str, options: dict[str, bool]) -> float:
 
 
 def main() -> None:
-    """Report the medians of five runs each; what is loaded once is loaded before."""
+    """Report the medians of five runs each, and the best; what is loaded once is loaded before."""
     os.environ["SLURM_CONF"] = str(LAB / "slurm" / "slurm.conf")
     os.environ |= {"SGE_ROOT": "/var/lib/gridengine", "SGE_CELL": "default"}
     before = os.environ["PATH"]
@@ -79,6 +79,9 @@ def main() -> None:
         report(f"{name}: serial loop of the bare command", loop, "jobs/s", "-")
         report(f"{name}: 1,000 single jobs in one batch", batch, "jobs/s", "-")
         report(f"{name}: ratio", batch / loop, "x", f">= {wanted}")
+        # what else the machine does makes both slower, and not both alike
+        best = max(batches) / max(loops)
+        report(f"{name}: ratio of the best of each", best, "x", f">= {wanted}")
 
 
 with workplace():
