@@ -170,7 +170,7 @@ def tell_occupied(
     writing = [
         record
         for record in fresh
-        if record.output_patterns or record.spec.base in apart or _is_named(record)
+        if record.output_patterns or record.spec.base in apart
     ]
     workdirs = {(record.host, record.workdir) for record in writing}
     is_any_at_work = writing and any(
@@ -184,11 +184,7 @@ def tell_occupied(
         (record, other)
         for record in writing
         for other, shares in neighbours.versions(record, apart)
-        if (
-            shares
-            or record.spec.base in apart
-            or (_is_named(record) and other.name == record.name)
-        )
+        if (shares or record.spec.base in apart)
         and other.status < Status.COMPLETED
         and other.token not in known
     ]
@@ -197,11 +193,6 @@ def tell_occupied(
         "was submitted, and {other} is at work in the same workdir: the files there may end up as "
         "those of the earlier one. Cancel it, or give each a workdir of its own",
     )
-
-
-def _is_named(record: Record) -> bool:
-    """Whether somebody gave the job its name, so that another of that name is a version of it."""
-    return record.name != "job" and not record.spec.base
 
 
 def find_overtaken(
