@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from clusterjob.elements import ArrayElement
     from clusterjob.errors import (
         BackendNotFoundError,
+        CallError,
         ClusterJobError,
         CommandError,
         HostKeyError,
@@ -72,8 +73,10 @@ if TYPE_CHECKING:
         SubmissionError,
         TransportError,
         WaitTimeoutError,
+        WorkersFailedError,
     )
     from clusterjob.files import RemoteFile
+    from clusterjob.functions import CallFuture, ClusterExecutor
     from clusterjob.job_rows import JobRow
     from clusterjob.planning import Action, Plan, PlannedJob
     from clusterjob.result import AsyncResult
@@ -105,7 +108,10 @@ __all__ = [
     "AsyncResult",
     "Attempt",
     "BackendNotFoundError",
+    "CallError",
+    "CallFuture",
     "Campaign",
+    "ClusterExecutor",
     "ClusterJobError",
     "CommandError",
     "Connections",
@@ -138,6 +144,7 @@ __all__ = [
     "TransportError",
     "WaitOutcome",
     "WaitTimeoutError",
+    "WorkersFailedError",
     "afterany",
     "aftercorr",
     "afternotok",
@@ -159,7 +166,9 @@ _HOMES = {
     "ArrayElement": "elements",
     "AsyncResult": "result",
     "Attempt": "attempts",
+    "CallFuture": "functions",
     "Campaign": "campaign",
+    "ClusterExecutor": "functions",
     "Connections": "transport",
     "Outcome": "campaign",
     "Step": "campaign",

@@ -28,17 +28,19 @@ _NO_PART = {
 }
 
 
-def code_digest(function: Callable[..., object]) -> str:
+def code_digest(
+    function: object, of_others: Callable[[object], str] | None = None
+) -> str:
     """Return what tells a function from others: 16 hexadecimal digits.
 
     It goes by the function's own bytecode, the values that it closes over and the global ones that
     it names: plain ones, lists and the like of them, arrays of numbers, jobs, dataclasses, and
     functions and classes of the user's own, into which it looks in turn. Of what comes from
-    libraries, and of other objects, the name alone counts. Another version of Python gives other
-    digests.
+    libraries, and of other objects, the name alone counts, or for objects of libraries what
+    ``of_others`` makes of them. Another version of Python gives other digests.
     """
     digest = hashlib.sha256()
-    for word in _Words().of(function):
+    for word in _Words(of_others).of(function):
         digest.update(word.encode("utf-8", "surrogatepass"))
         digest.update(b"\0")
     return digest.hexdigest()[:16]
@@ -47,8 +49,9 @@ def code_digest(function: Callable[..., object]) -> str:
 class _Words:
     """The words that tell a thing from others; one that comes again is said once."""
 
-    def __init__(self) -> None:
+    def __init__(self, of_others: Callable[[object], str] | None) -> None:
         self._seen: dict[int, object] = {}  # kept, lest an id is given twice
+        self._of_others = of_others
 
     def of(self, value: Any) -> Iterator[str]:
         if isinstance(value, _PLAIN):
@@ -58,8 +61,18 @@ class _Words:
         if id(value) in self._seen:
             return
         self._seen[id(value)] = value
-        for part in _parts(value):
+        parts = _parts(value)
+        if not parts and self._of_others is not None and _is_other(value):
+            yield self._of_others(value)
+        for part in parts:
             yield from self.of(part)
+
+
+def _is_other(value: object) -> bool:
+    """Whether a thing is an object of a library's class, of which nothing is known."""
+    if isinstance(value, (type, ModuleType)) or hasattr(value, "__qualname__"):
+        return False
+    return _is_of_a_library(value)
 
 
 def _parts(value: Any) -> Iterable[object]:
@@ -151,8 +164,10 @@ def _values_of(value: object) -> Iterable[object]:
         view = memoryview(value)  # type: ignore[arg-type]  # that is what is asked
     except TypeError:
         return ()
-    is_of_objects = "O" in view.format
-    return () if is_of_objects else (view.format, view.shape, view.tobytes())
+    if "O" in view.format:
+        return ()
+    data = view if view.c_contiguous else view.tobytes()
+    return view.format, view.shape, hashlib.sha256(data).hexdigest()
 
 
 def _name(value: object) -> str:

@@ -18,6 +18,8 @@
     ├── StoreError                    the store of records cannot be used
     ├── JobNotFoundError              nothing in the store has that id, name or key
     ├── JobFailedError                get() of a job that did not complete
+    ├── CallError                     a call of a function came to no result
+    ├── WorkersFailedError            (also BrokenExecutor) no worker gets on, so no call will be made
     └── WaitTimeoutError              (also TimeoutError) a wait was longer than its timeout
 
 ``transient`` says whether the same call may succeed later without anything being changed.
@@ -28,6 +30,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
 _TOLD = 200  # characters of a text that was not what was expected
@@ -217,6 +220,22 @@ class JobFailedError(ClusterJobError):
     def __init__(self, message: str, result: object = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+class CallError(ClusterJobError):
+    """A call of a function came to no result: its worker is gone, or what it returned, raised or
+    was given cannot travel. What the function itself raises is raised as it is.
+
+    ``reason`` is one of :class:`Reason`, where the job that made the call ended badly.
+    """
+
+    def __init__(self, message: str, reason: Any = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class WorkersFailedError(ClusterJobError, BrokenExecutor):
+    """The workers of an executor end before they call anything, so no call will be made."""
 
 
 class WaitTimeoutError(ClusterJobError, TimeoutError):

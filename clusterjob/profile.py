@@ -39,6 +39,7 @@ ATTRIBUTES = (
     "filename",
     "setup",
     "bundle",
+    "python",
 )
 # those that say which cluster a job goes to
 PLACE = ("backend", "remote", "transport", "ssh_config")

@@ -73,7 +73,8 @@ class JobSettings(TypedDict, total=False):
     (folders on the scheduler's host), ``shell``, ``setup`` (lines of shell that run on the cluster
     before every body: modules, environments), ``prologue`` and ``epilogue`` (scripts that run here,
     before the submission and after the end), ``filename`` (of the script, in the workdir),
-    ``bundle`` (``"no"``: never goes with others in an array).
+    ``bundle`` (``"no"``: never goes with others in an array), ``python`` (the interpreter that
+    calls functions: see :class:`ClusterExecutor`).
 
     Resources: ``queue``; ``account``; ``time``: minutes, or ``"2:00:00"``, ``"1h30m"``, ``"2d"``;
     ``nodes``; ``ppn``: processes a node; ``threads``: cores a process; ``mem``: MB a node, or
@@ -93,6 +94,7 @@ class JobSettings(TypedDict, total=False):
     setup: str
     filename: str
     bundle: str | bool
+    python: str
     queue: str | None
     account: str | None
     time: int | float | str | None
@@ -173,6 +175,7 @@ class JobScript(metaclass=JobScriptType):
         setup: str | None
         filename: str | None
         bundle: str | bool | None
+        python: str | None
         jobname: str | None
         queue: str | None
         account: str | None

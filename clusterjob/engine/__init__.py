@@ -6,7 +6,14 @@ from clusterjob.engine.conflicts import find_conflicts, tell_shared
 from clusterjob.engine.defaults import default_engines
 from clusterjob.engine.engine import Batch, Engine
 from clusterjob.engine.job_files import RUNS, new_batch, render_by_hand, render_record
-from clusterjob.engine.lease import LEASE, heartbeats, is_abandoned
+from clusterjob.engine.lease import (
+    BEAT,
+    LEASE,
+    heartbeats,
+    is_abandoned,
+    is_gone,
+    process_name,
+)
 from clusterjob.engine.neighbours import (
     Neighbour,
     Neighbours,
@@ -18,6 +25,7 @@ from clusterjob.engine.replies import Receipt
 from clusterjob.engine.scheduler import Scheduler
 
 __all__ = [
+    "BEAT",
     "LEASE",
     "RUNS",
     "Batch",
@@ -33,10 +41,12 @@ __all__ = [
     "find_submissions",
     "heartbeats",
     "is_abandoned",
+    "is_gone",
     "new_batch",
     "note_id",
     "pack_id",
     "places_of",
+    "process_name",
     "render_by_hand",
     "render_record",
     "sweeps_apart",

@@ -99,13 +99,19 @@ def is_abandoned(record: Record, beats: Mapping[str, Note], now: float) -> bool:
         return (record.retry_at or 0.0) <= now
     if record.phase is not Phase.SUBMITTING or record.finished:
         return False
-    if not record.owner or _is_dead(record.owner):
-        return True
     if record.owner == process_name():
         return record.token not in _submitting
     beat = beats.get(record.owner)
     last_sign = max(record.leased, beat.at if beat else 0.0)
-    return now - last_sign > LEASE
+    return is_gone(record.owner, last_sign, now)
+
+
+def is_gone(owner: str, last_sign: float, now: float) -> bool:
+    """Whether a process is not there any more, as far as can be told from here.
+
+    ``last_sign`` is when it was last heard of, in s since the epoch.
+    """
+    return not owner or _is_dead(owner) or now - last_sign > LEASE
 
 
 def heartbeats(store: Store) -> dict[str, Note]:

@@ -1,0 +1,73 @@
+"""How many calls go together: so many that finding them costs little beside making them."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+
+from clusterjob.functions.calls import Call
+
+_TARGET = 1.0  # s that a chunk should take
+_SLICE = 0.25  # s of calls that may be begun before anything is written
+_MOST = 1000  # calls of a chunk
+_BLIND = 32  # ... where nothing is known of how long they take
+_BYTES = 4 << 20  # of arguments, from which on a chunk is full
+_A_WORKER = 4  # chunks that there should be for each
+
+
+class Pace:
+    """How long calls of each function take, as far as is known."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def note(self, label: str, seconds: float) -> None:
+        """Take in how long a call took; the last ones count most."""
+        with self._lock:
+            known = self._seconds.get(label)
+            self._seconds[label] = (
+                seconds if known is None else 0.9 * known + 0.1 * seconds
+            )
+
+    def get(self, label: str) -> float | None:
+        """Return the s that a call takes; None where none has ended."""
+        return self._seconds.get(label)
+
+
+def into_chunks(
+    calls: Sequence[Call], workers: int, pace: Pace
+) -> Iterator[tuple[int, list[Call]]]:
+    """Yield chunks, each with how many of its calls may be begun before anything is written.
+
+    ``workers`` is how many there may be, of all that take from these calls.
+    """
+    start = 0
+    while start < len(calls):
+        first = calls[start]
+        seconds = pace.get(first.label)
+        size = first.chunksize or _size(len(calls) - start, workers, seconds)
+        members = list(_fitting(calls[start : start + size], first))
+        start += len(members)
+        granted = 1 if seconds is None else math.ceil(_SLICE / max(seconds, 1e-6))
+        yield max(1, min(granted, len(members))), members
+
+
+def _size(left: int, workers: int, seconds: float | None) -> int:
+    share = math.ceil(left / (workers * _A_WORKER))
+    if seconds is None:
+        return max(1, min(share // 2, _BLIND))
+    return max(1, min(share, int(_TARGET / max(seconds, 1e-6)), _MOST))
+
+
+def _fitting(calls: Sequence[Call], first: Call) -> Iterator[Call]:
+    """Yield calls of one function and kind, as long as their arguments fit in one file."""
+    size = 0
+    for call in calls:
+        assert call.arguments
+        is_other = call.label != first.label or call.chunksize != first.chunksize
+        size += call.arguments.size
+        if call is not first and (is_other or size > _BYTES):
+            return
+        yield call

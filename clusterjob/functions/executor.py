@@ -1,0 +1,502 @@
+"""An executor whose calls are made by workers on a cluster."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from clusterjob.engine import BEAT
+from clusterjob.errors import CallError, SettingsError, WorkersFailedError
+from clusterjob.functions.book import book_of
+from clusterjob.functions.calls import Call, CallFuture, name_of, short_arguments
+from clusterjob.functions.chunks import Pace, into_chunks
+from clusterjob.functions.identity import Identities
+from clusterjob.functions.payload import Pickler, check_function
+from clusterjob.functions.reuse import Reuse
+from clusterjob.functions.sites import make_site
+from clusterjob.functions.station import Station
+from clusterjob.retry import Retry, changes_after
+from clusterjob.script import default_session
+from clusterjob.session import Session
+from clusterjob.status import Reason
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from clusterjob.script import JobSettings
+
+Argument = ParamSpec("Argument")
+Value = TypeVar("Value")
+_log = logging.getLogger(__name__)
+_ROUND = 0.5  # s between two looks at what is to be done, where nothing is asked for
+_BURST = 2000  # calls that are sent at a time
+_GATHER = 0.005  # s in which more calls may come before the first are sent
+_LEAST_AHEAD, _AHEAD = 1000, 100  # items that are read ahead: at least, for each worker
+_LAST = 10.0  # s that may go by at the end of a program, to send what was submitted
+_alive: weakref.WeakSet[ClusterExecutor] = weakref.WeakSet()
+
+
+class ClusterExecutor(Executor):
+    """Calls functions in jobs: a :class:`concurrent.futures.Executor`.
+
+    ``profile`` is an INI file that says where, or ``profiles`` several, which share the calls;
+    without one calls are made on this machine. Other keywords are those of :class:`JobSettings`,
+    and options of the scheduler: what *one worker* asks for. Workers are elements of job arrays, at
+    most ``max_workers`` at a time (by default the cores of this machine, or 32), which take calls
+    until none has come for ``idle`` seconds.
+
+    A call that was made before, with the same function, arguments and cluster, gives its result of
+    then, unless ``cache`` is False; ``version`` is a text or number that makes calls others.
+    ``retry`` says which failures are tried again: see :class:`Retry`. ``include`` are modules of
+    your own that are sent along, by name or path.
+
+    Futures are :class:`CallFuture`. Use it in ``with``, which waits for all calls; after Ctrl-C it
+    does not, and workers go on: the same program picks the results up. Raises
+    :class:`SettingsError`; what goes wrong later is raised by the futures.
+
+    ::
+
+        with ClusterExecutor(profile="cluster.ini", max_workers=50, mem="2G", time="1h") as executor:
+            futures = [executor.submit(simulate, T, steps=1000) for T in range(10, 100)]
+            print([future.result() for future in futures])
+    """
+
+    def __init__(
+        self,
+        profile: str | os.PathLike[str] | None = None,
+        *,
+        profiles: Sequence[str | os.PathLike[str]] = (),
+        max_workers: int | None = None,
+        idle: float = 60.0,
+        include: Iterable[str | os.PathLike[str]] = (),
+        cache: bool = True,
+        version: str | int | None = None,
+        retry: Retry | None = None,
+        session: Session | None = None,
+        options: dict[str, object] | None = None,
+        **settings: Unpack[JobSettings],
+    ) -> None:
+        _check(max_workers, idle, retry)
+        if profile is not None and profiles:
+            raise SettingsError("profile and profiles: expected one of them")
+        self._session = session or default_session()
+        self._book = book_of(self._session.store)
+        given = {**settings, **(options or {})}
+        sites = [
+            make_site(self._session, path, given, include, idle)
+            for path in (profiles or [profile])
+        ]
+        self._pace = Pace()
+        self._state = threading.Condition()
+        self._stations = [
+            Station(self._session, self._book, site, max_workers, self._tell)
+            for site in sites
+        ]
+        self._cache, self._retry = cache, retry
+        self._identities = Identities(
+            [site.reference.cluster_id for site in sites],
+            sorted({name for site in sites for name in site.names}),
+            version,
+        )
+        owner = self._stations[0].owner
+        self._reuse = Reuse(
+            self._session, self._book, self._stations, owner, self._tell
+        )
+        self._pending: deque[Call] = deque()
+        self._later: list[tuple[float, Call]] = []  # when to be tried again, what
+        self._open: set[Call] = set()
+        self._broken: BaseException | None = None
+        self._is_shut_down = False
+        self._is_over = False
+        self._leased = time.monotonic()
+        self._thread: threading.Thread | None = None
+        _alive.add(self)
+
+    @property
+    def max_workers(self) -> int:
+        """How many workers there may be at a time on each cluster; it may be changed."""
+        return self._stations[0].most
+
+    @max_workers.setter
+    def max_workers(self, most: int) -> None:
+        _check(most, 0.0, None)
+        for station in self._stations:
+            station.resize(most)
+        self._wake()
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        fn: Callable[Argument, Value],
+        /,
+        *args: Argument.args,
+        **kwargs: Argument.kwargs,
+    ) -> CallFuture[Value]:
+        """Have ``fn(*args, **kwargs)`` called, and return its future.
+
+        What cannot be pickled is raised by the future. Raises :class:`SettingsError` for what is no
+        function, or cannot travel, and RuntimeError after :meth:`shutdown`.
+        """
+        (future,) = self.submit_all(fn, [(args, kwargs)])
+        return future
+
+    def submit_all(
+        self,
+        fn: Callable[..., Value],
+        arguments: Iterable[tuple[tuple[object, ...], dict[str, object]]],
+        chunksize: int | None = None,
+    ) -> list[CallFuture[Value]]:
+        """Have a function called once for each pair of arguments; return the futures in order.
+
+        The function is taken as it is now. ``chunksize`` is how many calls a worker takes at a
+        time; by default that follows from how long the first ones take.
+        """
+        self._check_open()
+        check_function(fn)
+        pickler = Pickler()
+        function = pickler.dump(fn)
+        identity = self._identities.of_function(fn) if self._cache else ""
+        name = name_of(fn)
+        calls = []
+        for args, kwargs in arguments:
+            call = Call(function, name, None, short_arguments(args, kwargs))
+            call.chunksize = chunksize
+            call.future = CallFuture(call, self)
+            calls.append(call)
+            try:
+                call.arguments = pickler.dump_arguments(args, kwargs)
+            except Exception as error:
+                call.future.set_running_or_notify_cancel()
+                call.future.set_exception(error)
+                continue
+            if self._cache:
+                call.key = self._identities.of_call(
+                    identity, call.arguments, (args, kwargs)
+                )
+        pickler.finish()
+        self._enqueue([call for call in calls if call.arguments is not None])
+        return [call.future for call in calls]
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        if self._is_shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def _enqueue(self, calls: Sequence[Call]) -> None:
+        with self._state:
+            self._open.update(calls)
+            self._pending.extend(calls)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, daemon=True, name="clusterjob-executor"
+                )
+                self._thread.start()
+            self._state.notify_all()
+
+    def map(
+        self,
+        fn: Callable[..., Value],
+        /,
+        *iterables: Iterable[object],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[Value]:
+        """Call a function with an item of each iterable, as far as the shortest goes; yield the
+        results in order.
+
+        What has a length is read at once; of other iterables at most ``buffersize`` items are read
+        ahead, by default some hundred for each worker. After ``timeout`` seconds the iterator
+        raises TimeoutError. With ``return_exceptions`` it yields what a call raised in its place,
+        and goes on. An iterator that is given up cancels what was not begun.
+        """
+        from clusterjob.functions.mapping import Mapped
+
+        if chunksize is not None and chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        rows = ((args, {}) for args in zip(*iterables, strict=False))
+        ahead = buffersize or _ahead(iterables, self.max_workers)
+        mapped = Mapped(
+            lambda some: self.submit_all(fn, some, chunksize), rows, ahead, timeout
+        )
+        return mapped.in_order(return_exceptions)
+
+    # -- the thread that sends ---------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        with self._state:
+            self._state.notify_all()
+
+    def _run(self) -> None:
+        """Send calls, and see to workers, until all is over."""
+        while True:
+            with self._state:
+                if not self._pending and not self._is_over:
+                    self._state.wait(_ROUND if self._open else None)
+                if self._is_over:
+                    return
+            try:
+                self._round()
+            except Exception as error:  # nobody would hear of it otherwise
+                self._fail(error)
+
+    def _round(self) -> None:
+        self._take_due()
+        time.sleep(_GATHER)
+        while calls := self._next_burst():
+            self._send(self._reuse.look_up(calls))
+        self._send(self._reuse.look_again())
+        if self._open:
+            self._send(self._reuse.look_after())
+            for station in self._stations:
+                station.look_after(0)
+        self._lease()
+
+    def _next_burst(self) -> list[Call]:
+        with self._state:
+            count = min(len(self._pending), _BURST)
+            return [self._pending.popleft() for _ in range(count)]
+
+    def _take_due(self) -> None:
+        """Take what is to be tried again now."""
+        with self._state:
+            now = time.monotonic()
+            due = [call for when, call in self._later if when <= now]
+            self._later = [item for item in self._later if item[0] > now]
+            self._pending.extend(due)
+
+    def _send(self, calls: Sequence[Call]) -> None:
+        """Send calls to the one cluster, or spread them over several."""
+        if not calls:
+            return
+        has_code = any(
+            call.function.has_code or (call.arguments and call.arguments.has_code)
+            for call in calls
+        )
+        station = self._stations[0]
+        station.open(has_code)
+        station.look_after(len(calls))
+        chunks = into_chunks(calls, station.most, self._pace)
+        taken = station.send(list(chunks))
+        if taken:
+            self._send(self._reuse.look_up(taken))
+
+    def _lease(self) -> None:
+        """Say that the owner of the pools is there."""
+        if time.monotonic() - self._leased < BEAT:
+            return
+        self._leased = time.monotonic()
+        rows = [item.pool.row for item in self._stations if item.pool is not None]
+        self._book.lease([*rows, *self._reuse.pools()], time.time())
+
+    def _fail(self, error: Exception) -> None:
+        """Tell all calls that they cannot be made."""
+        if isinstance(error, WorkersFailedError):
+            self._broken = error
+        with self._state:
+            calls = list(self._open)
+            self._pending.clear()
+            self._later.clear()
+        for call in calls:
+            self._tell(call, None, error, None)
+
+    # -- what becomes of calls ---------------------------------------------------------------------
+
+    def _tell(
+        self,
+        call: Call,
+        value: object,
+        error: BaseException | None,
+        reason: Reason | None,
+    ) -> None:
+        """Take in what became of a call. It is called from the threads that collect."""
+        if call.seconds is not None and error is None and not call.is_reused:
+            self._pace.note(call.label, call.seconds)
+        if error is not None and self._is_tried_again(call, error, reason):
+            return
+        with self._state:
+            if call not in self._open:
+                return
+            self._open.discard(call)
+        future = call.future
+        if not future.running() and not future.set_running_or_notify_cancel():
+            return
+        call.arguments = None  # may be large
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+        with self._state:
+            if not self._open:
+                self._state.notify_all()
+
+    def _is_tried_again(
+        self, call: Call, error: BaseException, reason: Reason | None
+    ) -> bool:
+        """Put a call that failed where it waits for its next attempt, if there is to be one."""
+        if call.arguments is None or call.future.cancelled():
+            return False
+        if call.is_attached and reason is None and isinstance(error, CallError):
+            call.is_attached = False  # it was about to be sent when its program ended
+            self._enqueue([call])
+            return True
+        if self._retry is None:
+            return False
+        rules = self._retry.rules()
+        code = getattr(error, "exit_code", None)
+        changes = changes_after(rules, call.reasons, reason, code)
+        if changes is None or reason is None:
+            return False
+        call.reasons.append(reason)
+        call.attempt += 1
+        call.worker = ""
+        with self._state:
+            delay = rules["delay"]
+            assert isinstance(delay, (int, float))
+            self._later.append((time.monotonic() + delay, call))
+            self._state.notify_all()
+        return True
+
+    def withdraw(self, calls: Iterable[Call]) -> list[Call]:
+        """Take calls back that nobody has begun, and return them; see :meth:`CallFuture.cancel`."""
+        wanted = list(calls)
+        with self._state:
+            waiting = {*self._pending, *(call for _, call in self._later)}
+            found = [call for call in wanted if call in waiting]
+            gone = set(found)
+            self._pending = deque(c for c in self._pending if c not in gone)
+            self._later = [item for item in self._later if item[1] not in gone]
+        rest = [call for call in wanted if call not in gone]
+        if rest:
+            for station in self._stations:
+                if station.pool is not None:
+                    found += station.pool.withdraw(rest)
+            found += self._reuse.withdraw(rest)
+        with self._state:
+            self._open.difference_update(found)
+            if not self._open:
+                self._state.notify_all()
+        return found
+
+    def read_log(self, call: Call, stream: str) -> str:
+        """Return what a call has printed: see :meth:`CallFuture.stdout`."""
+        start, end, text = call.logs.get(stream, (0, 0, ""))
+        if call.seconds is not None and end - start <= len(text.encode()):
+            return text
+        pool = self._stations[0].pool
+        if pool is None or not call.worker:
+            return text
+        name = f"{call.worker}.{stream}"
+        if call.seconds is None:
+            return pool.place.read_log(name, 0, None).decode("utf-8", "replace")
+        found = pool.place.read_log(name, start, end).decode("utf-8", "replace")
+        return found or text
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; with ``wait``, until all have come to an end, and end the workers.
+
+        Without it the calls that were submitted are made all the same. ``cancel_futures`` cancels
+        those that no worker has.
+        """
+        with self._state:
+            self._is_shut_down = True
+            calls = list(self._open)
+        if cancel_futures:
+            for call in self.withdraw(calls):
+                call.future.cancel()
+                call.future.set_running_or_notify_cancel()
+        if wait:
+            with self._state:
+                self._state.wait_for(lambda: not self._open)
+            self._close()
+            return
+        threading.Thread(
+            target=self.shutdown, daemon=True, name="clusterjob-shutdown"
+        ).start()
+
+    def _close(self) -> None:
+        """End the threads and the workers."""
+        with self._state:
+            if self._is_over:
+                return
+            self._is_over = True
+            self._state.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        for station in self._stations:
+            station.close()
+        self._reuse.close()
+        self._book.close()
+
+    def leave(self) -> None:
+        """Wait for nothing more: workers go on with the calls that were sent.
+
+        The same program picks the results up when it is run again.
+        """
+        with self._state:
+            self._is_shut_down = self._is_over = True
+            count = len(self._open)
+            self._state.notify_all()
+        if self._thread is not None:
+            self._thread.join(_LAST)
+        for station in self._stations:
+            station.leave()
+        if count and self._cache:
+            _log.warning(
+                "%d calls have not ended: what was sent is made by workers that go on. Run the "
+                "same again to get the results",
+                count,
+            )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit)):
+            self.leave()
+            return
+        self.shutdown(wait=True)
+
+
+def _ahead(iterables: Sequence[Iterable[object]], workers: int) -> int | None:
+    """Return how many items are read ahead; None for all, where they are there already."""
+    if any(isinstance(items, Sized) for items in iterables):
+        return None
+    return max(_LEAST_AHEAD, _AHEAD * workers)
+
+
+def _check(max_workers: int | None, idle: float, retry: Retry | None) -> None:
+    if max_workers is not None and (
+        isinstance(max_workers, bool)
+        or not isinstance(max_workers, int)
+        or max_workers < 1
+    ):
+        raise ValueError("max_workers must be greater than 0")
+    if isinstance(idle, bool) or not isinstance(idle, (int, float)) or idle < 0:
+        raise SettingsError(f"idle = {idle!r}: expected seconds")
+    if retry is not None and not isinstance(retry, Retry):
+        raise SettingsError(f"retry = {retry!r}: expected a Retry, or None")
+
+
+@atexit.register
+def _leave_all() -> None:
+    """Leave the calls that are on their way to workers, at the end of the program."""
+    for executor in list(_alive):
+        if not executor._is_over:
+            executor.leave()

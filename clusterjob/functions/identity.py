@@ -1,0 +1,63 @@
+"""What makes two calls the same: all that the outcome can depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from clusterjob.code import code_digest
+from clusterjob.errors import SettingsError
+from clusterjob.functions.payload import Payload, Pickler
+
+RULES = 1  # changes when equal calls would get other keys
+_SETS = (b"\x8f", b"\x91")  # opcodes of sets, which have another order in each process
+
+
+class Identities:
+    """The keys of the calls of one executor: the second of equal calls has one of its own.
+
+    ``where`` says where the calls are made, ``archives`` which modules go along.
+    """
+
+    def __init__(
+        self, where: Sequence[str], archives: Sequence[str], version: str | int | None
+    ) -> None:
+        if version is not None and not isinstance(version, (str, int)):
+            raise SettingsError(f"version = {version!r}: expected a text or a number")
+        python = "{}.{}".format(*sys.version_info)
+        self._common = [RULES, python, sorted(where), sorted(archives), version]
+        self._counts: Counter[str] = Counter()
+
+    def of_function(self, function: Callable[..., object]) -> str:
+        """Return what a function does, as a digest."""
+        return code_digest(function, _digest_of_object)
+
+    def of_call(self, function: str, payload: Payload, arguments: object) -> str:
+        """Return the key of the next call of a function with such arguments."""
+        digest = payload.digest
+        if any(opcode in bytes(payload.blobs[0]) for opcode in _SETS):
+            digest = code_digest(arguments, _digest_of_object)
+        words = json.dumps([*self._common, function, digest])
+        base = hashlib.sha256(words.encode()).hexdigest()
+        self._counts[base] += 1
+        turn = self._counts[base]
+        if turn == 1:
+            return base
+        return hashlib.sha256(f"{base} {turn}".encode()).hexdigest()
+
+    def start_over(self) -> None:
+        """Count equal calls from one again."""
+        self._counts.clear()
+
+
+def _digest_of_object(value: object) -> str:
+    """Return a digest of an object of a library's; nothing where it cannot be pickled, so that it
+    does not travel, either.
+    """
+    try:
+        return Pickler().dump(value).digest
+    except Exception:  # whatever its __reduce__ raises
+        return ""

@@ -1,0 +1,147 @@
+"""What travels to the cluster: functions and arguments, pickled and summed up."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from clusterjob.errors import CallError, SettingsError
+from clusterjob.runner import Blob, dump_value
+
+SHARED = 1 << 20  # bytes from which on a buffer is sent once, however many calls have it
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_BY_VALUE = b"cloudpickle.cloudpickle"  # in every pickle that has code in it
+
+
+@dataclass
+class Payload:
+    """A value on its way: what is said of it, and its bytes.
+
+    ``shared`` are the buffers that stand elsewhere, by their digests.
+    """
+
+    said: dict[str, Any]
+    blobs: list[Blob]
+    digest: str
+    shared: dict[str, Blob] = field(default_factory=dict)
+    has_code: bool = False  # which another version of Python cannot read
+
+    @property
+    def size(self) -> int:
+        """Bytes, without what is shared."""
+        return sum(map(len, self.blobs))
+
+
+class Pickler:
+    """Pickles functions and arguments for one burst of calls.
+
+    A large array that several calls of a burst have is summed up once, and once more at the end of
+    the burst, where it must be what it was.
+    """
+
+    def __init__(self) -> None:
+        self._make = _pickler()
+        # large buffers by the objects that they are of, which are kept meanwhile
+        self._known: dict[int, tuple[object, Blob, str]] = {}
+        self._again: set[int] = set()
+
+    def dump(self, value: object) -> Payload:
+        """Pickle a value. Raises whatever pickling it raises."""
+        said, blobs = dump_value(value, self._make)
+        return self._with_shared(said["b"], blobs)
+
+    def dump_arguments(
+        self, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Payload:
+        """Pickle the arguments of a call; plain ones without further ado."""
+        if kwargs or not all(type(arg) in _PLAIN for arg in args):
+            return self.dump((args, kwargs))
+        text = pickle.dumps((args, kwargs), 5)
+        return Payload({"p": len(text), "b": []}, [text], _sum([text]))
+
+    def _with_shared(self, lengths: list[int], blobs: list[Blob]) -> Payload:
+        """Take large buffers out, to be sent by themselves."""
+        text, *buffers = blobs
+        marks: list[int | str] = []
+        own, shared = [text], {}
+        for length, buffer in zip(lengths, buffers, strict=True):
+            if length < SHARED:
+                marks.append(length)
+                own.append(buffer)
+                continue
+            digest = self._digest_of(buffer)
+            marks.append(digest)
+            shared[digest] = buffer
+        said = {"p": len(text), "b": marks}
+        digest = _sum([*own, *(mark.encode() for mark in shared)])
+        return Payload(
+            said, own, digest, shared, has_code=_BY_VALUE in text
+        )
+
+    def _digest_of(self, buffer: memoryview) -> str:
+        key = id(buffer.obj)
+        known = self._known.get(key)
+        if known is not None and len(known[1]) == len(buffer):
+            self._again.add(key)
+            return known[2]
+        digest = _sum([buffer])
+        self._known[key] = buffer.obj, buffer, digest
+        return digest
+
+    def finish(self) -> None:
+        """End a burst. Raises :class:`CallError` where an array that several calls of it were given
+        is not what it was.
+        """
+        for key in self._again:
+            _, buffer, digest = self._known[key]
+            if _sum([buffer]) != digest:
+                raise CallError(
+                    "an array was changed in place after it was given to a call, so that the calls "
+                    "of before would get what it is now: give each call an array of its own "
+                    "(a.copy())"
+                )
+        self._known.clear()
+        self._again.clear()
+
+
+def _sum(blobs: list[Blob]) -> str:
+    digest = hashlib.sha256()
+    for blob in blobs:
+        digest.update(blob)
+    return digest.hexdigest()
+
+
+@functools.cache
+def _pickler() -> Callable[..., pickle.Pickler]:
+    """Return cloudpickle's, where it is installed."""
+    try:
+        import cloudpickle
+    except ImportError:
+        return pickle.Pickler
+    made: Callable[..., pickle.Pickler] = cloudpickle.Pickler
+    return made
+
+
+def has_cloudpickle() -> bool:
+    """Whether functions of a notebook can travel."""
+    return _pickler() is not pickle.Pickler
+
+
+def check_function(function: object) -> None:
+    """See that a function can travel. Raises :class:`SettingsError`."""
+    if not callable(function):
+        raise SettingsError(f"{function!r} cannot be called: expected a function")
+    if has_cloudpickle():
+        return
+    module = getattr(function, "__module__", None)
+    name = str(getattr(function, "__qualname__", ""))
+    if module == "__main__" or "<" in name:
+        raise SettingsError(
+            f"{name or function!r} is a function of this program itself, which travels by "
+            "cloudpickle only, and that is not installed: pip install 'clusterjob[functions]'. "
+            "Without it, functions of modules that can be imported there can be called"
+        )

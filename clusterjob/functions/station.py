@@ -1,0 +1,245 @@
+"""One cluster of an executor: its pool, its workers, and the thread that collects results."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+
+from clusterjob.engine import is_gone, process_name
+from clusterjob.errors import ClusterJobError, CommandError, StoreError
+from clusterjob.functions.book import Book, PoolRow
+from clusterjob.functions.calls import Call
+from clusterjob.functions.places import NewFile
+from clusterjob.functions.pool import Outcome, Pool
+from clusterjob.functions.sites import Site
+from clusterjob.functions.workers import Workers
+from clusterjob.session import Session
+
+_log = logging.getLogger(__name__)
+_PATIENCE_HERE, _PATIENCE_THERE = 0.25, 5.0  # s that one look for results may take
+_PAUSES = (0.5, 10.0)  # s after a look that failed: the shortest, the longest
+_BETWEEN = 1.0  # s between two submissions of workers
+_ASK = 5.0  # s between two looks at the workers, where results come
+_FAREWELL = 5.0  # s for which workers that were told to end are waited for
+
+
+def owner_name() -> str:
+    """Return a name for a new owner of pools in this process."""
+    return f"{process_name()}#{secrets.token_hex(4)}"
+
+
+def is_free(row: PoolRow) -> bool:
+    """Whether the owner of a pool is gone."""
+    return is_gone(row.owner.partition("#")[0], row.leased, time.time())
+
+
+class Collector:
+    """Looks for results of a pool, in a thread of its own, as long as there are calls."""
+
+    def __init__(self, pool: Pool, patience: float, fail: Outcome) -> None:
+        self.pool, self._patience, self._fail = pool, patience, fail
+        self._wanted = threading.Event()
+        self._is_over = False
+        self._thread: threading.Thread | None = None
+        self.last = time.monotonic()  # when something came
+        self.error = ""  # why the last look failed
+
+    def wake(self) -> None:
+        """Look for results from now on."""
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, daemon=True, name="clusterjob-calls"
+            )
+            self._thread.start()
+        self._wanted.set()
+
+    def end(self) -> None:
+        """Look no more; a look that goes on is waited for, for a moment."""
+        self._is_over = True
+        self._wanted.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(2 * _PATIENCE_HERE)
+
+    def _run(self) -> None:
+        pause, longest = _PAUSES
+        while not self._is_over:
+            if not self.pool.has_open():
+                self._wanted.wait()
+                self._wanted.clear()
+                continue
+            try:
+                if self.pool.collect(self._patience):
+                    self.last = time.monotonic()
+                self.error, pause = "", _PAUSES[0]
+            except CommandError as error:
+                if not self.error:
+                    _log.warning("results cannot be fetched now: %s", error)
+                self.error = str(error)
+                time.sleep(pause)
+                pause = min(2 * pause, longest)
+            except Exception as error:  # nobody would hear of it otherwise
+                self._fail_all(error)
+
+    def _fail_all(self, error: Exception) -> None:
+        with self.pool.lock:
+            calls = list(self.pool.calls.values())
+            self.pool.calls.clear()
+        for call in calls:
+            self._fail(call, None, error, None)
+
+
+class Station:
+    """One cluster of an executor. It has no pool before the first call.
+
+    Its methods are called from the executor's one thread, but for :meth:`withdraw`.
+    """
+
+    def __init__(
+        self, session: Session, book: Book, site: Site, most: int | None, tell: Outcome
+    ) -> None:
+        self.session, self.book, self.site, self._tell = session, book, site, tell
+        self.most = most or site.default_workers()
+        self.owner = owner_name()
+        self.pool: Pool | None = None
+        self.workers: Workers | None = None
+        self.collector: Collector | None = None
+        self._submitted = self._asked = 0.0
+
+    # -- its pool ----------------------------------------------------------------------------------
+
+    def open(self, has_code: bool) -> Pool:
+        """Return the pool: one that an earlier program left, with its workers, or a new one.
+
+        Raises :class:`ClusterJobError`.
+        """
+        self.site.check_python(has_code)
+        if self.pool is None:
+            rows = self.book.pools(fingerprint=self.site.fingerprint)
+            if not any(map(self.take_over, rows)):
+                self.pool = self._make()
+        assert self.pool
+        return self.pool
+
+    def _make(self) -> Pool:
+        row = self.site.new_row(self.owner)
+        self.book.add_pool(row)
+        place = self.site.place_of(row)
+        place.make(self.site.files(row, self.most))
+        return self._start(row)
+
+    def take_over(self, row: PoolRow) -> bool:
+        """Make an earlier program's pool this one's, where that can be; return whether it is."""
+        is_ours = self.pool is None and row.fingerprint == self.site.fingerprint
+        if not is_ours or not is_free(row):
+            return False
+        if not self.book.take_pool(row, self.owner, time.time()):
+            return False
+        pool = self._start(row)
+        if not pool.adopt():
+            self.book.forget_pool(row)
+            return False
+        pool.place.make(self.site.files(row, self.most))
+        assert self.workers
+        self.workers.restore()
+        self.pool = pool
+        return True
+
+    def _start(self, row: PoolRow) -> Pool:
+        settle = self.session.engine.scheduler(self.site.reference).backend.limits.settle
+        pool = Pool(row, self.site.place_of(row), self.book, self._tell, settle)
+        self.workers = Workers(self.session, self.site.job, row, self.book)
+        pool.workers = self.workers
+        is_here = not self.site.reference.host
+        patience = _PATIENCE_HERE if is_here else _PATIENCE_THERE
+        self.collector = Collector(pool, patience, self._tell)
+        return pool
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    def send(self, chunks: Sequence[tuple[int, Sequence[Call]]]) -> list[Call]:
+        """Send chunks: see :meth:`Pool.send`."""
+        assert self.pool
+        assert self.collector
+        taken = self.pool.send(chunks)
+        self.collector.wake()
+        return taken
+
+    def look_after(self, waiting: int) -> None:
+        """See that there are workers for the calls that are sent, and ``waiting`` more.
+
+        Raises :class:`WorkersFailedError`, and whatever a submission does.
+        """
+        if self.pool is None or self.workers is None or self.collector is None:
+            return
+        now = time.monotonic()
+        is_quiet = now - self.collector.last > _ASK / 5
+        if self.pool.calls and now - self._asked > (_ASK / 5 if is_quiet else _ASK):
+            self._asked = now
+            self.workers.refresh()
+            self.workers.check()
+        wanted = min(self.most, len(self.pool.calls) + waiting)
+        lacking = wanted - self.workers.alive()
+        if lacking > 0 and now - self._submitted > _BETWEEN:
+            self.workers.submit(lacking)
+            self._submitted = time.monotonic()
+
+    def resize(self, most: int) -> None:
+        """Have at most so many workers from now on; those that are too many end between calls."""
+        self.most = most
+        if self.pool is not None and self.workers is not None:
+            surplus = self.workers.surplus(most)
+            if surplus:
+                self.pool.place.put([NewFile("", f"stop-{name}", []) for name in surplus])
+
+    def has_room(self) -> bool:
+        """Whether its workers soon have nothing to do."""
+        if self.pool is None or self.workers is None:
+            return True
+        return self.pool.todo < 2 * max(1, self.workers.running())
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the workers, and delete the folder, unless calls are on their way."""
+        if self.pool is None or self.workers is None or self.collector is None:
+            return
+        self.collector.end()
+        if self.pool.has_open():
+            self.book.leave_pool(self.pool.row)
+            return
+        try:
+            self.pool.place.stop()
+            self._await_workers()
+            if self.workers.alive():
+                self.workers.cancel()
+            self.pool.place.remove()
+            self.book.forget_pool(self.pool.row)
+        except ClusterJobError as error:
+            _log.warning("a folder of calls is left behind: %s", error)
+
+    def _await_workers(self) -> None:
+        """Wait a moment until the workers that run have ended in order."""
+        assert self.pool
+        assert self.workers
+        deadline = time.monotonic() + _FAREWELL
+        pause = 0.01
+        while time.monotonic() < deadline:
+            names = self.pool.place.listing()["workers"]
+            self.workers.note(names)
+            if not self.workers.are_running(names):
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+    def leave(self) -> None:
+        """Leave the pool, with its calls and workers, to whoever comes next."""
+        if self.collector is not None:
+            self.collector.end()
+        if self.pool is not None:
+            with contextlib.suppress(StoreError):
+                self.book.leave_pool(self.pool.row)

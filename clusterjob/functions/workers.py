@@ -1,0 +1,233 @@
+"""The workers of a pool: arrays of jobs, submitted as any other."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from clusterjob.errors import WorkersFailedError
+from clusterjob.functions.book import Book, PoolRow
+from clusterjob.plain_files import read_text
+from clusterjob.result import AsyncResult
+from clusterjob.script import JobScript
+from clusterjob.session import Session
+from clusterjob.shell import quote, quote_all
+from clusterjob.status import Reason, Status
+from clusterjob.store import Task
+
+_log = logging.getLogger(__name__)
+# of one generation after the other that called nothing; nodes fail, and may do so once more
+_MOST_BARREN = 3
+# reads the runner, which must be what was sent, and runs it under its own name
+_START = (
+    "import sys,hashlib,types;p,d=sys.argv[1:3];s=open(p,'rb').read();"
+    "hashlib.sha256(s).hexdigest()==d or sys.exit('clusterjob: '+p+' is not what was sent');"
+    "m=types.ModuleType('clusterjob.runner');m.__file__=p;sys.modules[m.__name__]=m;"
+    "exec(compile(s,p,'exec'),m.__dict__);sys.exit(m.main(sys.argv[3:]))"
+)
+
+
+@dataclass
+class Generation:
+    """Workers that were submitted together."""
+
+    number: int
+    elements: int
+    result: AsyncResult
+    seen: set[str] = field(default_factory=set)  # who said that they run
+
+    def tasks(self) -> Iterator[tuple[str, Task]]:
+        """Yield the name that each worker has, but for its last part, with what became of it."""
+        tasks = self.result.record.tasks
+        if tasks is None:
+            yield f"{self.number}-0", self.result.record.task
+            return
+        for index, task in tasks.items():
+            yield f"{self.number}-{index}", task
+
+
+class Workers:
+    """The workers of one pool.
+
+    ``job`` has the settings and resources of each; without it there will be no more of them.
+    """
+
+    def __init__(
+        self, session: Session, job: JobScript | None, row: PoolRow, book: Book
+    ) -> None:
+        self.session, self.job, self.row, self.book = session, job, row, book
+        self.generations: list[Generation] = []
+        self._ended: set[str] = set()  # in order, by their own word
+        self._barren = 0
+
+    # -- submitting --------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Take over the workers that an earlier process submitted, or was about to."""
+        rows = sorted(self.book.workers(self.row))
+        records = self.session.store.by_tokens(token for *_, token in rows if token)
+        for number, elements, token in rows:
+            if token in records:
+                result = AsyncResult(records[token], self.session.engine)
+                self.generations.append(Generation(number, elements, result))
+            elif not token and self.job is not None:
+                self._submit(number, elements)
+
+    def submit(self, elements: int) -> None:
+        """Submit some more workers. Raises whatever a submission does."""
+        self._submit(self.book.add_workers(self.row, elements), elements)
+
+    def _submit(self, number: int, elements: int) -> None:
+        """Submit a generation, unless it was before."""
+        assert self.job is not None
+        job = self.job.copy()
+        job.body = worker_body(
+            str(job.attributes.get("python")), self.row.folder, self.row.secret, number
+        )
+        if elements > 1:
+            job.set_resource("array", f"1-{elements}")
+        results = self.session.submit(
+            [job], cache_ids=[f"{self.row.id}-{number}"], retry=False, bundle=False
+        )
+        self.book.note_workers(self.row, number, results[0].record.token)
+        self.generations.append(Generation(number, elements, results[0]))
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Ask what became of the workers, where that is due."""
+        for generation in self.generations:
+            if not generation.result.record.finished:
+                generation.result.refresh()
+
+    def note(self, names: Iterable[str]) -> None:
+        """Take in which workers said that they run, or that they ended."""
+        by_number = {item.number: item for item in self.generations}
+        for name in names:
+            number, _, rest = name.partition("-")
+            element, _, ending = rest.partition(".")
+            generation = by_number.get(int(number)) if number.isdigit() else None
+            if generation is None:
+                continue
+            generation.seen.add(element)
+            if ending.endswith("ended"):
+                self._ended.add(f"{number}-{element}")
+
+    def alive(self) -> int:
+        """Return how many workers run, or wait in the queue, as far as is known."""
+        return sum(
+            not task.status.finished and name not in self._ended
+            for generation in self.generations
+            for name, task in generation.tasks()
+        )
+
+    def are_running(self, names: Collection[str]) -> bool:
+        """Whether any of the workers that said so runs, and is not known to have ended."""
+        for name in names:
+            base, _, ending = name.partition(".")
+            if ending.endswith("ended") or base in self._ended:
+                continue
+            task, _ = self.find(name)
+            if task is None or not task.status.finished:
+                return True
+        return False
+
+    def surplus(self, most: int) -> list[str]:
+        """Return the workers that are too many, the newest; they count as ended from now on."""
+        live = [
+            name
+            for generation in self.generations
+            for name, task in generation.tasks()
+            if not task.status.finished and name not in self._ended
+        ]
+        self._ended.update(live[most:])
+        return live[most:]
+
+    def running(self) -> int:
+        """Return how many have said that they run, and not that they ended."""
+        seen = sum(len(generation.seen) for generation in self.generations)
+        return seen - len(self._ended)
+
+    def find(self, worker: str) -> tuple[Task | None, AsyncResult | None]:
+        """Return what became of a worker, and the job that it belongs to."""
+        base = worker.partition(".")[0]
+        for generation in self.generations:
+            for name, task in generation.tasks():
+                if name == base:
+                    return task, generation.result
+        return None, None
+
+    def job_id(self, worker: str) -> str:
+        """Return the scheduler's id of a worker's job; empty where there is none."""
+        _, result = self.find(worker)
+        if result is None or not result.job_id:
+            return ""
+        element = worker.partition(".")[0].partition("-")[2]
+        return result.job_id if element == "0" else f"{result.job_id}_{element}"
+
+    def check(self) -> None:
+        """Raise :class:`WorkersFailedError` where workers end before they call anything."""
+        for generation in self.generations:
+            record = generation.result.record
+            if not record.finished or generation.seen:
+                continue
+            worst = max((task for _, task in generation.tasks()), key=_badness)
+            generation.seen.add("")  # it counts once
+            if worst.status is Status.COMPLETED:
+                continue
+            self._barren += 1
+            may_pass = worst.reason in (Reason.NODE_FAILURE, Reason.PREEMPTED)
+            if may_pass and self._barren < _MOST_BARREN:
+                continue
+            raise WorkersFailedError(
+                "the workers end before they call anything, so that no call is made: "
+                + generation.result.explain()
+            )
+
+    def note_work(self) -> None:
+        """Note that a call was made: workers get on."""
+        self._barren = 0
+
+    def cancel(self) -> None:
+        """Cancel workers that have not ended. Raises :class:`CommandError`."""
+        records = [generation.result.record for generation in self.generations]
+        self.session.engine.cancel(
+            record for record in records if not record.finished
+        )
+
+
+def _badness(task: Task) -> int:
+    return int(task.status)
+
+
+def worker_body(python: str, folder: str, secret: bytes, generation: int) -> str:
+    """Return the script that runs a worker; it ends at once where the pool is gone."""
+    runner = f"{folder}/runner.py"
+    word = quote(python)
+    if python.startswith("~/"):
+        word = f'"$HOME"/{quote(python[2:])}'
+    arguments = [runner, runner_digest(), folder, hashlib.sha256(secret).hexdigest()]
+    return (
+        f"[ -f {quote(runner)} ] || exit 0\n"
+        f"exec {word} -c {quote(_START)} {quote_all([*arguments, str(generation)])}\n"
+    )
+
+
+def runner_text() -> str:
+    """Return the runner, as it travels."""
+    import clusterjob.runner
+
+    return read_text(clusterjob.runner.__file__)
+
+
+def runner_digest() -> str:
+    """Return its digest."""
+    return hashlib.sha256(runner_text().encode()).hexdigest()
+
+
+def log_of(result: AsyncResult, worker: str) -> str:
+    """Return the path of a worker's own log."""
+    element = worker.partition(".")[0].partition("-")[2]
+    return result.log_path("stderr", int(element) or None)
