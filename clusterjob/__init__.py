@@ -76,7 +76,16 @@ if TYPE_CHECKING:
         WorkersFailedError,
     )
     from clusterjob.files import RemoteFile
-    from clusterjob.functions import CallFuture, ClusterExecutor
+    from clusterjob.functions import (
+        CallFuture,
+        ClusterExecutor,
+        Process,
+        RemoteFunction,
+        map,
+        map_unordered,
+        remote,
+        starmap,
+    )
     from clusterjob.job_rows import JobRow
     from clusterjob.planning import Action, Plan, PlannedJob
     from clusterjob.result import AsyncResult
@@ -128,8 +137,10 @@ __all__ = [
     "Outcome",
     "Plan",
     "PlannedJob",
+    "Process",
     "Reason",
     "RemoteFile",
+    "RemoteFunction",
     "RenderError",
     "ResourcesNotSupportedError",
     "Results",
@@ -153,7 +164,11 @@ __all__ = [
     "cancel",
     "connect",
     "default_session",
+    "map",
+    "map_unordered",
     "plan",
+    "remote",
+    "starmap",
     "submit",
     "sweep",
     "wait",
@@ -179,7 +194,9 @@ _HOMES = {
     "JobSettings": "script",
     "Plan": "planning",
     "PlannedJob": "planning",
+    "Process": "functions",
     "RemoteFile": "files",
+    "RemoteFunction": "functions",
     "Results": "results",
     "Retry": "retry",
     "Session": "session",
@@ -192,6 +209,7 @@ _HOMES = {
     "cancel": "results",
     "connect": "admin",
     "default_session": "script",
+    **dict.fromkeys(("map", "map_unordered", "remote", "starmap"), "functions"),
     "plan": "script",
     "submit": "script",
     "sweep": "sweeping",

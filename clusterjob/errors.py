@@ -19,7 +19,7 @@
     ├── JobNotFoundError              nothing in the store has that id, name or key
     ├── JobFailedError                get() of a job that did not complete
     ├── CallError                     a call of a function came to no result
-    ├── WorkersFailedError            (also BrokenExecutor) no worker gets on, so no call will be made
+    ├── WorkersFailedError            (also BrokenExecutor) no worker gets on
     └── WaitTimeoutError              (also TimeoutError) a wait was longer than its timeout
 
 ``transient`` says whether the same call may succeed later without anything being changed.
@@ -226,12 +226,15 @@ class CallError(ClusterJobError):
     """A call of a function came to no result: its worker is gone, or what it returned, raised or
     was given cannot travel. What the function itself raises is raised as it is.
 
-    ``reason`` is one of :class:`Reason`, where the job that made the call ended badly.
+    ``reason`` is one of :class:`Reason`, where its process or its job ended badly; ``exit_code`` is
+    that of its process, or minus the number of the signal that ended it.
     """
 
-    def __init__(self, message: str, reason: Any = None) -> None:
+    def __init__(
+        self, message: str, reason: Any = None, exit_code: int | None = None
+    ) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.exit_code = reason, exit_code
 
 
 class WorkersFailedError(ClusterJobError, BrokenExecutor):

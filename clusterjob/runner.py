@@ -51,15 +51,19 @@ MAGIC = b"cj-call1"
 _SUM = 32  # bytes of a signature
 _ALIGN = 64  # what buffers begin at a multiple of
 _OUT_OF_BAND = 4096  # bytes from which on a buffer stands beside its pickle
-_MAPPED = 4 << 20  # bytes from which on a file is mapped, so that workers of a node share it
+_MAPPED = (
+    4 << 20
+)  # bytes from which on a file is mapped, so that workers of a node share it
 _LARGE = 1 << 20  # bytes of a result that gets a file of its own
 _TOLD = 1 << 16  # bytes of each of a call's two logs that come with its result
 _FLUSH = 0.25  # s after which results are written
 _LONG = 1.0  # s that a call may take before what is behind it is given back
 _SHORTEST, _LONGEST = 0.01, 2.0  # s between two looks for work
-_DISK_PATIENCE = 1800.0  # s for which results are tried to be written, on a disk that is full
+_DISK_PATIENCE = (
+    1800.0  # s for which results are tried to be written, on a disk that is full
+)
 _PIPE = 1 << 20  # bytes that a pipe may hold
-_GATHER = 0.01  # s in which more results may come, where there are more to come
+_GATHER = 0.03  # s in which more results may come, where there are more to come
 _NO_ENTRY, _REFUSED = 0, 3  # exit codes
 
 _MESSAGE = struct.Struct("<QdQQ")
@@ -173,10 +177,6 @@ def _find_in_main(name: str) -> Any:
     return found
 
 
-# where the reading side has it
-_find_in_main.__module__ = "clusterjob.runner"
-
-
 def dump_value(
     value: Any, make: Callable[..., pickle.Pickler] = pickle.Pickler
 ) -> tuple[dict[str, Any], list[Blob]]:
@@ -236,6 +236,25 @@ def load_value(
         for length in said["b"]
     ]
     return pickle.loads(text, buffers=buffers)
+
+
+class ProcessBase:
+    """What a process on a cluster is over there: see ``clusterjob.Process``."""
+
+    def __init__(self, target: Any, name: str, args: Any, kwargs: Any) -> None:
+        self._target, self.name = target, name
+        self._args, self._kwargs = tuple(args), dict(kwargs or {})
+
+    def run(self) -> Any:
+        """Call the target; a derived class does what it likes."""
+        if self._target is not None:
+            return self._target(*self._args, **self._kwargs)
+        return None
+
+
+def process_base() -> type:
+    """Return the class that stands for ``clusterjob.Process`` over there."""
+    return ProcessBase
 
 
 # -- the worker ------------------------------------------------------------------------------------
@@ -367,8 +386,12 @@ class Caller:
             opened = os.open(path, flags, 0o600)
             os.dup2(opened, descriptor)
             os.close(opened)
-        sys.stdout = open(1, "w", buffering=1, closefd=False, errors="backslashreplace")
-        sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")
+        sys.stdout = open(
+            1, "w", buffering=1, closefd=False, errors="backslashreplace"
+        )
+        sys.stderr = open(
+            2, "w", buffering=1, closefd=False, errors="backslashreplace"
+        )
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdin = open(0, closefd=False)
         settings = self.pool.settings
@@ -395,7 +418,9 @@ class Caller:
             if found != digest:
                 raise Untrusted(f"{path} is not what was sent")
             sys.path.insert(0, path)
-        sys.path += [path for path in settings.get("path", ()) if path not in sys.path]
+        sys.path += [
+            path for path in settings.get("path", ()) if path not in sys.path
+        ]
 
     def run(
         self,
@@ -419,7 +444,9 @@ class Caller:
                 return order
         return next_order()
 
-    def _call(self, claim: _Claim, number: int, send: Callable[[bytes], None]) -> None:
+    def _call(
+        self, claim: _Claim, number: int, send: Callable[[bytes], None]
+    ) -> None:
         call = claim.calls[number]
         before = [self._log_end(descriptor) for descriptor in self._logs]
         started = time.time()
@@ -608,7 +635,12 @@ class _Child:
             if len(view) < end:
                 break
             at = end
-            yield number, seconds, view[start : start + text], view[start + text : end]
+            yield (
+                number,
+                seconds,
+                view[start : start + text],
+                view[start + text : end],
+            )
         del self._said[:at]
 
     def _reap(self) -> None:
@@ -712,7 +744,12 @@ class Worker:
 
     def run(self) -> int:
         """Work until there is nothing to do any more; return the exit code."""
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+        for number in (
+            signal.SIGTERM,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+            signal.SIGXCPU,
+        ):
             signal.signal(number, self._told_to_end)
         last_work = time.monotonic()
         pause = _SHORTEST
@@ -745,7 +782,7 @@ class Worker:
         less often when nothing came for long.
         """
         workers = self.settings.get("workers", 1)
-        longest = 0.02 * workers if idle < 10 else 0.1 * workers
+        longest: float = 0.02 * workers if idle < 10 else 0.1 * workers
         return max(_SHORTEST, min(1.5 * pause, longest, _LONGEST))
 
     def _is_over(self) -> bool:
@@ -807,9 +844,9 @@ class Worker:
         while part.told < part.end:
             self._hear(claim, part)
             child = self.child
-            if child is not None and child.code is not None:
-                if self._has_lost_child(claim, part):
-                    return None
+            is_gone = child is not None and child.code is not None
+            if is_gone and self._has_lost_child(claim, part):
+                return None
         following = self._next()
         if following is not None:
             self._begin(following)  # while the results of this one are written
@@ -883,7 +920,12 @@ class Worker:
         return False
 
     def _death(self, claim: _Claim, number: int, code: int | None) -> dict[str, Any]:
-        said = {"n": claim.calls[number]["n"], "ok": False, "v": None, "phase": "died"}
+        said = {
+            "n": claim.calls[number]["n"],
+            "ok": False,
+            "v": None,
+            "phase": "died",
+        }
         said["code"] = code
         kills = _out_of_memory_kills()
         said["oom"] = code == -signal.SIGKILL and kills > self.kills
@@ -901,19 +943,22 @@ def _out_of_memory_kills() -> int:
     See cgroups(7), and memory.events in the kernel's cgroup-v2.rst.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
-        with open("/proc/self/cgroup", encoding="ascii", errors="replace") as file:
-            for line in file:
-                number, names, path = line.rstrip("\n").split(":", 2)
-                base, name = "/sys/fs/cgroup", "memory.events"
-                if number != "0":
-                    if "memory" not in names.split(","):
-                        continue
-                    base, name = "/sys/fs/cgroup/memory", "memory.oom_control"
-                with open(f"{base}{path}/{name}", encoding="ascii") as events:
-                    for event in events:
-                        if event.startswith("oom_kill "):
-                            return int(event.split()[1])
+        for line in _lines_of("/proc/self/cgroup"):
+            number, names, path = line.split(":", 2)
+            base, name = "/sys/fs/cgroup", "memory.events"
+            if number != "0":
+                if "memory" not in names.split(","):
+                    continue
+                base, name = "/sys/fs/cgroup/memory", "memory.oom_control"
+            for event in _lines_of(f"{base}{path}/{name}"):
+                if event.startswith("oom_kill "):
+                    return int(event.split()[1])
     return 0
+
+
+def _lines_of(path: str) -> list[str]:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read().splitlines()
 
 
 class _Part:
@@ -935,7 +980,9 @@ class _Part:
         """Return the s until something is to be done, whether or not a result comes."""
         now = time.monotonic()
         to_flush = self._flushed + _FLUSH - now if self._said else _LONG
-        to_give_back = self._heard + _LONG - now if self.told + 1 < self.end else _LONG
+        to_give_back = (
+            self._heard + _LONG - now if self.told + 1 < self.end else _LONG
+        )
         return max(0.0, min(to_flush, to_give_back, 0.5))
 
     def leisure(self) -> float:

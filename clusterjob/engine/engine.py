@@ -8,6 +8,7 @@ import threading
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from clusterjob.backend import load_backend
 from clusterjob.engine.cluster import Cluster
@@ -55,6 +56,12 @@ class Batch:
         return refusal_error(scheduler, refusals, results)
 
 
+class Companion(Protocol):
+    """What lives as long as an engine is used."""
+
+    def close(self) -> None: ...
+
+
 class Engine:
     """A store, and the schedulers, clusters and connections that work on it.
 
@@ -70,6 +77,8 @@ class Engine:
         self._clusters: dict[str, Cluster] = {}
         self._lock = threading.RLock()
         self.hooks: list[Hook] = []  # shared by the pollers of all clusters
+        # what rooms above keep as long as this engine is used, by names of their own
+        self.companions: dict[str, Companion] = {}
         self._has_recovered = False
         self._finishes = True
 
@@ -302,6 +311,9 @@ class Engine:
 
     def close(self) -> None:
         """Stop watching, and let go of the store's files and connections."""
+        for companion in self.companions.values():
+            companion.close()
+        self.companions.clear()
         self.watcher.stop()
         self.store.close()
 

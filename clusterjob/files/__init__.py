@@ -1,5 +1,6 @@
 """Inputs, outputs and logs: what is meant, and how it goes there and comes back."""
 
+from clusterjob.files.archive import ArchiveWriter
 from clusterjob.files.downloading import download
 from clusterjob.files.listing import Order, RemoteFile, list_files
 from clusterjob.files.logs import (
@@ -26,9 +27,12 @@ from clusterjob.files.patterns import (
     parse_outputs,
 )
 from clusterjob.files.programs import digest_script, programs_in, read_digests
+from clusterjob.files.progress import Count
 from clusterjob.files.uploading import upload
 
 __all__ = [
+    "ArchiveWriter",
+    "Count",
     "Files",
     "LogFollower",
     "Order",

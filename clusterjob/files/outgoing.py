@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clusterjob.errors import CommandError
 
 _BLOCK = 1 << 20
-Content = str | Path  # a text, or the local file that has it
+# a text, the local file that has it, or pieces of bytes
+Content = str | Path | Sequence[bytes | bytearray | memoryview]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def size_of(content: Content) -> int:
     """Return a content's length in bytes. Raises :class:`CommandError`."""
     if isinstance(content, str):
         return len(encode(content))
+    if not isinstance(content, Path):
+        return sum(map(len, content))
     try:
         return content.stat().st_size
     except OSError as error:
@@ -50,6 +53,12 @@ def blocks_of(content: Content, offset: int = 0) -> Iterator[bytes]:
     """Yield a content in pieces. Raises :class:`CommandError`."""
     if isinstance(content, str):
         yield encode(content)
+        return
+    if not isinstance(content, Path):
+        assert not offset
+        for piece in content:
+            for start in range(0, len(piece), _BLOCK):
+                yield bytes(piece[start : start + _BLOCK])
         return
     try:
         with open(content, "rb", buffering=0) as source:

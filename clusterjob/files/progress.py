@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 
 from clusterjob.transport import Hooks
@@ -68,6 +69,52 @@ class Progress:
         sys.stderr.write("\r" + line.ljust(len(self._line)))
         sys.stderr.flush()
         self._line = line
+
+
+class Count:
+    """Counts things that are done, on a line that is written over; every ten seconds in the log.
+
+    ``total`` is None where it is not known.
+    """
+
+    def __init__(self, what: str, total: int | None) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._lock = threading.Lock()
+        self._said, self._line = 0.0, ""
+        self._began = time.monotonic()
+
+    def add(self, *_: object) -> None:
+        """Note that one more is done."""
+        with self._lock:
+            self._done += 1
+            now = time.monotonic()
+            is_last = self._done == self._total
+            if not is_last and now - self._said < _EVERY:
+                return
+            if _somebody_looks():
+                self._said = now
+                self._write(self._words())
+            elif is_last or now - self._said > _EVERY_IN_LOG:
+                self._said = now
+                _log.info("%s", self._words())
+
+    def _words(self) -> str:
+        total = "" if self._total is None else f" of {self._total:,}"
+        rate = self._done / max(0.001, time.monotonic() - self._began)
+        return f"{self._done:,}{total} {self._what}, {rate:,.1f} a second"
+
+    def _write(self, line: str) -> None:
+        sys.stderr.write("\r" + line.ljust(len(self._line)))
+        sys.stderr.flush()
+        self._line = line
+
+    def end(self) -> None:
+        """End the line."""
+        with self._lock:
+            if self._line:
+                sys.stderr.write("\n")
+                sys.stderr.flush()
+                self._line = ""
 
 
 def _somebody_looks() -> bool:

@@ -15,7 +15,14 @@ from clusterjob.errors import SettingsError
 
 _LEFT_OUT = {"__pycache__", ".git", ".ipynb_checkpoints", ".mypy_cache"}
 _MOST = 1 << 28  # bytes of a package
-_WHEN = (1980, 1, 1, 0, 0, 0)  # of all files, so that the same ones give the same archive
+_WHEN = (
+    1980,
+    1,
+    1,
+    0,
+    0,
+    0,
+)  # of all files, so that the same ones give the same archive
 
 
 def pack_modules(names: Iterable[str | os.PathLike[str]]) -> list[bytes]:
@@ -25,7 +32,9 @@ def pack_modules(names: Iterable[str | os.PathLike[str]]) -> list[bytes]:
     folder. Raises :class:`SettingsError`.
     """
     if isinstance(names, (str, os.PathLike)):
-        raise SettingsError(f"include = {names!r}: expected a list of modules or paths")
+        raise SettingsError(
+            f"include = {names!r}: expected a list of modules or paths"
+        )
     return [_pack(_locate(name)) for name in names]
 
 

@@ -1,4 +1,4 @@
-"""What is remembered of calls, beside the store: results, and where calls are that are on their way.
+"""What is remembered of calls, beside the store: their results, or where they are.
 
 One SQLite file, and a folder of large results, which are signed. The key of the signatures is in
 the file, which is its owner's alone.
@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from clusterjob.errors import StoreError
-from clusterjob.runner import Blob, Untrusted, open_signed, read_signed, sign, write_signed
+from clusterjob.runner import (
+    Blob,
+    Untrusted,
+    open_signed,
+    read_signed,
+    sign,
+    write_signed,
+)
 from clusterjob.store import Store
 from clusterjob.transport import make_state_folder
 
@@ -163,7 +170,7 @@ class Book:
                 f"number FROM pools WHERE {condition} ORDER BY created DESC",
                 list(fields.values()),
             ).fetchall()
-        return [PoolRow(*row[:2], json.loads(row[2]), *row[3:]) for row in rows]
+        return [_pool_row(row) for row in rows]
 
     def take_pool(self, row: PoolRow, owner: str, now: float) -> bool:
         """Make a pool somebody's, if it is still as it was seen; of two takers one gets it."""
@@ -206,7 +213,8 @@ class Book:
         with self._transaction() as connection:
             row.generation += 1
             connection.execute(
-                "UPDATE pools SET generation = ? WHERE id = ?", [row.generation, row.id]
+                "UPDATE pools SET generation = ? WHERE id = ?",
+                [row.generation, row.id],
             )
             connection.execute(
                 "INSERT INTO workers VALUES (?, ?, ?, '')",
@@ -226,7 +234,8 @@ class Book:
         """Return the workers of a pool: generation, how many, the token of their job."""
         with self._transaction() as connection:
             return connection.execute(
-                "SELECT generation, elements, token FROM workers WHERE pool = ?", [row.id]
+                "SELECT generation, elements, token FROM workers WHERE pool = ?",
+                [row.id],
             ).fetchall()
 
     # -- calls -------------------------------------------------------------------------------------
@@ -243,15 +252,17 @@ class Book:
                     f"WHERE key IN ({marks})",
                     some,
                 ):
-                    said = json.loads(row[4]) if row[4] else None
-                    found[row[0]] = CallRow(*row[:4], said, row[5])
+                    key, pool, number, done, said, value = row
+                    words = json.loads(said) if said else None
+                    found[key] = CallRow(key, pool, number, done, words, value)
         return found
 
     def on_their_way(self, row: PoolRow) -> dict[int, str]:
         """Return the keys of a pool's calls that have no result, by their numbers."""
         with self._transaction() as connection:
             found = connection.execute(
-                "SELECT number, key FROM calls WHERE pool = ? AND done IS NULL", [row.id]
+                "SELECT number, key FROM calls WHERE pool = ? AND done IS NULL",
+                [row.id],
             )
             return dict(found.fetchall())
 
@@ -343,6 +354,11 @@ class Book:
             connection.executemany(
                 "DELETE FROM calls WHERE key = ?", [(key,) for key in keys]
             )
+
+
+def _pool_row(row: tuple[Any, ...]) -> PoolRow:
+    name, fingerprint, cluster, *rest = row
+    return PoolRow(name, fingerprint, json.loads(cluster), *rest)
 
 
 def book_of(store: Store) -> Book:

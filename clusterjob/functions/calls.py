@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from clusterjob.functions.payload import Payload
 
@@ -124,6 +124,18 @@ class Call:
     def label(self) -> str:
         """What goes by one guess of how long it takes."""
         return self.function.digest
+
+
+class Told(NamedTuple):
+    """What became of a call: its value, or its error, and why it failed in the words of jobs."""
+
+    call: Call
+    value: object = None
+    error: BaseException | None = None
+    reason: Reason | None = None
+
+
+Tell = Callable[[Sequence[Told]], None]
 
 
 def short_arguments(args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:

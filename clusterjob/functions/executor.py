@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import os
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from types import TracebackType
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from clusterjob.engine import BEAT
 from clusterjob.errors import CallError, SettingsError, WorkersFailedError
 from clusterjob.functions.book import book_of
-from clusterjob.functions.calls import Call, CallFuture, name_of, short_arguments
+from clusterjob.functions.calls import (
+    Call,
+    CallFuture,
+    Told,
+    name_of,
+    short_arguments,
+)
 from clusterjob.functions.chunks import Pace, into_chunks
 from clusterjob.functions.identity import Identities
+from clusterjob.functions.mapping import Arguments, Mapped, Rows
 from clusterjob.functions.payload import Pickler, check_function
 from clusterjob.functions.reuse import Reuse
 from clusterjob.functions.sites import make_site
@@ -27,7 +35,6 @@ from clusterjob.functions.station import Station
 from clusterjob.retry import Retry, changes_after
 from clusterjob.script import default_session
 from clusterjob.session import Session
-from clusterjob.status import Reason
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -40,7 +47,10 @@ _log = logging.getLogger(__name__)
 _ROUND = 0.5  # s between two looks at what is to be done, where nothing is asked for
 _BURST = 2000  # calls that are sent at a time
 _GATHER = 0.005  # s in which more calls may come before the first are sent
-_LEAST_AHEAD, _AHEAD = 1000, 100  # items that are read ahead: at least, for each worker
+_LEAST_AHEAD, _AHEAD = (
+    1000,
+    100,
+)  # items that are read ahead: at least, for each worker
 _LAST = 10.0  # s that may go by at the end of a program, to send what was submitted
 _alive: weakref.WeakSet[ClusterExecutor] = weakref.WeakSet()
 
@@ -65,7 +75,7 @@ class ClusterExecutor(Executor):
 
     ::
 
-        with ClusterExecutor(profile="cluster.ini", max_workers=50, mem="2G", time="1h") as executor:
+        with ClusterExecutor("cluster.ini", max_workers=50, mem="2G", time="1h") as executor:
             futures = [executor.submit(simulate, T, steps=1000) for T in range(10, 100)]
             print([future.result() for future in futures])
     """
@@ -93,7 +103,7 @@ class ClusterExecutor(Executor):
         given = {**settings, **(options or {})}
         sites = [
             make_site(self._session, path, given, include, idle)
-            for path in (profiles or [profile])
+            for path in profiles or (profile,)
         ]
         self._pace = Pace()
         self._state = threading.Condition()
@@ -114,12 +124,23 @@ class ClusterExecutor(Executor):
         self._pending: deque[Call] = deque()
         self._later: list[tuple[float, Call]] = []  # when to be tried again, what
         self._open: set[Call] = set()
+        self._by_key: weakref.WeakValueDictionary[str, Call]
+        self._by_key = weakref.WeakValueDictionary()
         self._broken: BaseException | None = None
         self._is_shut_down = False
         self._is_over = False
         self._leased = time.monotonic()
         self._thread: threading.Thread | None = None
         _alive.add(self)
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._is_shut_down
+
+    def start_over(self) -> None:
+        """Count equal calls from one again: those of before are found."""
+        self._identities.start_over()
 
     @property
     def max_workers(self) -> int:
@@ -153,7 +174,7 @@ class ClusterExecutor(Executor):
     def submit_all(
         self,
         fn: Callable[..., Value],
-        arguments: Iterable[tuple[tuple[object, ...], dict[str, object]]],
+        arguments: Iterable[Arguments],
         chunksize: int | None = None,
     ) -> list[CallFuture[Value]]:
         """Have a function called once for each pair of arguments; return the futures in order.
@@ -195,14 +216,25 @@ class ClusterExecutor(Executor):
 
     def _enqueue(self, calls: Sequence[Call]) -> None:
         with self._state:
-            self._open.update(calls)
-            self._pending.extend(calls)
+            fresh = [call for call in calls if not self._is_twin(call)]
+            self._open.update(fresh)
+            self._pending.extend(fresh)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, daemon=True, name="clusterjob-executor"
                 )
                 self._thread.start()
             self._state.notify_all()
+
+    def _is_twin(self, call: Call) -> bool:
+        """Whether the same call is on its way, by another map; then its result is both's."""
+        first = self._by_key.setdefault(call.key, call) if call.key else call
+        if first is call or first.future.done():
+            self._by_key[call.key] = call
+            return False
+        call.is_reused = True
+        first.future.add_done_callback(lambda future: _copy(future, call))
+        return True
 
     def map(
         self,
@@ -213,6 +245,7 @@ class ClusterExecutor(Executor):
         chunksize: int | None = None,
         buffersize: int | None = None,
         return_exceptions: bool = False,
+        progress: bool = False,
     ) -> Iterator[Value]:
         """Call a function with an item of each iterable, as far as the shortest goes; yield the
         results in order.
@@ -222,16 +255,40 @@ class ClusterExecutor(Executor):
         raises TimeoutError. With ``return_exceptions`` it yields what a call raised in its place,
         and goes on. An iterator that is given up cancels what was not begun.
         """
-        from clusterjob.functions.mapping import Mapped
-
-        if chunksize is not None and chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        rows = ((args, {}) for args in zip(*iterables, strict=False))
-        ahead = buffersize or _ahead(iterables, self.max_workers)
-        mapped = Mapped(
-            lambda some: self.submit_all(fn, some, chunksize), rows, ahead, timeout
+        mapped = self.map_rows(
+            fn,
+            Rows.zipped(iterables),
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            progress=progress,
         )
         return mapped.in_order(return_exceptions)
+
+    def map_rows(
+        self,
+        fn: Callable[..., Value],
+        rows: Rows,
+        *,
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        progress: bool,
+    ) -> Mapped[Value]:
+        """Have a function called for each row of arguments: see :meth:`map`."""
+        for name, count in (("chunksize", chunksize), ("buffersize", buffersize)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be >= 1.")
+        ahead = buffersize
+        if ahead is None and rows.length is None:
+            ahead = max(_LEAST_AHEAD, _AHEAD * self.max_workers)
+        return Mapped(
+            functools.partial(self.submit_all, fn, chunksize=chunksize),
+            rows,
+            ahead,
+            timeout,
+            progress,
+        )
 
     # -- the thread that sends ---------------------------------------------------------------------
 
@@ -309,44 +366,36 @@ class ClusterExecutor(Executor):
             calls = list(self._open)
             self._pending.clear()
             self._later.clear()
-        for call in calls:
-            self._tell(call, None, error, None)
+        self._tell([Told(call, None, error) for call in calls])
 
     # -- what becomes of calls ---------------------------------------------------------------------
 
-    def _tell(
-        self,
-        call: Call,
-        value: object,
-        error: BaseException | None,
-        reason: Reason | None,
-    ) -> None:
-        """Take in what became of a call. It is called from the threads that collect."""
-        if call.seconds is not None and error is None and not call.is_reused:
-            self._pace.note(call.label, call.seconds)
-        if error is not None and self._is_tried_again(call, error, reason):
-            return
+    def _tell(self, told: Sequence[Told]) -> None:
+        """Take in what became of calls. It is called from the threads that collect."""
+        for item in told:
+            if item.error is None and not item.call.is_reused:
+                self._pace.note(item.call.label, item.call.seconds or 0.0)
+        ended = [item for item in told if not self._is_tried_again(item)]
         with self._state:
-            if call not in self._open:
-                return
-            self._open.discard(call)
-        future = call.future
-        if not future.running() and not future.set_running_or_notify_cancel():
-            return
-        call.arguments = None  # may be large
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
+            own = [item for item in ended if item.call in self._open]
+            self._open.difference_update(item.call for item in own)
+        for call, value, error, _ in own:
+            future = call.future
+            if not future.running() and not future.set_running_or_notify_cancel():
+                continue
+            call.arguments = None  # may be large
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
         with self._state:
             if not self._open:
                 self._state.notify_all()
 
-    def _is_tried_again(
-        self, call: Call, error: BaseException, reason: Reason | None
-    ) -> bool:
+    def _is_tried_again(self, told: Told) -> bool:
         """Put a call that failed where it waits for its next attempt, if there is to be one."""
-        if call.arguments is None or call.future.cancelled():
+        call, _, error, reason = told
+        if error is None or call.arguments is None or call.future.cancelled():
             return False
         if call.is_attached and reason is None and isinstance(error, CallError):
             call.is_attached = False  # it was about to be sent when its program ended
@@ -442,13 +491,34 @@ class ClusterExecutor(Executor):
         self._reuse.close()
         self._book.close()
 
+    def end_workers(self) -> None:
+        """Cancel the jobs of all workers; what they are at has failed. Raises
+        :class:`CommandError`.
+        """
+        for station in self._stations:
+            station.end_workers()
+        self._wake()
+
+    def close(self) -> None:
+        """End the workers, where no call is on its way; else leave them to go on."""
+        if self._is_over:
+            return
+        if self._open:
+            self.leave()
+            return
+        self._is_shut_down = True
+        self._close()
+
     def leave(self) -> None:
         """Wait for nothing more: workers go on with the calls that were sent.
 
         The same program picks the results up when it is run again.
         """
         with self._state:
-            self._is_shut_down = self._is_over = True
+            self._is_shut_down = True
+            self._state.notify_all()
+            self._state.wait_for(lambda: not self._pending, _LAST)
+            self._is_over = True
             count = len(self._open)
             self._state.notify_all()
         if self._thread is not None:
@@ -474,11 +544,17 @@ class ClusterExecutor(Executor):
         self.shutdown(wait=True)
 
 
-def _ahead(iterables: Sequence[Iterable[object]], workers: int) -> int | None:
-    """Return how many items are read ahead; None for all, where they are there already."""
-    if any(isinstance(items, Sized) for items in iterables):
-        return None
-    return max(_LEAST_AHEAD, _AHEAD * workers)
+def _copy(future: Future[Any], call: Call) -> None:
+    """Give a call what became of the same one."""
+    if not call.future.set_running_or_notify_cancel():
+        return
+    error = None if future.cancelled() else future.exception()
+    if future.cancelled():
+        call.future.set_exception(CallError(f"{call.title} was cancelled elsewhere"))
+    elif error is not None:
+        call.future.set_exception(error)
+    else:
+        call.future.set_result(future.result())
 
 
 def _check(max_workers: int | None, idle: float, retry: Retry | None) -> None:
@@ -498,5 +574,4 @@ def _check(max_workers: int | None, idle: float, retry: Retry | None) -> None:
 def _leave_all() -> None:
     """Leave the calls that are on their way to workers, at the end of the program."""
     for executor in list(_alive):
-        if not executor._is_over:
-            executor.leave()
+        executor.close()

@@ -13,7 +13,10 @@ from clusterjob.errors import SettingsError
 from clusterjob.functions.payload import Payload, Pickler
 
 RULES = 1  # changes when equal calls would get other keys
-_SETS = (b"\x8f", b"\x91")  # opcodes of sets, which have another order in each process
+_SETS = (
+    b"\x8f",
+    b"\x91",
+)  # opcodes of sets, which have another order in each process
 
 
 class Identities:

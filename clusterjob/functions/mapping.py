@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, wait
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
+from clusterjob.files import Count
 from clusterjob.functions.calls import CallFuture
 
 Value = TypeVar("Value")
 Arguments = tuple[tuple[object, ...], dict[str, object]]
 Submit = Callable[[list[Arguments]], list[CallFuture[Any]]]
+_log = logging.getLogger(__name__)
 _BURST = 1000  # items that are read and submitted at a time
 
 
+class Rows:
+    """The arguments of the calls of one map; ``length`` is None where it is not known."""
+
+    def __init__(self, rows: Iterable[Iterable[object]]) -> None:
+        self.length = len(rows) if isinstance(rows, Sized) else None
+        self._rows = iter(rows)
+
+    @classmethod
+    def zipped(cls, iterables: Sequence[Iterable[object]]) -> Rows:
+        """Take an item of each iterable, as far as the shortest goes."""
+        rows = cls(zip(*iterables, strict=False))
+        if iterables and all(isinstance(items, Sized) for items in iterables):
+            rows.length = min(len(items) for items in iterables)  # type: ignore[arg-type]
+        return rows
+
+    def take(self, count: int) -> list[Arguments]:
+        """Return the next rows."""
+        return [(tuple(row), {}) for row in islice(self._rows, count)]
+
+
 class Mapped(Generic[Value]):
-    """The calls of one map. They are submitted when it is made, as far as they are read ahead."""
+    """The calls of one map. They are submitted when it is made, as far as they are read ahead.
+
+    ``ahead`` is how many rows that is; None for all.
+    """
 
     def __init__(
         self,
         submit: Submit,
-        rows: Iterable[Arguments],
+        rows: Rows,
         ahead: int | None,
         timeout: float | None,
+        progress: bool,
     ) -> None:
-        self._submit, self._rows, self._ahead = submit, iter(rows), ahead
+        self._submit, self._rows, self._ahead = submit, rows, ahead
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._is_read = False
-        self.futures: deque[CallFuture[Value]] = deque()
+        self._futures: deque[CallFuture[Value]] = deque()
+        self._count = Count("calls", rows.length) if progress else None
+        self._told = 0
         self._read()
 
     def _read(self) -> None:
@@ -38,13 +67,20 @@ class Mapped(Generic[Value]):
         while not self._is_read:
             room = _BURST
             if self._ahead is not None:
-                room = min(room, self._ahead - len(self.futures))
+                room = min(room, self._ahead - len(self._futures))
                 if room < max(1, min(_BURST, self._ahead // 4)):
                     return
-            some = list(islice(self._rows, room))
+            some = self._rows.take(room)
             self._is_read = len(some) < room
             if some:
-                self.futures.extend(self._submit(some))
+                futures = self._submit(some)
+                self._futures.extend(futures)
+                self._watch(futures)
+
+    def _watch(self, futures: Sequence[CallFuture[Value]]) -> None:
+        if self._count is not None:
+            for future in futures:
+                future.add_done_callback(self._count.add)
 
     def _left(self) -> float | None:
         if self._deadline is None:
@@ -53,37 +89,61 @@ class Mapped(Generic[Value]):
 
     def in_order(self, return_exceptions: bool) -> Iterator[Value]:
         """Yield the results in the order of the calls."""
-        try:
-            while self.futures:
-                future = self.futures.popleft()
+
+        def outcomes() -> Iterator[Value]:
+            while self._futures:
                 self._read()
+                future = self._futures.popleft()
                 yield _outcome(future, self._left(), return_exceptions)
-        finally:
-            self._cancel()
+
+        return self._minded(outcomes())
 
     def as_they_come(self, return_exceptions: bool) -> Iterator[Value]:
         """Yield the results in the order in which they come."""
-        try:
-            while self.futures:
-                done, _ = wait(self.futures, self._left(), FIRST_COMPLETED)
+
+        def outcomes() -> Iterator[Value]:
+            while self._futures:
+                self._read()
+                done, _ = wait(list(self._futures), self._left(), FIRST_COMPLETED)
                 if not done:
                     raise TimeoutError
-                self.futures = deque(f for f in self.futures if f not in done)
-                self._read()
-                for future in done:
+                ended = [future for future in self._futures if future in done]
+                self._futures = deque(f for f in self._futures if f not in done)
+                for future in ended:
                     yield _outcome(future, 0.0, return_exceptions)
-        finally:
-            self._cancel()
 
-    def _cancel(self) -> None:
-        for future in self.futures:
-            future.cancel()
+        return self._minded(outcomes())
+
+    def _minded(self, outcomes: Iterator[Value]) -> Iterator[Value]:
+        """Yield them. Who gives up cancels what was not begun; who is interrupted does not."""
+        is_interrupted = False
+        try:
+            for value in outcomes:
+                self._told += 1
+                yield value
+        except KeyboardInterrupt:
+            is_interrupted = True
+            left = sum(not future.done() for future in self._futures)
+            _log.warning(
+                "stopped waiting: %d results were told, some %d calls go on in their jobs. Run the "
+                "same again to get the rest; 'clusterjob list' names the jobs, and 'clusterjob "
+                "cancel ID' ends them",
+                self._told,
+                left,
+            )
+            raise
+        finally:
+            if self._count is not None:
+                self._count.end()
+            if not is_interrupted:
+                for future in self._futures:
+                    future.cancel()
 
 
 def _outcome(
     future: CallFuture[Value], timeout: float | None, return_exceptions: bool
 ) -> Any:
-    """Return what came of a call, without keeping it alive."""
+    """Return what came of a call, or what it raised."""
     try:
         return future.result(timeout)
     except Exception as error:

@@ -27,9 +27,7 @@ class RemoteTraceback(Exception):
 def take_in(call: Call, said: dict[str, Any]) -> None:
     """Note where and when a call was made, and what it printed."""
     call.started, call.seconds = said["t"]
-    call.logs = {
-        name: tuple(said[name]) for name in ("out", "err") if said.get(name)
-    }
+    call.logs = {name: tuple(said[name]) for name in ("out", "err") if said.get(name)}
 
 
 def value_of(said: dict[str, Any], parts: list[memoryview], call: Call) -> object:
@@ -49,6 +47,7 @@ def value_of(said: dict[str, Any], parts: list[memoryview], call: Call) -> objec
         raise CallError(
             f"{call.title}: {said['why']}{_reason_words(said)}{where(call)}",
             reason_of(said),
+            said.get("code"),
         )
     trace = RemoteTraceback(said["trace"])
     if said["v"] is None:

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clusterjob.errors import CallError, SettingsError
-from clusterjob.runner import Blob, dump_value
+from clusterjob.runner import Blob, dump_value, process_base
 
-SHARED = 1 << 20  # bytes from which on a buffer is sent once, however many calls have it
+SHARED = (
+    1 << 20
+)  # bytes from which on a buffer is sent once, however many calls have it
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_PROCESS = "clusterjob.functions.process"  # the module whose class stays here
 _BY_VALUE = b"cloudpickle.cloudpickle"  # in every pickle that has code in it
 
 
@@ -78,9 +81,7 @@ class Pickler:
             shared[digest] = buffer
         said = {"p": len(text), "b": marks}
         digest = _sum([*own, *(mark.encode() for mark in shared)])
-        return Payload(
-            said, own, digest, shared, has_code=_BY_VALUE in text
-        )
+        return Payload(said, own, digest, shared, has_code=_BY_VALUE in text)
 
     def _digest_of(self, buffer: memoryview) -> str:
         key = id(buffer.obj)
@@ -122,8 +123,16 @@ def _pickler() -> Callable[..., pickle.Pickler]:
         import cloudpickle
     except ImportError:
         return pickle.Pickler
-    made: Callable[..., pickle.Pickler] = cloudpickle.Pickler
-    return made
+
+    class Travelling(cloudpickle.Pickler):  # type: ignore[misc]
+        """Says of a class derived from ours what it is over there."""
+
+        def reducer_override(self, value: object) -> Any:
+            if isinstance(value, type) and value.__module__ == _PROCESS:
+                return process_base, ()
+            return super().reducer_override(value)
+
+    return Travelling
 
 
 def has_cloudpickle() -> bool:

@@ -15,7 +15,11 @@ from clusterjob.errors import CommandError
 from clusterjob.runner import Blob, copy_file, read_signed
 
 FOLDERS = ("todo", "taken", "done", "workers", "shared", "logs", "tmp")
-LISTED = ("todo", "taken", "workers")  # in the order in which a call goes through them
+LISTED = (
+    "todo",
+    "taken",
+    "workers",
+)  # in the order in which a call goes through them
 _PAUSES = (0.002, 0.05)  # s between two looks: the shortest, the longest
 _LISTING = 0.5  # s between two looks into the folders that calls go through
 _MOST_FILES = 500  # that are collected at a time
@@ -136,7 +140,7 @@ class LocalPlace:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path("done", name))
             names = self._wait(patience)
-            readers = {
+            readers: dict[str, Reader] = {
                 name: _LocalFile(self._path("done", name)).read
                 for name in sorted(names)[:_MOST_FILES]
             }
@@ -181,7 +185,9 @@ class LocalPlace:
             for source, target in names.items():
                 with contextlib.suppress(FileNotFoundError):
                     if target:
-                        os.rename(self._path("taken", source), self._path("todo", target))
+                        os.rename(
+                            self._path("taken", source), self._path("todo", target)
+                        )
                     else:
                         os.unlink(self._path("taken", source))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from clusterjob.errors import CallError, CommandError, StoreError
+from clusterjob.errors import CallError
 from clusterjob.functions.book import Book, PoolRow
-from clusterjob.functions.calls import Call
+from clusterjob.functions.calls import Call, Tell, Told
 from clusterjob.functions.outcomes import reason_of, take_in, value_of, where
 from clusterjob.functions.places import NewFile, Place, Reader
 from clusterjob.functions.workers import Workers, log_of
@@ -27,8 +27,7 @@ _SETTLE = 1.0
 _LOSS = 2.0  # s between two looks for calls that are nowhere
 
 Listing = Mapping[str, Sequence[str]]
-# what becomes of a call: its value or its error, and why it failed, in the words of jobs
-Outcome = Callable[[Call, object, "BaseException | None", "Reason | None"], None]
+Stored = dict[str, tuple[dict[str, Any], Sequence[Blob]]]  # results by keys
 
 
 class Claim(NamedTuple):
@@ -83,7 +82,12 @@ class Pool:
     """
 
     def __init__(
-        self, row: PoolRow, place: Place, book: Book, tell: Outcome, settle: float = _SETTLE
+        self,
+        row: PoolRow,
+        place: Place,
+        book: Book,
+        tell: Tell,
+        settle: float = _SETTLE,
     ) -> None:
         self.row, self.place, self.book, self._tell = row, place, book, tell
         self._settle = settle
@@ -120,9 +124,15 @@ class Pool:
                 (call.key, call.number, call.title) for call in calls if call.key
             ]
             again = any(call.attempt > 1 for call in calls)
-            taken = self.book.send(self.row, remembered, again) if remembered else set()
+            taken = (
+                self.book.send(self.row, remembered, again) if remembered else set()
+            )
             self.calls.update(
-                {call.number: call for call in calls if call.key not in taken or not call.key}
+                {
+                    call.number: call
+                    for call in calls
+                    if call.key not in taken or not call.key
+                }
             )
         shared = set(self._shared)
         files = []
@@ -168,18 +178,22 @@ class Pool:
                 )
                 shared.add(function.digest)
         chunk = f"{members[0].number:08d}-{granted}"
-        header = {"calls": [], "first": members[0].number}
+        said: list[dict[str, Any]] = []
         blobs: list[Blob] = []
         for call in members:
             assert call.arguments
-            header["calls"].append(
-                {"n": call.number, "f": call.function.digest, "v": call.arguments.said}
+            said.append(
+                {
+                    "n": call.number,
+                    "f": call.function.digest,
+                    "v": call.arguments.said,
+                }
             )
             blobs += call.arguments.blobs
         names = _runs([call.number - members[0].number for call in own])
         for low, high in names:
             name = f"{chunk}_{low}_{high}"
-            files.append(self._file("todo", name, header, blobs, label=chunk))
+            files.append(self._file("todo", name, {"calls": said}, blobs, chunk))
         return files
 
     def _file(
@@ -205,8 +219,8 @@ class Pool:
         gone = self._gone
         haul = self.place.collect(gone, patience)
         self._gone = []
-        told: list[tuple[Call, object, BaseException | None, Reason | None]] = []
-        stored: dict[str, tuple[dict[str, object], Sequence[Blob]]] = {}
+        told: list[Told] = []
+        stored: Stored = {}
         with self.lock:
             if haul.listing is not None:
                 self._note_listing(haul.listing)
@@ -216,16 +230,16 @@ class Pool:
             if haul.listing is not None:
                 told += self._bury(haul.listing, bool(haul.files))
                 told += self._find_lost(haul.listing, bool(haul.files))
-            failed = [call.key for call, _, error, _ in told if error and call.key]
+            failed = [item.call.key for item in told if item.error and item.call.key]
             if stored:
                 self.book.finish(stored)
             if failed:
                 self.book.forget(failed)
-            for call, *_ in told:
-                if self.calls.get(call.number) is call:
-                    del self.calls[call.number]
-        for call, value, error, reason in told:
-            self._tell(call, value, error, reason)
+            for item in told:
+                if self.calls.get(item.call.number) is item.call:
+                    del self.calls[item.call.number]
+        if told:
+            self._tell(told)
         return bool(haul.files)
 
     def _note_listing(self, listing: Listing) -> None:
@@ -262,8 +276,8 @@ class Pool:
         self,
         name: str,
         read: Reader,
-        told: list[tuple[Call, object, BaseException | None, Reason | None]],
-        stored: dict[str, tuple[dict[str, object], Sequence[Blob]]],
+        told: list[Told],
+        stored: Stored,
     ) -> None:
         """Read a file of results."""
         claim = name.rpartition(".")[0]
@@ -288,15 +302,14 @@ class Pool:
 
     def _take_in(
         self,
-        said: dict[str, object],
+        said: dict[str, Any],
         parts: list[memoryview],
         worker: str,
-        told: list[tuple[Call, object, BaseException | None, Reason | None]],
-        stored: dict[str, tuple[dict[str, object], Sequence[Blob]]],
+        told: list[Told],
+        stored: Stored,
     ) -> None:
         """Take in the result of a call; it is kept also where nobody waits for it."""
         number = said["n"]
-        assert isinstance(number, int)
         call = self.calls.get(number)
         key = call.key if call is not None else self._keys.pop(number, "")
         if key and said["ok"]:
@@ -308,19 +321,17 @@ class Pool:
         self._note_worker(call, worker)
         take_in(call, said)
         try:
-            told.append((call, value_of(said, parts, call), None, None))
+            told.append(Told(call, value_of(said, parts, call)))
         except BaseException as error:
-            told.append((call, None, error, reason_of(said)))
+            told.append(Told(call, None, error, reason_of(said)))
 
     # -- what does not come ------------------------------------------------------------------------
 
-    def _bury(
-        self, listing: Listing, has_files: bool
-    ) -> list[tuple[Call, object, BaseException | None, Reason | None]]:
+    def _bury(self, listing: Listing, has_files: bool) -> list[Told]:
         """Deal with what dead workers had: calls that they may have begun have failed, the others
         are put back.
         """
-        told = []
+        told: list[Told] = []
         taken = [Claim.parse(name) for name in listing["taken"]]
         claims = [claim for claim in taken if claim is not None]
         newest = _newest(listing["workers"])
@@ -344,7 +355,9 @@ class Pool:
         """Return the death of a claim's worker; None where it lives, as far as is known."""
         base, _, turn = claim.worker.partition(".")
         if turn.isdigit() and int(turn) < newest.get(base, 0):
-            return _Death(None, None, time.monotonic())  # its scheduler started it over
+            return _Death(
+                None, None, time.monotonic()
+            )  # its scheduler started it over
         if self.workers is None:
             return None
         task, result = self.workers.find(claim.worker)
@@ -354,10 +367,10 @@ class Pool:
 
     def _bury_one(
         self, claim: Claim, others: Sequence[Claim], death: _Death
-    ) -> list[tuple[Call, object, BaseException | None, Reason | None]]:
+    ) -> list[Told]:
         begun = self._next.get(claim.name, 0) + claim.base
         begun = max(begun, claim.granted)
-        told: list[tuple[Call, object, BaseException | None, Reason | None]] = []
+        told: list[Told] = []
         rest = []
         for number in range(claim.first, claim.end):
             is_elsewhere = any(other.covers(number) for other in others)
@@ -371,15 +384,13 @@ class Pool:
             if call is None:
                 self.book.forget([self._keys.pop(number)])
                 continue
-            told.append((call, None, *_lost(call, claim, death)))
+            told.append(_lost(call, claim, death))
         del self._deaths[claim.name]
         target = claim.part(rest[0], rest[-1] + 1) if rest else ""
         self.place.move({claim.name: target})
         return told
 
-    def _find_lost(
-        self, listing: Listing, has_files: bool
-    ) -> list[tuple[Call, object, BaseException | None, Reason | None]]:
+    def _find_lost(self, listing: Listing, has_files: bool) -> list[Told]:
         """Tell of calls that are nowhere: their chunk or their result was refused, or deleted.
 
         What is moved while it is looked for may be missing from one listing, and not from two.
@@ -395,7 +406,7 @@ class Pool:
         missing = self.calls.keys() - found
         lost, self._missing = missing & self._missing, missing
         return [
-            (self.calls[number], None, self._lost_error(number), None)
+            Told(self.calls[number], None, self._lost_error(number))
             for number in sorted(lost)
         ]
 
@@ -436,7 +447,9 @@ class Pool:
         """Take calls back that no worker has taken, and return them."""
         with self.lock:
             wanted = {
-                call.number: call for call in calls if self.calls.get(call.number) is call
+                call.number: call
+                for call in calls
+                if self.calls.get(call.number) is call
             }
         if not wanted:
             return []
@@ -487,12 +500,14 @@ def _set_running(call: Call) -> None:
         call.future.set_running_or_notify_cancel()
 
 
-def _lost(call: Call, claim: Claim, death: _Death) -> tuple[CallError, Reason | None]:
-    """Return the error for a call whose worker is gone, and the reason."""
+def _lost(call: Call, claim: Claim, death: _Death) -> Told:
+    """Return what is told of a call whose worker is gone."""
     task = death.task
     if task is None or death.result is None:
         reason = Reason.PREEMPTED
-        words = "its worker was started over by the scheduler while it was at this call"
+        words = (
+            "its worker was started over by the scheduler while it was at this call"
+        )
     else:
         # a worker that ends in order leaves no calls: what ended it is what counts
         completed = task.status is Status.COMPLETED
@@ -505,4 +520,5 @@ def _lost(call: Call, claim: Claim, death: _Death) -> tuple[CallError, Reason | 
         words += f". Its log: {log_of(death.result, claim.worker)}"
     if claim.end - claim.first > 1:
         words += ". It is one of some calls of which one was being made then"
-    return CallError(f"{call.title}: {words}{where(call)}", reason), reason
+    error = CallError(f"{call.title}: {words}{where(call)}", reason)
+    return Told(call, None, error, reason)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from clusterjob.errors import StoreError
 from clusterjob.functions.book import Book, CallRow, PoolRow
-from clusterjob.functions.calls import Call
+from clusterjob.functions.calls import Call, Tell, Told
 from clusterjob.functions.outcomes import take_in, value_of
-from clusterjob.functions.pool import Outcome, Pool
+from clusterjob.functions.pool import Pool
 from clusterjob.functions.sites import place_of
 from clusterjob.functions.station import Collector, Station, is_free
 from clusterjob.functions.workers import Workers
@@ -30,11 +30,13 @@ class Reuse:
         book: Book,
         stations: Sequence[Station],
         owner: str,
-        tell: Outcome,
+        tell: Tell,
     ) -> None:
         self.session, self.book, self.owner = session, book, owner
         self._stations, self._tell = stations, tell
-        self._adopted: dict[str, Collector] = {}  # of earlier programs, by their pools
+        self._adopted: dict[
+            str, Collector
+        ] = {}  # of earlier programs, by their pools
         self._followed: list[Call] = []  # another program waits for them
         self._looked = 0.0
 
@@ -86,7 +88,7 @@ class Reuse:
         try:
             found = self.book.value(row)
         except StoreError as error:
-            self._tell(call, None, error, None)
+            self._tell([Told(call, None, error)])
             return True
         if found is None:
             self.book.forget([call.key])
@@ -97,9 +99,10 @@ class Reuse:
         take_in(call, row.said)
         said = {**row.said, "v": header}
         try:
-            self._tell(call, value_of(said, parts, call), None, None)
+            told = Told(call, value_of(said, parts, call))
         except Exception as error:  # what it needs cannot be imported here
-            self._tell(call, None, error, None)
+            told = Told(call, None, error)
+        self._tell([told])
         return True
 
     def _attach(

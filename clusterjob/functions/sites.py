@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from clusterjob.errors import CommandError, SettingsError
 from clusterjob.functions.archives import cloudpickle_archive, digest, pack_modules
-from clusterjob.functions.book import Book, PoolRow
+from clusterjob.functions.book import PoolRow
 from clusterjob.functions.places import LocalPlace, NewFile, Place
 from clusterjob.functions.remote_place import RemotePlace
 from clusterjob.functions.workers import runner_text
@@ -115,22 +115,27 @@ class Site:
 
     def files(self, row: PoolRow, workers: int) -> list[NewFile]:
         """Return what workers need before they begin."""
-        settings = {
+        archives: list[list[str]] = []
+        settings: dict[str, object] = {
             "idle": self.idle,
             "workers": workers,
             "limit": self.record.spec.resources.get("time"),
             "python": "{}.{}".format(*sys.version_info),
             "path": self._paths(),
-            "archives": [],
+            "archives": archives,
             "log_level": _log_level(),
         }
         files = [NewFile("", "runner.py", [runner_text().encode()])]
         for data in filter(None, (cloudpickle_archive(), *self.archives)):
             name = f"{digest(data)[:16]}.zip"
-            settings["archives"].append([name, digest(data)])
+            archives.append([name, digest(data)])
             files.append(NewFile("", name, [data]))
         signed = sign(row.secret, f"pool:{row.id}:pool", settings, ())
-        return [*files, NewFile("", "pool", [signed]), NewFile("", "key", [row.secret])]
+        return [
+            *files,
+            NewFile("", "pool", [signed]),
+            NewFile("", "key", [row.secret]),
+        ]
 
     # -- its Python --------------------------------------------------------------------------------
 

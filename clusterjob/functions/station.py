@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from clusterjob.engine import is_gone, process_name
 from clusterjob.errors import ClusterJobError, CommandError, StoreError
 from clusterjob.functions.book import Book, PoolRow
-from clusterjob.functions.calls import Call
+from clusterjob.functions.calls import Call, Tell, Told
 from clusterjob.functions.places import NewFile
-from clusterjob.functions.pool import Outcome, Pool
+from clusterjob.functions.pool import Pool
 from clusterjob.functions.sites import Site
 from clusterjob.functions.workers import Workers
 from clusterjob.session import Session
@@ -40,7 +40,7 @@ def is_free(row: PoolRow) -> bool:
 class Collector:
     """Looks for results of a pool, in a thread of its own, as long as there are calls."""
 
-    def __init__(self, pool: Pool, patience: float, fail: Outcome) -> None:
+    def __init__(self, pool: Pool, patience: float, fail: Tell) -> None:
         self.pool, self._patience, self._fail = pool, patience, fail
         self._wanted = threading.Event()
         self._is_over = False
@@ -89,8 +89,7 @@ class Collector:
         with self.pool.lock:
             calls = list(self.pool.calls.values())
             self.pool.calls.clear()
-        for call in calls:
-            self._fail(call, None, error, None)
+        self._fail([Told(call, None, error) for call in calls])
 
 
 class Station:
@@ -100,7 +99,7 @@ class Station:
     """
 
     def __init__(
-        self, session: Session, book: Book, site: Site, most: int | None, tell: Outcome
+        self, session: Session, book: Book, site: Site, most: int | None, tell: Tell
     ) -> None:
         self.session, self.book, self.site, self._tell = session, book, site, tell
         self.most = most or site.default_workers()
@@ -109,6 +108,7 @@ class Station:
         self.workers: Workers | None = None
         self.collector: Collector | None = None
         self._submitted = self._asked = 0.0
+        self._is_ending = False
 
     # -- its pool ----------------------------------------------------------------------------------
 
@@ -150,7 +150,9 @@ class Station:
         return True
 
     def _start(self, row: PoolRow) -> Pool:
-        settle = self.session.engine.scheduler(self.site.reference).backend.limits.settle
+        settle = self.session.engine.scheduler(
+            self.site.reference
+        ).backend.limits.settle
         pool = Pool(row, self.site.place_of(row), self.book, self._tell, settle)
         self.workers = Workers(self.session, self.site.job, row, self.book)
         pool.workers = self.workers
@@ -184,7 +186,7 @@ class Station:
             self.workers.check()
         wanted = min(self.most, len(self.pool.calls) + waiting)
         lacking = wanted - self.workers.alive()
-        if lacking > 0 and now - self._submitted > _BETWEEN:
+        if lacking > 0 and not self._is_ending and now - self._submitted > _BETWEEN:
             self.workers.submit(lacking)
             self._submitted = time.monotonic()
 
@@ -194,7 +196,15 @@ class Station:
         if self.pool is not None and self.workers is not None:
             surplus = self.workers.surplus(most)
             if surplus:
-                self.pool.place.put([NewFile("", f"stop-{name}", []) for name in surplus])
+                self.pool.place.put(
+                    [NewFile("", f"stop-{name}", []) for name in surplus]
+                )
+
+    def end_workers(self) -> None:
+        """Cancel the workers, and submit no more. Raises :class:`CommandError`."""
+        self._is_ending = True
+        if self.workers is not None:
+            self.workers.cancel()
 
     def has_room(self) -> bool:
         """Whether its workers soon have nothing to do."""

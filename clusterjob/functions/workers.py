@@ -84,7 +84,10 @@ class Workers:
         assert self.job is not None
         job = self.job.copy()
         job.body = worker_body(
-            str(job.attributes.get("python")), self.row.folder, self.row.secret, number
+            str(job.attributes.get("python")),
+            self.row.folder,
+            self.row.secret,
+            number,
         )
         if elements > 1:
             job.set_resource("array", f"1-{elements}")

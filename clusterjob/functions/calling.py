@@ -1,0 +1,187 @@
+"""``map`` and its like, and functions whose calls are futures."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+
+from clusterjob.functions.calls import CallFuture
+from clusterjob.functions.executor import ClusterExecutor
+from clusterjob.functions.mapping import Rows
+from clusterjob.retry import Retry
+from clusterjob.script import JobSettings, default_session
+from clusterjob.session import Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Argument = ParamSpec("Argument")
+Value = TypeVar("Value")
+
+
+class CallSettings(JobSettings, total=False):
+    """Where calls are made, and how: the keywords of :class:`ClusterExecutor`."""
+
+    profile: str | os.PathLike[str] | None
+    profiles: Sequence[str | os.PathLike[str]]
+    max_workers: int | None
+    idle: float
+    include: Iterable[str | os.PathLike[str]]
+    cache: bool
+    version: str | int | None
+    retry: Retry | None
+    session: Session | None
+    options: dict[str, object] | None
+
+
+def map(
+    function: Callable[..., Value],
+    /,
+    *iterables: Iterable[object],
+    timeout: float | None = None,
+    chunksize: int | None = None,
+    buffersize: int | None = None,
+    return_exceptions: bool = False,
+    progress: bool = False,
+    **settings: Unpack[CallSettings],
+) -> Iterator[Value]:
+    """Call a function with an item of each iterable, in jobs, and yield the results in order.
+
+    It is :meth:`ClusterExecutor.map` of an executor with the other keywords, which is kept, with
+    its workers, for the next such call. With ``progress`` it says how far it is. After Ctrl-C the
+    calls go on, and the same program picks their results up.
+
+    ::
+
+        for energy in clusterjob.map(simulate, range(10, 100), profile="cluster.ini", time="1h"):
+            print(energy)
+    """
+    executor = _kept_executor(settings)
+    return executor.map(
+        function,
+        *iterables,
+        timeout=timeout,
+        chunksize=chunksize,
+        buffersize=buffersize,
+        return_exceptions=return_exceptions,
+        progress=progress,
+    )
+
+
+def starmap(
+    function: Callable[..., Value],
+    rows: Iterable[Iterable[object]],
+    /,
+    *,
+    timeout: float | None = None,
+    chunksize: int | None = None,
+    buffersize: int | None = None,
+    return_exceptions: bool = False,
+    progress: bool = False,
+    **settings: Unpack[CallSettings],
+) -> Iterator[Value]:
+    """Call a function with the items of each row as its arguments: see :func:`map`."""
+    mapped = _kept_executor(settings).map_rows(
+        function,
+        Rows(rows),
+        timeout=timeout,
+        chunksize=chunksize,
+        buffersize=buffersize,
+        progress=progress,
+    )
+    return mapped.in_order(return_exceptions)
+
+
+def map_unordered(
+    function: Callable[..., Value],
+    /,
+    *iterables: Iterable[object],
+    timeout: float | None = None,
+    chunksize: int | None = None,
+    buffersize: int | None = None,
+    return_exceptions: bool = False,
+    progress: bool = False,
+    **settings: Unpack[CallSettings],
+) -> Iterator[Value]:
+    """Yield results as they come, in any order: see :func:`map`."""
+    mapped = _kept_executor(settings).map_rows(
+        function,
+        Rows.zipped(iterables),
+        timeout=timeout,
+        chunksize=chunksize,
+        buffersize=buffersize,
+        progress=progress,
+    )
+    return mapped.as_they_come(return_exceptions)
+
+
+class RemoteFunction(Generic[Argument, Value]):
+    """A function whose calls are made in jobs: each gives a :class:`CallFuture`.
+
+    ``function`` is the one that was decorated.
+    """
+
+    def __init__(
+        self, function: Callable[Argument, Value], settings: CallSettings
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self._settings = function, settings
+
+    def __call__(
+        self, *args: Argument.args, **kwargs: Argument.kwargs
+    ) -> CallFuture[Value]:
+        """Have the function called in a job."""
+        return _kept_executor(self._settings).submit(self.function, *args, **kwargs)
+
+    def map(
+        self, *iterables: Iterable[object], chunksize: int | None = None
+    ) -> Iterator[Value]:
+        """Yield the results for an item of each iterable, in order: see :func:`map`."""
+        executor = _kept_executor(self._settings)
+        return executor.map(self.function, *iterables, chunksize=chunksize)
+
+
+def remote(
+    **settings: Unpack[CallSettings],
+) -> Callable[[Callable[Argument, Value]], RemoteFunction[Argument, Value]]:
+    """Make calls of a function futures: they are made in jobs. See :class:`ClusterExecutor`.
+
+    ::
+
+        @clusterjob.remote(profile="cluster.ini", time="1h", mem="4G")
+        def simulate(T): ...
+
+        futures = [simulate(T) for T in (10, 20, 30)]
+        energies = [future.result() for future in futures]
+    """
+
+    def decorate(
+        function: Callable[Argument, Value],
+    ) -> RemoteFunction[Argument, Value]:
+        return RemoteFunction(function, settings)
+
+    return decorate
+
+
+def _kept_executor(settings: CallSettings) -> ClusterExecutor:
+    """Return the executor that has these settings, made anew where there is none.
+
+    It lives as long as its session; workers of it are kept for the next call.
+    """
+    session = settings.get("session") or default_session()
+    words = {
+        name: str(value) for name, value in settings.items() if name != "session"
+    }
+    key = f"functions {os.getcwd()} {json.dumps(words, sort_keys=True)}"
+    companions = session.engine.companions
+    executor = companions.get(key)
+    if not isinstance(executor, ClusterExecutor) or executor.is_shut_down:
+        given = settings.copy()
+        given["session"] = session
+        executor = ClusterExecutor(**given)
+        companions[key] = executor
+    executor.start_over()
+    return executor
