@@ -104,6 +104,7 @@ class Pool:
         self._refused: dict[str, str] = {}
         self._missing: set[int] = set()
         self._looked = 0.0
+        self.listed = 0.0  # when it was last looked who runs, on the monotonic clock
         self.todo = 0  # chunks that nobody had taken when that was looked at
 
     # -- sending -----------------------------------------------------------------------------------
@@ -244,6 +245,7 @@ class Pool:
 
     def _note_listing(self, listing: Listing) -> None:
         """Take in who works, and which calls have been taken."""
+        self.listed = time.monotonic()
         self.todo = len(listing["todo"])
         if self.workers is not None:
             self.workers.note(listing["workers"])
@@ -430,12 +432,16 @@ class Pool:
         self._keys = self.book.on_their_way(self.row)
         return True
 
-    def attach(self, call: Call, number: int) -> None:
-        """Wait for a call that was sent before."""
+    def attach(self, call: Call, number: int) -> bool:
+        """Wait for a call that was sent before; return False where it is on its way no more: what
+        came of it stands in the book.
+        """
         with self.lock:
+            if self._keys.pop(number, None) is None:
+                return False
             call.number = number
-            self._keys.pop(number, None)
             self.calls[number] = call
+        return True
 
     def has_open(self) -> bool:
         """Whether calls are on their way, also such as nobody waits for."""

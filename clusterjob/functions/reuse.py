@@ -110,8 +110,10 @@ class Reuse:
     ) -> bool:
         assert pool is not None
         call.is_attached = True
-        pool.attach(call, row.number)
-        if collector is not None:
+        if not pool.attach(call, row.number):  # its result has come since it was looked up
+            self._followed.append(call)
+            self._looked = 0.0
+        elif collector is not None:
             collector.wake()
         return True
 

@@ -24,6 +24,9 @@ _PATIENCE_HERE, _PATIENCE_THERE = 0.25, 5.0  # s that one look for results may t
 _PAUSES = (0.5, 10.0)  # s after a look that failed: the shortest, the longest
 _BETWEEN = 1.0  # s between two submissions of workers
 _ASK = 5.0  # s between two looks at the workers, where results come
+# s for which what a worker wrote may be seen later than its end, on a file system of a cluster
+_SETTLE = 5.0
+_SETTLE_HERE = 0.5
 _FAREWELL = 5.0  # s for which workers that were told to end are waited for
 
 
@@ -109,6 +112,7 @@ class Station:
         self.collector: Collector | None = None
         self._submitted = self._asked = 0.0
         self._is_ending = False
+        self._settle = _SETTLE
 
     # -- its pool ----------------------------------------------------------------------------------
 
@@ -150,13 +154,14 @@ class Station:
         return True
 
     def _start(self, row: PoolRow) -> Pool:
-        settle = self.session.engine.scheduler(
-            self.site.reference
-        ).backend.limits.settle
-        pool = Pool(row, self.site.place_of(row), self.book, self._tell, settle)
+        is_here = not self.site.reference.host
+        scheduler = self.session.engine.scheduler(self.site.reference)
+        self._settle = min(scheduler.backend.limits.settle, _SETTLE)
+        if is_here and self.site.reference.name == "local":
+            self._settle = _SETTLE_HERE
+        pool = Pool(row, self.site.place_of(row), self.book, self._tell, self._settle)
         self.workers = Workers(self.session, self.site.job, row, self.book)
         pool.workers = self.workers
-        is_here = not self.site.reference.host
         patience = _PATIENCE_HERE if is_here else _PATIENCE_THERE
         self.collector = Collector(pool, patience, self._tell)
         return pool
@@ -183,7 +188,8 @@ class Station:
         if self.pool.calls and now - self._asked > (_ASK / 5 if is_quiet else _ASK):
             self._asked = now
             self.workers.refresh()
-            self.workers.check()
+            if not self._is_ending:
+                self.workers.check(self.pool.listed, self._settle)
         wanted = min(self.most, len(self.pool.calls) + waiting)
         lacking = wanted - self.workers.alive()
         if lacking > 0 and not self._is_ending and now - self._submitted > _BETWEEN:

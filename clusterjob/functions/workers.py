@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -37,6 +38,7 @@ class Generation:
     elements: int
     result: AsyncResult
     seen: set[str] = field(default_factory=set)  # who said that they run
+    ended: float = 0.0  # when that was found out, on the monotonic clock
 
     def tasks(self) -> Iterator[tuple[str, Task]]:
         """Yield the name that each worker has, but for its last part, with what became of it."""
@@ -170,11 +172,18 @@ class Workers:
         element = worker.partition(".")[0].partition("-")[2]
         return result.job_id if element == "0" else f"{result.job_id}_{element}"
 
-    def check(self) -> None:
-        """Raise :class:`WorkersFailedError` where workers end before they call anything."""
+    def check(self, listed: float, settle: float) -> None:
+        """Raise :class:`WorkersFailedError` where workers end before they call anything.
+
+        ``listed`` is when it was last looked who runs, on the monotonic clock; what a worker wrote
+        may be seen ``settle`` s later.
+        """
         for generation in self.generations:
             record = generation.result.record
             if not record.finished or generation.seen:
+                continue
+            generation.ended = generation.ended or time.monotonic()
+            if listed < generation.ended + settle:
                 continue
             worst = max((task for _, task in generation.tasks()), key=_badness)
             generation.seen.add("")  # it counts once
