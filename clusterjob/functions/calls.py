@@ -72,9 +72,15 @@ class CallFuture(Future[Value], Generic[Value]):
             return False
         if not self._keeper.withdraw([self._call]):
             return False
-        cancelled = super().cancel()
-        self.set_running_or_notify_cancel()
-        return cancelled
+        return self.note_cancelled()
+
+    def note_cancelled(self) -> bool:
+        """Take in that the call was withdrawn; return whether that makes it cancelled."""
+        is_cancelled = super().cancel()
+        if is_cancelled:
+            self.set_running_or_notify_cancel()
+        self._call.let_go()
+        return is_cancelled
 
     def stdout(self) -> str:
         """Return what the function has printed; what other calls print is not in it.
@@ -114,6 +120,16 @@ class Call:
     seconds: float | None = None
     # what it printed, by stream: where that begins and ends in the worker's log, and the text
     logs: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+
+    def let_go(self) -> None:
+        """Forget what is not needed any more: a future may be kept for long, and hold a result."""
+        self.arguments = None
+        self.__dict__.pop("future", None)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether somebody was told what became of it."""
+        return "future" not in self.__dict__
 
     @property
     def title(self) -> str:

@@ -199,14 +199,14 @@ class ClusterExecutor(Executor):
             except Exception as error:
                 call.future.set_running_or_notify_cancel()
                 call.future.set_exception(error)
-                continue
-            if self._cache:
+            if self._cache and call.arguments is not None:
                 call.key = self._identities.of_call(
                     identity, call.arguments, (args, kwargs)
                 )
         pickler.finish()
+        futures = [call.future for call in calls]
         self._enqueue([call for call in calls if call.arguments is not None])
-        return [call.future for call in calls]
+        return futures
 
     def _check_open(self) -> None:
         if self._broken is not None:
@@ -229,7 +229,7 @@ class ClusterExecutor(Executor):
     def _is_twin(self, call: Call) -> bool:
         """Whether the same call is on its way, by another map; then its result is both's."""
         first = self._by_key.setdefault(call.key, call) if call.key else call
-        if first is call or first.future.done():
+        if first is call or first.is_told:
             self._by_key[call.key] = call
             return False
         call.is_reused = True
@@ -383,7 +383,7 @@ class ClusterExecutor(Executor):
             future = call.future
             if not future.running() and not future.set_running_or_notify_cancel():
                 continue
-            call.arguments = None  # may be large
+            call.let_go()
             if error is None:
                 future.set_result(value)
             else:
@@ -395,7 +395,7 @@ class ClusterExecutor(Executor):
     def _is_tried_again(self, told: Told) -> bool:
         """Put a call that failed where it waits for its next attempt, if there is to be one."""
         call, _, error, reason = told
-        if error is None or call.arguments is None or call.future.cancelled():
+        if error is None or call.arguments is None or call.is_told:
             return False
         if call.is_attached and reason is None and isinstance(error, CallError):
             call.is_attached = False  # it was about to be sent when its program ended
@@ -466,8 +466,7 @@ class ClusterExecutor(Executor):
             calls = list(self._open)
         if cancel_futures:
             for call in self.withdraw(calls):
-                call.future.cancel()
-                call.future.set_running_or_notify_cancel()
+                call.future.note_cancelled()
         if wait:
             with self._state:
                 self._state.wait_for(lambda: not self._open)

@@ -93,8 +93,10 @@ class Mapped(Generic[Value]):
         def outcomes() -> Iterator[Value]:
             while self._futures:
                 self._read()
-                future = self._futures.popleft()
-                yield _outcome(future, self._left(), return_exceptions)
+                # without a name that would keep it
+                yield _outcome(
+                    self._futures.popleft(), self._left(), return_exceptions
+                )
 
         return self._minded(outcomes())
 
@@ -109,8 +111,9 @@ class Mapped(Generic[Value]):
                     raise TimeoutError
                 ended = [future for future in self._futures if future in done]
                 self._futures = deque(f for f in self._futures if f not in done)
-                for future in ended:
-                    yield _outcome(future, 0.0, return_exceptions)
+                done.clear()
+                while ended:
+                    yield _outcome(ended.pop(0), 0.0, return_exceptions)
 
         return self._minded(outcomes())
 
@@ -118,9 +121,11 @@ class Mapped(Generic[Value]):
         """Yield them. Who gives up cancels what was not begun; who is interrupted does not."""
         is_interrupted = False
         try:
-            for value in outcomes:
+            while True:
                 self._told += 1
-                yield value
+                yield next(outcomes)
+        except StopIteration:
+            return
         except KeyboardInterrupt:
             is_interrupted = True
             left = sum(not future.done() for future in self._futures)
@@ -128,7 +133,7 @@ class Mapped(Generic[Value]):
                 "stopped waiting: %d results were told, some %d calls go on in their jobs. Run the "
                 "same again to get the rest; 'clusterjob list' names the jobs, and 'clusterjob "
                 "cancel ID' ends them",
-                self._told,
+                self._told - 1,
                 left,
             )
             raise

@@ -502,7 +502,7 @@ def _newest(workers: Iterable[str]) -> dict[str, int]:
 
 
 def _set_running(call: Call) -> None:
-    if not call.future.done() and not call.future.running():
+    if not call.is_told and not call.future.running():
         call.future.set_running_or_notify_cancel()
 
 

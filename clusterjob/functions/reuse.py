@@ -110,7 +110,9 @@ class Reuse:
     ) -> bool:
         assert pool is not None
         call.is_attached = True
-        if not pool.attach(call, row.number):  # its result has come since it was looked up
+        if not pool.attach(
+            call, row.number
+        ):  # its result has come since it was looked up
             self._followed.append(call)
             self._looked = 0.0
         elif collector is not None:
