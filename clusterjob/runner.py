@@ -8,7 +8,7 @@ all goes through files, each of which appears whole, by a rename::
     todo/CHUNK          calls that nobody has taken: 00000012-5_0_40 are those from 0 on, before
                         40, of which 5 may be begun before anything is written
     taken/CHUNK@WORKER  ... that a worker has taken, by a rename, which one of several can make
-    done/CHUNK@WORKER.N   results, from those of call N on
+    results/CHUNK@WORKER.N  results, from those of call N on
     workers/WORKER      who runs; it goes when the worker ends in order
     logs/WORKER.out .err  what functions print
     stop, stop-WORKER   no more calls are to be taken, by anybody or by this one
@@ -464,7 +464,7 @@ class Caller:
         header = {"worker": self.worker, "next": number + 1, "calls": [said]}
         try:
             part = self.pool.path("tmp", name)
-            label = self.pool.label("done", name)
+            label = self.pool.label("results", name)
             write_signed(part, self.pool.key, label, header, blobs)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -828,7 +828,7 @@ class Worker:
     def _refuse(self, claim: str, why: str) -> None:
         """Tell that a chunk is not what it should be, and put it out of the way."""
         header = {"worker": self.name, "refused": claim, "why": why}
-        self.pool.publish("done", f"{claim}.refused", header, ())
+        self.pool.publish("results", f"{claim}.refused", header, ())
         os.rename(self.pool.path("taken", claim), self.pool.path("tmp", claim))
 
     # -- one claim ---------------------------------------------------------------------------------
@@ -1006,7 +1006,7 @@ class _Part:
         self.told = number + 1
         pool = self.worker.pool
         name = f"{self.claim.name}.{number}r"
-        os.rename(pool.path("tmp", name), pool.path("done", name))
+        os.rename(pool.path("tmp", name), pool.path("results", name))
 
     def is_due(self) -> bool:
         """Whether it is time to write what there is."""
@@ -1033,7 +1033,7 @@ class _Part:
         deadline = time.monotonic() + _DISK_PATIENCE
         while True:
             try:
-                return self.worker.pool.publish("done", name, header, self._bodies)
+                return self.worker.pool.publish("results", name, header, self._bodies)
             except OSError as error:
                 is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
                 if not is_full or time.monotonic() > deadline:

@@ -37,13 +37,15 @@ FLOORS = [
     ["session"],
     ["script"],
     ["sweeping"],
-    ["admin", "campaign"],
+    ["admin", "campaign", "functions"],
     ["cli"],
     ["__init__", "__main__"],
 ]
-# it travels to other hosts as one file: it imports nothing of ours
-ALONE = ["spool"]
+# they travel to other hosts as one file each: they import nothing of ours
+ALONE = ["spool", "runner"]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# what reads and writes the files of a runner uses its words
+FLOOR_OF["runner"] = -1
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@
 # folders; on standard input of cj_forget: results that were read.
 cd "$cj_pool" 2>/dev/null || exit 4
 cj_forget() {
-    (cd done && xargs rm -f)
+    (cd results && xargs rm -f)
 }
 cj_print() {
     while :; do
-        set -- done/*
+        set -- results/*
         [ ! -e "$1" ] || break
         cj_looks=$((cj_looks - 1))
         [ "$cj_looks" -gt 0 ] || break
@@ -20,8 +20,8 @@ cj_print() {
             ls "$cj_folder" || return 1
         done
     fi
-    echo =files
-    cd done || return 1
+    echo "=files"
+    cd results || return 1
     # as many as one answer should have: 64 MB, or one file
     # shellcheck disable=SC2012
     cj_names=$(ls -l | awk 'NR > 1 { s += $5; if (++n > 500 || (n > 1 && s > 67108864)) exit; print $NF }')

@@ -112,11 +112,7 @@ class ClusterExecutor(Executor):
             for site in sites
         ]
         self._cache, self._retry = cache, retry
-        self._identities = Identities(
-            [site.reference.cluster_id for site in sites],
-            sorted({name for site in sites for name in site.names}),
-            version,
-        )
+        self._identities = Identities.at(sites, version)
         owner = self._stations[0].owner
         self._reuse = Reuse(
             self._session, self._book, self._stations, owner, self._tell
@@ -149,6 +145,7 @@ class ClusterExecutor(Executor):
 
     @max_workers.setter
     def max_workers(self, most: int) -> None:
+        """Have more of them, or fewer: those that are too many end when they have told."""
         _check(most, 0.0, None)
         for station in self._stations:
             station.resize(most)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from clusterjob.code import code_digest
 from clusterjob.errors import SettingsError
 from clusterjob.functions.payload import Payload, Pickler
+from clusterjob.functions.sites import Site
 
 RULES = 1  # changes when equal calls would get other keys
 _SETS = (
@@ -22,17 +23,22 @@ _SETS = (
 class Identities:
     """The keys of the calls of one executor: the second of equal calls has one of its own.
 
-    ``where`` says where the calls are made, ``archives`` which modules go along.
+    ``common`` are the words that all of them have.
     """
 
-    def __init__(
-        self, where: Sequence[str], archives: Sequence[str], version: str | int | None
-    ) -> None:
+    def __init__(self, common: Sequence[object]) -> None:
+        self._common = common
+        self._counts: Counter[str] = Counter()
+
+    @classmethod
+    def at(cls, sites: Sequence[Site], version: str | int | None) -> Identities:
+        """Return the identities of calls that are made on some clusters."""
         if version is not None and not isinstance(version, (str, int)):
             raise SettingsError(f"version = {version!r}: expected a text or a number")
         python = "{}.{}".format(*sys.version_info)
-        self._common = [RULES, python, sorted(where), sorted(archives), version]
-        self._counts: Counter[str] = Counter()
+        clusters = sorted(site.reference.cluster_id for site in sites)
+        archives = sorted({name for site in sites for name in site.names})
+        return cls([RULES, python, clusters, archives, version])
 
     def of_function(self, function: Callable[..., object]) -> str:
         """Return what a function does, as a digest."""

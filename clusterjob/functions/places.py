@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from clusterjob.errors import CommandError
 from clusterjob.runner import Blob, copy_file, read_signed
 
-FOLDERS = ("todo", "taken", "done", "workers", "shared", "logs", "tmp")
+FOLDERS = ("todo", "taken", "results", "workers", "shared", "logs", "tmp")
 LISTED = (
     "todo",
     "taken",
@@ -138,10 +138,10 @@ class LocalPlace:
         with _as_command_error(self.folder):
             for name in gone:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._path("done", name))
+                    os.unlink(self._path("results", name))
             names = self._wait(patience)
             readers: dict[str, Reader] = {
-                name: _LocalFile(self._path("done", name)).read
+                name: _LocalFile(self._path("results", name)).read
                 for name in sorted(names)[:_MOST_FILES]
             }
             is_due = time.monotonic() - self._listed > _LISTING
@@ -152,7 +152,7 @@ class LocalPlace:
         deadline = time.monotonic() + patience
         pause, longest = _PAUSES
         while True:
-            names = os.listdir(self._path("done"))
+            names = os.listdir(self._path("results"))
             left = deadline - time.monotonic()
             if names or left <= 0:
                 return names

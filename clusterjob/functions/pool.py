@@ -284,7 +284,7 @@ class Pool:
         """Read a file of results."""
         claim = name.rpartition(".")[0]
         try:
-            header, body = read(self.row.secret, f"done:{self.row.id}:{name}")
+            header, body = read(self.row.secret, f"results:{self.row.id}:{name}")
         except (Untrusted, OSError, ValueError) as error:
             _log.warning("a result was refused: %s", error)
             self._refused[claim] = str(error)

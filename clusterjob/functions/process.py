@@ -124,7 +124,7 @@ class Process(ProcessBase):
                 return -signal.SIGKILL
         return 1
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> object:
         """Wait, and return what the function returned, or raise what it raised."""
         return self._started().result(timeout)
 
@@ -171,7 +171,7 @@ class Process(ProcessBase):
         )
 
     @property
-    def future(self) -> CallFuture[Any]:
+    def future(self) -> CallFuture[object]:
         """The future of its call."""
         return self._started()
 

@@ -3,7 +3,7 @@
 # tried again; cj_before: of the one before.
 umask 077
 cd "$cj_pool" 2>/dev/null || { mkdir -p "$cj_pool" && cd "$cj_pool" || exit 1; }
-mkdir -p todo taken done workers shared logs tmp || exit 1
+mkdir -p todo taken results workers shared logs tmp || exit 1
 if [ -e "tmp/sent-$cj_id" ] || [ -d "tmp/in-$cj_id" ]; then
     cat >/dev/null
 else

@@ -86,7 +86,8 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleT
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [(group, name) for group, names in TESTS.items() for name in names]
+    ("group", "name"),
+    [(group, name) for group, names in TESTS.items() for name in names],
 )
 def test_of_the_library(
     library: ModuleType, spool: Path, group: str, name: str
