@@ -86,6 +86,26 @@ def test_the_first_example_of_the_readme_runs_as_printed(
     assert {"100", "400", "900"} <= set(done.stdout.split())
 
 
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("functions", ["10000", "30000", "[5.0, 10.0]", "0 5000"]),
+        ("from-gridengine", ["[1, 4, 9, 16, 25]", "[36, 49] [0, 0]"]),
+    ],
+)
+def test_the_examples_about_functions_run(
+    spool: Path, page: str, expected: list[str]
+) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    Path("page.py").write_text("\n".join(blocks))
+    done = subprocess.run(
+        [sys.executable, "page.py"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(expected) <= set(done.stdout.splitlines())
+
+
 def test_the_examples_about_many_jobs_run(tmp_path: Path) -> None:
     """All of a page, one after the other."""
     page = (ROOT / "docs" / "campaigns.md").read_text()

@@ -28,7 +28,7 @@ class CallSettings(JobSettings, total=False):
     profile: str | os.PathLike[str] | None
     profiles: Sequence[str | os.PathLike[str]]
     max_workers: int | None
-    idle: float
+    idle: float | None
     include: Iterable[str | os.PathLike[str]]
     cache: bool
     version: str | int | None

@@ -62,7 +62,7 @@ class ClusterExecutor(Executor):
     without one calls are made on this machine. Other keywords are those of :class:`JobSettings`,
     and options of the scheduler: what *one worker* asks for. Workers are elements of job arrays, at
     most ``max_workers`` at a time (by default the cores of this machine, or 32), which take calls
-    until none has come for ``idle`` seconds.
+    until none has come for ``idle`` seconds (60; 2 where the embedded scheduler has the cores).
 
     A call that was made before, with the same function, arguments and cluster, gives its result of
     then, unless ``cache`` is False; ``version`` is a text or number that makes calls others.
@@ -86,7 +86,7 @@ class ClusterExecutor(Executor):
         *,
         profiles: Sequence[str | os.PathLike[str]] = (),
         max_workers: int | None = None,
-        idle: float = 60.0,
+        idle: float | None = None,
         include: Iterable[str | os.PathLike[str]] = (),
         cache: bool = True,
         version: str | int | None = None,
@@ -146,7 +146,7 @@ class ClusterExecutor(Executor):
     @max_workers.setter
     def max_workers(self, most: int) -> None:
         """Have more of them, or fewer: those that are too many end when they have told."""
-        _check(most, 0.0, None)
+        _check(most, None, None)
         for station in self._stations:
             station.resize(most)
         self._wake()
@@ -553,14 +553,15 @@ def _copy(future: Future[Any], call: Call) -> None:
         call.future.set_result(future.result())
 
 
-def _check(max_workers: int | None, idle: float, retry: Retry | None) -> None:
+def _check(max_workers: int | None, idle: float | None, retry: Retry | None) -> None:
     if max_workers is not None and (
         isinstance(max_workers, bool)
         or not isinstance(max_workers, int)
         or max_workers < 1
     ):
         raise ValueError("max_workers must be greater than 0")
-    if isinstance(idle, bool) or not isinstance(idle, (int, float)) or idle < 0:
+    is_number = isinstance(idle, (int, float)) and not isinstance(idle, bool)
+    if idle is not None and not (is_number and idle >= 0):
         raise SettingsError(f"idle = {idle!r}: expected seconds")
     if retry is not None and not isinstance(retry, Retry):
         raise SettingsError(f"retry = {retry!r}: expected a Retry, or None")

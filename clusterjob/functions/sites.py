@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from clusterjob.store import Record
 
 POOLS = ".clusterjob-calls"  # the folder of pools, in the workdir
+# s for which a worker waits for calls, where nobody says so; the embedded scheduler has few cores,
+# for which others wait, and starts workers at once
+IDLE, IDLE_EMBEDDED = 60.0, 2.0
 MOST_WORKERS = 32  # where nobody says how many, and the cluster is not this machine
 _log = logging.getLogger(__name__)
 _OLDEST = (3, 8)
@@ -208,7 +211,7 @@ def make_site(
     profile: str | os.PathLike[str] | None,
     settings: Mapping[str, object],
     include: Iterable[str | os.PathLike[str]],
-    idle: float,
+    idle: float | None,
 ) -> Site:
     """Return the site of a profile, or of the defaults. Raises :class:`SettingsError`."""
     job = JobScript("true", "calls")
@@ -232,4 +235,6 @@ def make_site(
     if not posixpath.isabs(record.workdir):  # the host could not be asked
         session.engine.scheduler(record.spec.cluster).transport.resolve("~")
         record = job.prepare(session.engine)
+    if idle is None:
+        idle = IDLE_EMBEDDED if record.backend == "local" else IDLE
     return Site(session, job, record, pack_modules(include), idle)
