@@ -93,12 +93,12 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/imports.py
 	$(BIN)/python benchmarks/embedded.py
 	$(BIN)/python benchmarks/campaigns.py
-	@if [ "$$(id -u)" = 0 ]; then $(MAKE) lab $(VENV)/peers/bin/pysqa && for name in slurm bundles arrays protocol ssh; do nsenter --net=/run/netns/clusterjob-lab $(BIN)/python benchmarks/$$name.py; done; else echo "benchmarks/slurm.py, bundles.py, arrays.py, protocol.py and ssh.py need the lab, which needs root"; fi
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) lab $(VENV)/peers/bin/pysqa && for name in slurm bundles arrays protocol ssh functions; do nsenter --net=/run/netns/clusterjob-lab $(BIN)/python benchmarks/$$name.py; done; else echo "benchmarks/slurm.py, bundles.py, arrays.py, protocol.py, ssh.py and functions.py need the lab, which needs root"; fi
 
 # other projects that the benchmarks measure beside this one, apart from it
 $(VENV)/peers/bin/pysqa: | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/peers
-	$(VENV)/peers/bin/python -m pip install -q --disable-pip-version-check 'pysqa[remote]' submitit
+	$(VENV)/peers/bin/python -m pip install -q --disable-pip-version-check 'pysqa[remote]' submitit dask-jobqueue
 	touch $@
 
 clean:

@@ -106,14 +106,15 @@ def write_signed(
 
 
 def sign(
-    key: bytes, label: str, header: dict[str, Any], blobs: Iterable[Blob]
-) -> bytes:
-    """Return what :func:`write_signed` writes."""
+    key: bytes, label: str, header: dict[str, Any] | bytes, blobs: Iterable[Blob]
+) -> list[Blob]:
+    """Return what :func:`write_signed` writes, in pieces: large ones are not copied."""
     text = _header_text(header)
-    rest = b"".join((struct.pack("<I", len(text)), text, *blobs))
+    pieces = [struct.pack("<I", len(text)) + text, *blobs]
     digest = hmac.new(key, label.encode() + b"\0", "sha256")
-    digest.update(rest)
-    return MAGIC + digest.digest() + rest
+    for piece in pieces:
+        digest.update(piece)
+    return [MAGIC + digest.digest(), *pieces]
 
 
 def read_signed(

@@ -305,7 +305,7 @@ class Book:
             label = f"result:{key}"
             value = None
             if sum(map(len, blobs)) <= _INSIDE:
-                value = sign(self._secret, label, said["v"], blobs)
+                value = b"".join(sign(self._secret, label, said["v"], blobs))
             else:
                 self._write_large(key, label, said["v"], blobs)
             rows.append([time.time(), json.dumps(said), value, key])

@@ -110,6 +110,11 @@ class Call:
     future: CallFuture[Any] = field(init=False)
     number: int = -1  # in its pool
     attempt: int = 1
+    changes: dict[str, Any] = field(
+        default_factory=dict
+    )  # of what its worker asks for
+    site: int = 0  # the cluster that it went to
+    station: Any = None  # ... and what stands for that
     reasons: list[Reason] = field(default_factory=list)  # of earlier attempts
     is_reused: bool = False
     is_attached: bool = False  # an earlier program has sent it

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -25,14 +25,14 @@ from clusterjob.functions.calls import (
     name_of,
     short_arguments,
 )
-from clusterjob.functions.chunks import Pace, into_chunks
+from clusterjob.functions.chunks import Pace
+from clusterjob.functions.dispatch import Dispatch
 from clusterjob.functions.identity import Identities
 from clusterjob.functions.mapping import Arguments, Mapped, Rows
 from clusterjob.functions.payload import Pickler, check_function
 from clusterjob.functions.reuse import Reuse
 from clusterjob.functions.sites import make_site
-from clusterjob.functions.station import Station
-from clusterjob.retry import Retry, changes_after
+from clusterjob.retry import Retry, changed_resources, changes_after
 from clusterjob.script import default_session
 from clusterjob.session import Session
 
@@ -45,7 +45,8 @@ Argument = ParamSpec("Argument")
 Value = TypeVar("Value")
 _log = logging.getLogger(__name__)
 _ROUND = 0.5  # s between two looks at what is to be done, where nothing is asked for
-_BURST = 2000  # calls that are sent at a time
+_SOON = 0.1  # ... where calls wait to be sent
+_BURST = 10_000  # calls that are sent at a time
 _GATHER = 0.005  # s in which more calls may come before the first are sent
 _LEAST_AHEAD, _AHEAD = (
     1000,
@@ -107,15 +108,13 @@ class ClusterExecutor(Executor):
         ]
         self._pace = Pace()
         self._state = threading.Condition()
-        self._stations = [
-            Station(self._session, self._book, site, max_workers, self._tell)
-            for site in sites
-        ]
+        self._dispatch = Dispatch(
+            self._session, self._book, sites, max_workers, self._pace, self._tell
+        )
         self._cache, self._retry = cache, retry
         self._identities = Identities.at(sites, version)
-        owner = self._stations[0].owner
         self._reuse = Reuse(
-            self._session, self._book, self._stations, owner, self._tell
+            self._session, self._book, self._dispatch.stations, self._tell
         )
         self._pending: deque[Call] = deque()
         self._later: list[tuple[float, Call]] = []  # when to be tried again, what
@@ -141,14 +140,13 @@ class ClusterExecutor(Executor):
     @property
     def max_workers(self) -> int:
         """How many workers there may be at a time on each cluster; it may be changed."""
-        return self._stations[0].most
+        return self._dispatch.stations[0].most
 
     @max_workers.setter
     def max_workers(self, most: int) -> None:
         """Have more of them, or fewer: those that are too many end when they have told."""
         _check(most, None, None)
-        for station in self._stations:
-            station.resize(most)
+        self._dispatch.resize(most)
         self._wake()
 
     # -- calls -------------------------------------------------------------------------------------
@@ -298,7 +296,7 @@ class ClusterExecutor(Executor):
         while True:
             with self._state:
                 if not self._pending and not self._is_over:
-                    self._state.wait(_ROUND if self._open else None)
+                    self._state.wait(self._patience())
                 if self._is_over:
                     return
             try:
@@ -306,17 +304,29 @@ class ClusterExecutor(Executor):
             except Exception as error:  # nobody would hear of it otherwise
                 self._fail(error)
 
+    def _patience(self) -> float | None:
+        """Return the s until it is worth looking again; None for as long as nothing is asked."""
+        if self._dispatch.has_calls():
+            return _SOON
+        return _ROUND if self._open else None
+
     def _round(self) -> None:
         self._take_due()
         time.sleep(_GATHER)
         while calls := self._next_burst():
-            self._send(self._reuse.look_up(calls))
-        self._send(self._reuse.look_again())
+            self._dispatch.add(self._reuse.look_up(calls))
+            self._send()
+        self._dispatch.add(self._reuse.look_again())
         if self._open:
-            self._send(self._reuse.look_after())
-            for station in self._stations:
-                station.look_after(0)
+            self._dispatch.add(self._reuse.look_after())
+            self._send()
+            self._dispatch.look_after()
         self._lease()
+
+    def _send(self) -> None:
+        """Send calls; those that another program has sent meanwhile are its."""
+        while taken := self._dispatch.send():
+            self._dispatch.add(self._reuse.look_up(taken))
 
     def _next_burst(self) -> list[Call]:
         with self._state:
@@ -331,29 +341,13 @@ class ClusterExecutor(Executor):
             self._later = [item for item in self._later if item[0] > now]
             self._pending.extend(due)
 
-    def _send(self, calls: Sequence[Call]) -> None:
-        """Send calls to the one cluster, or spread them over several."""
-        if not calls:
-            return
-        has_code = any(
-            call.function.has_code or (call.arguments and call.arguments.has_code)
-            for call in calls
-        )
-        station = self._stations[0]
-        station.open(has_code)
-        station.look_after(len(calls))
-        chunks = into_chunks(calls, station.most, self._pace)
-        taken = station.send(list(chunks))
-        if taken:
-            self._send(self._reuse.look_up(taken))
-
     def _lease(self) -> None:
         """Say that the owner of the pools is there."""
         if time.monotonic() - self._leased < BEAT:
             return
         self._leased = time.monotonic()
-        rows = [item.pool.row for item in self._stations if item.pool is not None]
-        self._book.lease([*rows, *self._reuse.pools()], time.time())
+        rows = [*self._dispatch.rows(), *self._reuse.pools()]
+        self._book.lease(rows, time.time())
 
     def _fail(self, error: Exception) -> None:
         """Tell all calls that they cannot be made."""
@@ -363,15 +357,19 @@ class ClusterExecutor(Executor):
             calls = list(self._open)
             self._pending.clear()
             self._later.clear()
+        self._dispatch.clear()
         self._tell([Told(call, None, error) for call in calls])
 
     # -- what becomes of calls ---------------------------------------------------------------------
 
     def _tell(self, told: Sequence[Told]) -> None:
         """Take in what became of calls. It is called from the threads that collect."""
-        for item in told:
-            if item.error is None and not item.call.is_reused:
-                self._pace.note(item.call.label, item.call.seconds or 0.0)
+        is_news = False
+        for call, _, error, _ in told:
+            if error is None and not call.is_reused:
+                is_news |= self._pace.note(call.label, call.seconds or 0.0)
+        if is_news:
+            self._wake()
         ended = [item for item in told if not self._is_tried_again(item)]
         with self._state:
             own = [item for item in ended if item.call in self._open]
@@ -405,6 +403,10 @@ class ClusterExecutor(Executor):
         changes = changes_after(rules, call.reasons, reason, code)
         if changes is None or reason is None:
             return False
+        changed = self._changes(call, rules, changes)
+        if changed is None:
+            return False
+        call.changes = changed
         call.reasons.append(reason)
         call.attempt += 1
         call.worker = ""
@@ -414,6 +416,22 @@ class ClusterExecutor(Executor):
             self._later.append((time.monotonic() + delay, call))
             self._state.notify_all()
         return True
+
+    def _changes(
+        self, call: Call, rules: Mapping[str, object], changes: Mapping[str, object]
+    ) -> dict[str, Any] | None:
+        """Return what the next worker of a call asks for in another way than those of its cluster;
+        None where no more can be had.
+        """
+        if not changes:
+            return call.changes
+        own = self._dispatch.stations[call.site].site.record.spec.resources
+        resources = {**own, **call.changes}
+        found = changed_resources(rules, changes, resources, call.host)
+        if found is None:
+            return None
+        profile = changes.get("profile")
+        return {**call.changes, **found, **({"profile": profile} if profile else {})}
 
     def withdraw(self, calls: Iterable[Call]) -> list[Call]:
         """Take calls back that nobody has begun, and return them; see :meth:`CallFuture.cancel`."""
@@ -426,9 +444,7 @@ class ClusterExecutor(Executor):
             self._later = [item for item in self._later if item[1] not in gone]
         rest = [call for call in wanted if call not in gone]
         if rest:
-            for station in self._stations:
-                if station.pool is not None:
-                    found += station.pool.withdraw(rest)
+            found += self._dispatch.withdraw(rest)
             found += self._reuse.withdraw(rest)
         with self._state:
             self._open.difference_update(found)
@@ -441,14 +457,13 @@ class ClusterExecutor(Executor):
         start, end, text = call.logs.get(stream, (0, 0, ""))
         if call.seconds is not None and end - start <= len(text.encode()):
             return text
-        pool = self._stations[0].pool
+        pool = None if call.station is None else call.station.pool
         if pool is None or not call.worker:
             return text
         name = f"{call.worker}.{stream}"
-        if call.seconds is None:
-            return pool.place.read_log(name, 0, None).decode("utf-8", "replace")
-        found = pool.place.read_log(name, start, end).decode("utf-8", "replace")
-        return found or text
+        last = end if call.seconds is not None else None
+        found = pool.place.read_log(name, start, last)
+        return found.decode("utf-8", "replace") or text
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -482,7 +497,7 @@ class ClusterExecutor(Executor):
             self._state.notify_all()
         if self._thread is not None:
             self._thread.join()
-        for station in self._stations:
+        for station in self._dispatch.all_stations:
             station.close()
         self._reuse.close()
         self._book.close()
@@ -491,7 +506,7 @@ class ClusterExecutor(Executor):
         """Cancel the jobs of all workers; what they are at has failed. Raises
         :class:`CommandError`.
         """
-        for station in self._stations:
+        for station in self._dispatch.all_stations:
             station.end_workers()
         self._wake()
 
@@ -519,7 +534,7 @@ class ClusterExecutor(Executor):
             self._state.notify_all()
         if self._thread is not None:
             self._thread.join(_LAST)
-        for station in self._stations:
+        for station in self._dispatch.all_stations:
             station.leave()
         if count and self._cache:
             _log.warning(

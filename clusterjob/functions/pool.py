@@ -207,7 +207,7 @@ class Pool:
     ) -> NewFile:
         words = f"{folder}:{self.row.id}:{label or name}"
         signed = sign(self.row.secret, words, dict(header), padded(blobs))
-        return NewFile(folder, name, [signed])
+        return NewFile(folder, name, signed)
 
     # -- collecting --------------------------------------------------------------------------------
 

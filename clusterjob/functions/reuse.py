@@ -12,7 +12,7 @@ from clusterjob.functions.calls import Call, Tell, Told
 from clusterjob.functions.outcomes import take_in, value_of
 from clusterjob.functions.pool import Pool
 from clusterjob.functions.sites import place_of
-from clusterjob.functions.station import Collector, Station, is_free
+from clusterjob.functions.station import Collector, Station, is_free, owner_name
 from clusterjob.functions.workers import Workers
 from clusterjob.runner import parts_of
 from clusterjob.session import Session
@@ -29,10 +29,9 @@ class Reuse:
         session: Session,
         book: Book,
         stations: Sequence[Station],
-        owner: str,
         tell: Tell,
     ) -> None:
-        self.session, self.book, self.owner = session, book, owner
+        self.session, self.book, self.owner = session, book, owner_name()
         self._stations, self._tell = stations, tell
         self._adopted: dict[
             str, Collector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -136,9 +137,19 @@ class Site:
         signed = sign(row.secret, f"pool:{row.id}:pool", settings, ())
         return [
             *files,
-            NewFile("", "pool", [signed]),
+            NewFile("", "pool", signed),
             NewFile("", "key", [row.secret]),
         ]
+
+    def changed(self, changes: Mapping[str, object]) -> Site:
+        """Return the same with other resources, or by another profile: as retries say."""
+        others = dict(changes)
+        profile = others.pop("profile", None)
+        job = self.job.with_profile(str(profile)) if profile else self.job.copy()
+        for name, value in others.items():
+            job.set_resource(name, value)
+        record = job.prepare(self.session.engine)
+        return dataclasses.replace(self, job=job, record=record, is_checked=False)
 
     # -- its Python --------------------------------------------------------------------------------
 

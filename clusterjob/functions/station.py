@@ -212,11 +212,19 @@ class Station:
         if self.workers is not None:
             self.workers.cancel()
 
+    def running(self) -> int:
+        """Return how many workers run, as far as is known."""
+        return 0 if self.workers is None else self.workers.running()
+
     def has_room(self) -> bool:
         """Whether its workers soon have nothing to do."""
-        if self.pool is None or self.workers is None:
+        if self.pool is None:
             return True
-        return self.pool.todo < 2 * max(1, self.workers.running())
+        if (
+            not self.running()
+        ):  # they may begin at any moment; a little waits for them
+            return not self.pool.calls
+        return self.pool.todo < 2 * self.running()
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ class Bench:
 
     @property
     def station(self):  # type: ignore[no-untyped-def]
-        return self.executor._stations[0]
+        return self.executor._dispatch.stations[0]
 
     @property
     def folder(self) -> Path:
@@ -127,7 +127,9 @@ def test_an_altered_call_is_refused_over_there(bench: Bench, name: str) -> None:
         future.result(0)
 
 
-def test_a_pickle_without_a_signature_is_not_read(bench: Bench, tmp_path: Path) -> None:
+def test_a_pickle_without_a_signature_is_not_read(
+    bench: Bench, tmp_path: Path
+) -> None:
     future = bench.executor.submit(len, "abc")
     (file,) = bench.files("todo")
     whole = file.read_bytes()
