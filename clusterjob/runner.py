@@ -162,20 +162,16 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         name = getattr(value, "__qualname__", "")
-        if (
-            isinstance(value, type)
-            and value.__module__ == "__main__"
-            and "<" not in name
-        ):
-            return _find_in_main, (name,)
-        return NotImplemented
+        is_of_program = isinstance(value, type) and value.__module__ == "__main__"
+        if not is_of_program or not name.isidentifier():
+            return NotImplemented
+        # this side, where it came as code, finds it by its name too
+        sys.modules["__main__"].__dict__.setdefault(name, value)
+        return _find_in_main, (name,)
 
 
 def _find_in_main(name: str) -> Any:
-    found = sys.modules["__main__"]
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+    return getattr(sys.modules["__main__"], name)
 
 
 def dump_value(
@@ -486,6 +482,7 @@ class Caller:
         phase = "load"
         try:
             call = claim.calls[number]
+            _check_python(call)
             function = self._function(call["f"])
             parts, _ = parts_of(call["v"], claim.body, claim.places[number])
             given, named = load_value(call["v"], parts, self._shared)
@@ -537,6 +534,7 @@ class Caller:
         """Return a function; the last few are kept."""
         if digest not in self._functions:
             header, body = self.pool.read("shared", digest)
+            _check_python(header)
             parts, _ = parts_of(header["v"], body)
             if len(self._functions) > 7:
                 self._functions.clear()
@@ -562,6 +560,16 @@ class Caller:
                 file.seek(start)
                 text = file.read(min(end - start, _TOLD)).decode("utf-8", "replace")
             said[name] = [start, end, text]
+
+
+def _check_python(said: dict[str, Any]) -> None:
+    """Refuse code that another version of Python made."""
+    wanted, own = said.get("python"), "%d.%d" % sys.version_info[:2]
+    if wanted not in (None, own):
+        raise RuntimeError(
+            f"code that Python {wanted} pickled cannot be read by Python {own} "
+            f"({sys.executable})"
+        )
 
 
 def _flush_streams() -> None:
@@ -1099,14 +1107,6 @@ def main(arguments: list[str]) -> int:
         return _NO_ENTRY
     except (Untrusted, OSError, ValueError) as error:
         sys.stderr.write(f"clusterjob: {error}; nothing was called\n")
-        return _REFUSED
-    wanted = pool.settings.get("python")
-    own = "%d.%d" % sys.version_info[:2]
-    if wanted and own != wanted:
-        sys.stderr.write(
-            f"clusterjob: Python {own} ({sys.executable}) cannot read what Python {wanted} "
-            "pickled; nothing was called\n"
-        )
         return _REFUSED
     return Worker(pool, generation).run()
 

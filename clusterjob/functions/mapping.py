@@ -15,7 +15,7 @@ from clusterjob.functions.calls import CallFuture
 
 Value = TypeVar("Value")
 Arguments = tuple[tuple[object, ...], dict[str, object]]
-Submit = Callable[[list[Arguments]], list[CallFuture[Any]]]
+Submit = Callable[[Iterable[Arguments]], list[CallFuture[Any]]]
 _log = logging.getLogger(__name__)
 _BURST = 1000  # items that are read and submitted at a time
 
@@ -35,9 +35,10 @@ class Rows:
             rows.length = min(len(items) for items in iterables)  # type: ignore[arg-type]
         return rows
 
-    def take(self, count: int) -> list[Arguments]:
-        """Return the next rows."""
-        return [(tuple(row), {}) for row in islice(self._rows, count)]
+    def take(self, count: int) -> Iterator[Arguments]:
+        """Yield the next rows. Each is read when it is needed: the next may be the same object."""
+        for row in islice(self._rows, count):
+            yield tuple(row), {}
 
 
 class Mapped(Generic[Value]):
@@ -70,12 +71,10 @@ class Mapped(Generic[Value]):
                 room = min(room, self._ahead - len(self._futures))
                 if room < max(1, min(_BURST, self._ahead // 4)):
                     return
-            some = self._rows.take(room)
-            self._is_read = len(some) < room
-            if some:
-                futures = self._submit(some)
-                self._futures.extend(futures)
-                self._watch(futures)
+            futures = self._submit(self._rows.take(room))
+            self._is_read = len(futures) < room
+            self._futures.extend(futures)
+            self._watch(futures)
 
     def _watch(self, futures: Sequence[CallFuture[Value]]) -> None:
         if self._count is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,11 @@ class Payload:
     digest: str
     shared: dict[str, Blob] = field(default_factory=dict)
     has_code: bool = False  # which another version of Python cannot read
+
+    @property
+    def python(self) -> dict[str, str]:
+        """What is said of the Python that can read it: nothing where any can."""
+        return {"python": "{}.{}".format(*sys.version_info)} if self.has_code else {}
 
     @property
     def size(self) -> int:

@@ -173,7 +173,7 @@ class Pool:
                     shared.add(digest)
             function = call.function
             if function.digest not in shared:
-                header = {"v": function.said}
+                header = {"v": function.said, **function.python}
                 files.append(
                     self._file("shared", function.digest, header, function.blobs)
                 )
@@ -188,6 +188,7 @@ class Pool:
                     "n": call.number,
                     "f": call.function.digest,
                     "v": call.arguments.said,
+                    **call.arguments.python,
                 }
             )
             blobs += call.arguments.blobs

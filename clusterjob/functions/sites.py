@@ -124,7 +124,6 @@ class Site:
             "idle": self.idle,
             "workers": workers,
             "limit": self.record.spec.resources.get("time"),
-            "python": "{}.{}".format(*sys.version_info),
             "path": self._paths(),
             "archives": archives,
             "log_level": _log_level(),

@@ -1,4 +1,4 @@
-"""Pickles are read where they are signed alone, on both sides, and never out of another's folder."""
+"""Pickles are read where they are signed alone, on both sides, and out of own folders alone."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_remembered_result_that_was_altered_is_refused(bench: Bench) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="plays another user")
 def test_a_folder_that_another_user_put_there(bench: Bench, tmp_path: Path) -> None:
-    """Who may write to the folder above can put one in the place of the pool, with what he likes."""
+    """Who may write to the folder above can put one in the place of the pool."""
     bench.executor.submit(len, "abc")
     bench.files("todo")
     folder = bench.folder

@@ -1,0 +1,658 @@
+"""Calls of functions by the embedded scheduler: what is remembered, cancelled, refused, printed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clusterjob
+from clusterjob import (
+    CallError,
+    ClusterExecutor,
+    CommandError,
+    Process,
+    SettingsError,
+    WorkersFailedError,
+)
+
+np = pytest.importorskip("numpy")
+LONG = 30.0
+
+
+@pytest.fixture(autouse=True)
+def own_queue(spool: Path) -> None:
+    """Each test has the queue of the session's embedded scheduler."""
+
+
+def _mark(folder: Path) -> Callable[[object], object]:
+    """Return a function that leaves a mark for each call, and gives its argument back."""
+
+    def mark(value: object) -> object:
+        with open(folder / f"{value}", "a") as file:
+            file.write("x")
+        return value
+
+    return mark
+
+
+def _marks(folder: Path) -> dict[str, int]:
+    return {path.name: len(path.read_text()) for path in folder.iterdir()}
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    (tmp_path / "marks").mkdir()
+    return tmp_path / "marks"
+
+
+# -- what is remembered ----------------------------------------------------------------------------
+
+
+def test_the_same_again_is_not_called(marks: Path) -> None:
+    for _ in range(2):
+        assert list(clusterjob.map(_mark(marks), range(5))) == list(range(5))
+    with ClusterExecutor() as executor:
+        future = executor.submit(_mark(marks), 3)
+        assert future.result(LONG) == 3
+        assert future.reused
+    assert list(clusterjob.map(_mark(marks), [3, 9])) == [3, 9]
+    assert _marks(marks) == dict.fromkeys(map(str, [*range(5), 9]), 1)
+
+
+def test_what_is_not_to_be_remembered(marks: Path) -> None:
+    for _ in range(2):
+        assert list(clusterjob.map(_mark(marks), [1], cache=False)) == [1]
+    for version in (1, 2):
+        assert list(clusterjob.map(_mark(marks), [1], version=version)) == [1]
+    assert _marks(marks) == {"1": 4}
+
+
+def test_equal_calls_are_as_many_as_there_are() -> None:
+    def draw(_: int) -> float:
+        import random
+
+        return random.random()
+
+    first = list(clusterjob.map(draw, [0] * 6))
+    assert len(set(first)) == 6
+    assert list(clusterjob.map(draw, [0] * 6)) == first
+    assert list(clusterjob.map(draw, [0] * 7))[:6] == first
+
+
+FACTOR = 2
+FRAME = None
+
+
+def _scaled(value: int) -> int:
+    return FACTOR * value
+
+
+def _helper(value: int) -> int:
+    return value + 1
+
+
+def _through_helper(value: int) -> int:
+    return _helper(value)
+
+
+def test_a_change_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the code, in what it closes over, in globals, in what it calls, in defaults."""
+
+    def run(function: Callable[..., Any]) -> Any:
+        (found,) = clusterjob.map(function, [10])
+        return found
+
+    def with_default(value: int, by: int = 3) -> int:
+        return by * value
+
+    def closing(by: object) -> Callable[[int], object]:
+        return lambda value: np.sum(by) * value
+
+    assert run(_scaled) == 20
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 5)
+    monkeypatch.setattr(_scaled, "__module__", "__main__")  # it travels as code
+    assert run(_scaled) == 50
+    assert run(with_default) == 30
+    with_default.__defaults__ = (4,)
+    assert run(with_default) == 40
+    assert run(closing(np.ones(3))) == 30
+    assert run(closing(np.ones(4))) == 40
+    assert run(closing({"a": 1}.values() and 2)) == 20
+    assert run(functools.partial(pow, 2)) == 1024
+    assert run(functools.partial(pow, 3)) == 59049
+
+
+def test_a_data_frame_that_is_closed_over_counts() -> None:
+    pandas = pytest.importorskip("pandas")
+
+    def total(frame: Any) -> Callable[[int], int]:
+        return lambda value: int(frame["a"].sum()) * value
+
+    one = pandas.DataFrame({"a": [1, 2]})
+    two = pandas.DataFrame({"a": [1, 3]})
+    assert list(clusterjob.map(total(one), [1])) == [3]
+    assert list(clusterjob.map(total(two), [1])) == [4]
+
+
+def test_sets_and_dicts_of_other_orders_are_the_same(marks: Path) -> None:
+    program = Path("program.py")
+    program.write_text(
+        "import clusterjob, sys\n"
+        "def count(words, folder):\n"
+        "    open(folder + '/calls', 'a').write('x')\n"
+        "    return len(words)\n"
+        f"print(list(clusterjob.starmap(count, [({{'a', 'b', 'c', 'd'}}, {str(marks)!r})])))\n"
+    )
+    for seed in "123":
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, str(program)],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == "[4]\n", done.stderr
+    assert _marks(marks) == {"calls": 1}
+
+
+def test_a_failure_is_not_remembered(marks: Path) -> None:
+    def flaky(_: int) -> int:
+        (marks / "tries").open("a").write("x")
+        if len((marks / "tries").read_text()) < 2:
+            raise ValueError("not yet")
+        return 5
+
+    with pytest.raises(ValueError, match="not yet"):
+        list(clusterjob.map(flaky, [1]))
+    assert list(clusterjob.map(flaky, [1])) == [5]
+
+
+def test_two_maps_at_once_of_the_same(marks: Path) -> None:
+    function = _mark(marks)
+    first = clusterjob.map(function, range(4))
+    second = clusterjob.map(function, range(4))
+    assert list(second) == list(first) == list(range(4))
+    assert _marks(marks) == dict.fromkeys("0123", 1)
+
+
+def test_two_programs_at_once(marks: Path) -> None:
+    program = Path("program.py")
+    program.write_text(
+        "import clusterjob, time\n"
+        "def mark(value, folder):\n"
+        "    open(f'{folder}/{value}', 'a').write('x')\n"
+        "    time.sleep(0.1)\n"
+        "    return value\n"
+        f"print(sum(clusterjob.map(mark, range(20), [{str(marks)!r}] * 20, max_workers=2)))\n"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, str(program)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    assert [one.communicate(timeout=60)[0] for one in both] == ["190\n"] * 2
+    assert _marks(marks) == {str(number): 1 for number in range(20)}
+
+
+# -- what travels ----------------------------------------------------------------------------------
+
+
+class Model:
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def run(self, value: int) -> int:
+        return self.factor * value
+
+
+def test_kinds_of_functions() -> None:
+    kinds: list[Callable[[int], object]] = [
+        lambda value: value + 1,
+        functools.partial(pow, 2),
+        Model(3).run,
+        str,
+        [].__contains__,
+    ]
+    with ClusterExecutor() as executor:
+        found = [executor.submit(kind, 4) for kind in kinds]
+        assert [future.result(LONG) for future in found] == [5, 16, 12, "4", False]
+
+
+def test_classes_of_a_program_come_back_as_its_own() -> None:
+    program = Path("program.py")
+    program.write_text(
+        "import clusterjob\n"
+        "class Point:\n"
+        "    def __init__(self, x): self.x = x\n"
+        "class Bad(Exception): pass\n"
+        "def make(x):\n"
+        "    if x == 2: raise Bad('two')\n"
+        "    return Point(x)\n"
+        "a, b = clusterjob.map(make, [1, 2], return_exceptions=True)\n"
+        "print(type(a) is Point, a.x, type(b) is Bad, b)\n"
+    )
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, str(program)], capture_output=True, text=True
+        )
+        assert done.stdout == "True 1 True two\n", done.stderr
+
+
+def test_large_arrays_go_beside_the_pickle(tmp_path: Path) -> None:
+    array = np.arange(1 << 20, dtype=float)
+
+    def double(given: Any) -> Any:
+        given *= 2  # what it changes is its own
+        return given
+
+    with ClusterExecutor(max_workers=2, cache=False) as executor:
+        found = list(executor.map(double, [array] * 3))
+        pool = executor._dispatch.stations[0].pool
+        assert pool is not None
+        assert len(pool._shared) == 2  # the function, and the array once
+    assert all(np.array_equal(one, 2 * np.arange(1 << 20)) for one in found)
+    assert array[1] == 1
+
+
+def test_an_array_that_is_changed_while_it_is_given(tmp_path: Path) -> None:
+    def rows() -> Iterator[Any]:
+        array = np.zeros(1 << 18)
+        for _ in range(3):
+            array += 1
+            yield array
+
+    with (
+        ClusterExecutor(max_workers=1, cache=False) as executor,
+        pytest.raises(CallError, match="changed in place"),
+    ):
+        executor.map(np.sum, rows())
+
+
+def test_a_generator_is_not_read_ahead_without_bound() -> None:
+    read = itertools.count()
+    with ClusterExecutor(max_workers=1) as executor:
+        found = executor.map(
+            abs, (next(read) for _ in itertools.count()), buffersize=10
+        )
+        assert [next(found) for _ in range(25)] == list(range(25))
+        assert next(read) < 50
+        found.close()  # type: ignore[attr-defined]
+
+
+def test_modules_that_are_sent_along(tmp_path: Path) -> None:
+    package = tmp_path / "elsewhere" / "mine"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from mine.inner import double\n")
+    (package / "inner.py").write_text("def double(x): return 2 * x\n")
+
+    def use(value: int) -> int:
+        import mine  # type: ignore[import-not-found]
+
+        found: int = mine.double(value)
+        return found
+
+    with pytest.raises(ModuleNotFoundError, match=r"include=\['mine'\]"):
+        list(clusterjob.map(use, [1]))
+    assert list(clusterjob.map(use, [1], include=[package])) == [2]
+    with pytest.raises(SettingsError, match="no module 'not_there'"):
+        clusterjob.map(use, [1], include=["not_there"])
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+class Stubborn(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def _raise(what: str) -> object:
+    if what == "stubborn":
+        raise Stubborn(1, 2)
+    if what == "exit":
+        os._exit(4)
+    if what == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "lock":
+        import threading
+
+        return threading.Lock()
+    raise KeyError(what)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("stubborn", "1 and 2"),
+        ("exit", "exit code 4"),
+        ("segfault", "signal 11"),
+        ("lock", "cannot be pickled"),
+    ],
+)
+def test_one_bad_call_does_not_lose_the_others(what: str, words: str) -> None:
+    given = ["a", what, "b"]
+    with ClusterExecutor(max_workers=1) as executor:
+        one, bad, other = executor.map(
+            _raise, given, chunksize=3, return_exceptions=True
+        )
+        assert isinstance(one, KeyError)
+        assert isinstance(other, KeyError)
+        assert isinstance(bad, CallError)
+        assert words in str(bad)
+        assert f"_raise('{what}')" in str(bad)
+        assert executor.submit(abs, -1).result(LONG) == 1
+
+
+def test_the_traceback_over_there_is_the_cause() -> None:
+    def inner() -> None:
+        raise ValueError("deep")
+
+    with ClusterExecutor() as executor:
+        error = executor.submit(inner).exception(LONG)
+    assert isinstance(error, ValueError)
+    assert "in inner" in str(error.__cause__)
+    assert "runner" not in str(error.__cause__)
+
+
+def test_a_python_that_is_not_there() -> None:
+    with ClusterExecutor(python="no-such-python") as executor:
+        error = executor.submit(abs, 1).exception(LONG)
+    assert isinstance(error, CommandError)
+    assert "python = " in str(error)
+
+
+OTHERS = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))
+
+
+def _python(version: str) -> str:
+    named = shutil.which(f"python{version}")
+    pyenv = Path(os.environ.get("PYENV_ROOT", "/root/.pyenv"), "versions")
+    found = [str(path) for path in pyenv.glob(f"{version}.*/bin/python3")]
+    for path in (*found, named):
+        if path and subprocess.run([path, "-c", ""]).returncode == 0:
+            return path
+    pytest.skip(f"there is no Python {version} here")
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9", "3.13"])
+def test_another_python(version: str) -> None:
+    """What is sent as code is refused before anything is queued; functions by name are called."""
+    python = _python(version)
+    if "{}.{}".format(*sys.version_info) == version:
+        pytest.skip("it is this one")
+    with ClusterExecutor(python=python) as executor:
+        error = executor.submit(lambda: 1).exception(LONG)
+        assert isinstance(error, SettingsError)
+        assert version in str(error)
+        assert not executor._session.results()
+        assert executor.submit(pow, 2, 5).result(LONG) == 32
+        bad = executor.submit(divmod, 1, 0).exception(LONG)
+        assert isinstance(bad, ZeroDivisionError)
+
+
+def test_workers_that_cannot_begin() -> None:
+    with ClusterExecutor(setup="exit 9") as executor:
+        error = executor.submit(abs, 1).exception(LONG)
+    assert isinstance(error, WorkersFailedError)
+    assert isinstance(error, futures.BrokenExecutor)
+    assert "the setup of the profile ended" in str(error)
+
+
+def test_a_time_limit(tmp_path: Path) -> None:
+    with ClusterExecutor(time="3s", max_workers=1, cache=False) as executor:
+        quick = executor.submit(abs, -2)
+        long = executor.submit(time.sleep, 60)
+        assert quick.result(LONG) == 2
+        error = long.exception(LONG)
+        assert isinstance(error, CallError)
+        assert error.reason is clusterjob.Reason.TIMEOUT
+        assert executor.submit(abs, -3).result(LONG) == 3  # by another worker
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_workers": 0},
+        {"idle": -1},
+        {"retry": 3},
+        {"profile": "no.ini"},
+        {"profile": "a", "profiles": ["b"]},
+        {"array": "1-3"},
+        {"version": 1.5},
+        {"include": "mine"},
+        {"mem": "much"},
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
+    with pytest.raises((SettingsError, ValueError)):
+        ClusterExecutor(**settings)
+    assert not Path(".clusterjob-calls").exists()
+
+
+# -- what is printed -------------------------------------------------------------------------------
+
+
+def _talk(lines: int) -> None:
+    for number in range(lines):
+        print("line", number)
+    warnings.warn("careful", stacklevel=1)
+    logging.getLogger("mine").error("noted")
+    os.system("echo from a child")
+
+
+def test_what_functions_print() -> None:
+    with ClusterExecutor(max_workers=1) as executor:
+        some = [executor.submit(_talk, lines) for lines in (1, 20_000)]
+        for future in some:
+            future.result(LONG)
+        short, long = some
+        assert short.stdout() == "line 0\nfrom a child\n"
+        assert "careful" in short.stderr()
+        assert "noted" in short.stderr()
+        assert long.stdout().count("line ") == 20_000
+        assert long.stdout().startswith("line 0\n")
+
+
+# -- cancelling, waiting ---------------------------------------------------------------------------
+
+
+def test_cancelling(marks: Path) -> None:
+    with ClusterExecutor(max_workers=1, cache=False) as executor:
+        running = executor.submit(time.sleep, 2)
+        while not running.running():
+            time.sleep(0.01)
+        waiting = [executor.submit(_mark(marks), number) for number in range(4)]
+        time.sleep(0.3)
+        assert waiting[1].cancel()
+        assert waiting[2].cancel()
+        assert not running.cancel()
+        assert [future.cancelled() for future in waiting] == [
+            False,
+            True,
+            True,
+            False,
+        ]
+        assert waiting[0].result(LONG) == 0
+        assert waiting[3].result(LONG) == 3
+    assert _marks(marks) == {"0": 1, "3": 1}
+
+
+def test_a_long_call_holds_back_nothing() -> None:
+    def take(seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    with ClusterExecutor(max_workers=2, cache=False) as executor:
+        list(executor.map(take, [0.001] * 8))
+        began = time.monotonic()
+        some = executor.submit_all(take, [((s,), {}) for s in (6, *[0.001] * 30)], 31)
+        for future in some[1:]:
+            future.result(LONG)
+        assert not some[0].done()
+        assert time.monotonic() - began < 6
+
+
+def test_asyncio() -> None:
+    async def main() -> list[int]:
+        loop = asyncio.get_running_loop()
+        with ClusterExecutor(max_workers=2) as executor:
+            tasks = [loop.run_in_executor(executor, pow, 2, n) for n in range(4)]
+            return list(await asyncio.gather(*tasks))
+
+    assert asyncio.run(main()) == [1, 2, 4, 8]
+
+
+def test_ctrl_c(marks: Path) -> None:
+    """It stops waiting, says how to go on, and the workers go on."""
+    program = Path("program.py")
+    program.write_text(
+        "import clusterjob, time\n"
+        "def mark(value, folder):\n"
+        "    open(f'{folder}/{value}', 'a').write('x')\n"
+        "    time.sleep(0.5)\n"
+        "    return value\n"
+        f"found = clusterjob.map(mark, range(8), [{str(marks)!r}] * 8, max_workers=2)\n"
+        "print('first', next(found), flush=True)\n"
+        "print(sum(found))\n"
+    )
+    command = [sys.executable, str(program)]
+    first = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert first.stdout is not None
+    assert first.stdout.readline() == "first 0\n"
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=20)
+    assert "Run the same again" in said
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert second.stdout == "first 0\n28\n", second.stderr
+    assert _marks(marks) == {str(number): 1 for number in range(8)}
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+def test_workers_come_and_go() -> None:
+    with ClusterExecutor(max_workers=1, cache=False) as executor:
+        some = [executor.submit(time.sleep, 0.4) for _ in range(8)]
+        time.sleep(1.0)
+        executor.max_workers = 3
+        for future in some:
+            future.result(LONG)
+        workers = executor._dispatch.stations[0].workers
+        assert workers is not None
+        assert sum(item.elements for item in workers.generations) > 1
+        executor.max_workers = 1
+        assert executor.submit(abs, -1).result(LONG) == 1
+
+
+def test_several_clusters_take_from_one_list(marks: Path) -> None:
+    for name in ("one", "two"):
+        # other limits make another cluster
+        Path(f"{name}.ini").write_text(
+            f"[Attributes]\nbackend = local\nworkdir = {name}\n"
+            f"[Limits]\nfirst_poll = 0.{len(name) + (name == 'two')}\n"
+        )
+        Path(name).mkdir()
+
+    def where(number: int) -> str:
+        time.sleep(0.1)
+        return os.path.basename(os.getcwd())
+
+    found = list(
+        clusterjob.map(
+            where, range(30), profiles=["one.ini", "two.ini"], max_workers=1
+        )
+    )
+    assert set(found) == {"one", "two"}
+
+
+def test_more_memory_for_the_next_try(tmp_path: Path) -> None:
+    def greedy() -> int:
+        return len(bytearray(150 << 20))
+
+    retry = clusterjob.Retry(times=2, out_of_memory={"mem": 4})
+    with ClusterExecutor(mem="90M", max_workers=1, retry=retry) as executor:
+        assert executor.submit(greedy).result(60) == 150 << 20
+
+
+def test_nothing_is_left_behind() -> None:
+    with ClusterExecutor() as executor:
+        executor.submit(abs, 1).result(LONG)
+    assert not Path(".clusterjob-calls").exists()
+    assert all(
+        result.status.finished for result in clusterjob.default_session().results()
+    )
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+class Counter(Process):
+    def __init__(self, start: int) -> None:
+        super().__init__(name="counter")
+        self.start_at = start
+
+    def run(self) -> object:
+        print(self.name, "runs")
+        return self.start_at + 1
+
+
+def test_a_derived_process() -> None:
+    program = Path("program.py")
+    program.write_text(
+        "from clusterjob import Process\n"
+        "class Counter(Process):\n"
+        "    def __init__(self, start):\n"
+        "        super().__init__(name='counter')\n"
+        "        self.start_at = start\n"
+        "    def run(self):\n"
+        "        print(self.name, 'runs')\n"
+        "        return self.start_at + 1\n"
+        "one = Counter(4)\n"
+        "print(one.is_alive(), one.exitcode)\n"
+        "one.start()\n"
+        "one.join()\n"
+        "print(one.is_alive(), one.exitcode, one.result(), one.stdout().strip())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True
+    )
+    assert done.stdout == "False None\nFalse 0 5 counter runs\n", done.stderr
+
+
+def test_what_a_process_is_like() -> None:
+    one = Process(target=json.dumps, args=([1],), kwargs={"indent": None})
+    with pytest.raises(AssertionError):
+        one.join()
+    one.start()
+    with pytest.raises(AssertionError):
+        one.start()
+    assert one.name.startswith("Process-")
+    one.join(LONG)
+    assert one.exitcode == 0
+    assert one.result() == "[1]"
+    with pytest.raises(clusterjob.ClusterJobError, match="sentinel"):
+        _ = one.sentinel
+    bad = Process(target=divmod, args=(1, 0))
+    bad.start()
+    bad.join(LONG)
+    assert bad.exitcode == 1
+    one.close()
