@@ -123,8 +123,24 @@ def _parts_of_function(function: FunctionType) -> Iterator[object]:
         found = function.__globals__[name]
         yield name
         yield found
-        if isinstance(found, ModuleType) and not _is_of_a_library(found):
-            yield from (vars(found)[own] for own in names if own in vars(found))
+        yield from _named_in_module(found, names, set())
+
+
+def _named_in_module(
+    found: object, names: Iterable[str], seen: set[int]
+) -> Iterator[object]:
+    """Yield what is named of a module of the user's own, and of modules that are named in it."""
+    if (
+        not isinstance(found, ModuleType)
+        or _is_of_a_library(found)
+        or id(found) in seen
+    ):
+        return
+    seen.add(id(found))
+    for name in names:
+        if name in vars(found):
+            yield vars(found)[name]
+            yield from _named_in_module(vars(found)[name], names, seen)
 
 
 def _names_in(code: CodeType) -> Iterator[str]:
@@ -174,6 +190,11 @@ def _name(value: object) -> str:
     named = value if hasattr(value, "__qualname__") else type(value)
     module = getattr(named, "__module__", "")
     return f"{module}.{getattr(named, '__qualname__', '')}"
+
+
+def is_own(value: object) -> bool:
+    """Whether a function or class is the user's own, so that what it does may change."""
+    return isinstance(value, (type, FunctionType)) and not _is_of_a_library(value)
 
 
 def _is_of_a_library(value: object) -> bool:

@@ -369,6 +369,8 @@ class Caller:
 
     def __init__(self, pool: Pool, worker: str, limit: _Limit) -> None:
         self.pool, self.worker, self.limit = pool, worker, limit
+        self.about = _about(worker)
+        self._here = os.getcwd()
         self._functions: dict[str, Any] = {}
         self._logs = (1, 2)
         self._pickler: Callable[..., pickle.Pickler] | None = None
@@ -383,12 +385,7 @@ class Caller:
             opened = os.open(path, flags, 0o600)
             os.dup2(opened, descriptor)
             os.close(opened)
-        sys.stdout = open(
-            1, "w", buffering=1, closefd=False, errors="backslashreplace"
-        )
-        sys.stderr = open(
-            2, "w", buffering=1, closefd=False, errors="backslashreplace"
-        )
+            self._open_stream(descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdin = open(0, closefd=False)
         settings = self.pool.settings
@@ -445,6 +442,7 @@ class Caller:
         self, claim: _Claim, number: int, send: Callable[[bytes], None]
     ) -> None:
         call = claim.calls[number]
+        self._restore()
         before = [self._log_end(descriptor) for descriptor in self._logs]
         started = time.time()
         clock = time.perf_counter()
@@ -458,7 +456,7 @@ class Caller:
             send(_message(number, said, blobs))
             return
         name = f"{claim.name}.{number}r"
-        header = {"worker": self.worker, "next": number + 1, "calls": [said]}
+        header = {**self.about, "next": number + 1, "calls": [said]}
         try:
             part = self.pool.path("tmp", name)
             label = self.pool.label("results", name)
@@ -474,6 +472,25 @@ class Caller:
             send(_message(number, said, ()))
             return
         send(_message(number, None, ()))
+
+    def _restore(self) -> None:
+        """Undo what the call before may have done to this process: each begins in one folder, with
+        streams that are open.
+        """
+        with contextlib.suppress(OSError):
+            os.chdir(self._here)
+        for descriptor, stream in zip(self._logs, (sys.stdout, sys.stderr)):
+            if stream is None or getattr(stream, "closed", True):
+                self._open_stream(descriptor)
+
+    def _open_stream(self, descriptor: int) -> None:
+        stream = open(
+            descriptor, "w", buffering=1, closefd=False, errors="backslashreplace"
+        )
+        if descriptor == 1:
+            sys.stdout = stream
+        else:
+            sys.stderr = stream
 
     def _outcome(
         self, claim: _Claim, number: int
@@ -576,6 +593,12 @@ def _flush_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # the function may have closed it
             stream.flush()
+
+
+def _about(worker: str) -> dict[str, Any]:
+    """Return who a worker is, and where."""
+    job = os.environ.get("CLUSTERJOB_ID", "")
+    return {"worker": worker, "host": socket.gethostname(), "job": job}
 
 
 def _text_of(error: BaseException) -> str:
@@ -726,6 +749,7 @@ class Worker:
         self._has_left_call = False
         element = os.environ.get("CLUSTERJOB_ARRAY_INDEX") or "0"
         self.name = self._register(f"{generation}-{element}")
+        self.about = _about(self.name)
         self._names: list[str] = []  # chunks that were there when it looked last
 
     def _register(self, name: str) -> str:
@@ -836,7 +860,7 @@ class Worker:
 
     def _refuse(self, claim: str, why: str) -> None:
         """Tell that a chunk is not what it should be, and put it out of the way."""
-        header = {"worker": self.name, "refused": claim, "why": why}
+        header = {**self.about, "refused": claim, "why": why}
         self.pool.publish("results", f"{claim}.refused", header, ())
         os.rename(self.pool.path("taken", claim), self.pool.path("tmp", claim))
 
@@ -1029,7 +1053,7 @@ class _Part:
         ahead = max(1, int(pace * 2 * _FLUSH))
         wanted = max(self.next, min(self.end, self.told + ahead))
         if self._said or wanted > self.next:
-            head = {"worker": self.worker.name, "next": wanted, "calls": []}
+            head = {**self.worker.about, "next": wanted, "calls": []}
             header = json.dumps(head)[:-2].encode() + b", ".join(self._said) + b"]}"
             self._publish(f"{self.claim.name}.{self._files}", header)
             self._files += 1

@@ -72,7 +72,8 @@ class Progress:
 
 
 class Count:
-    """Counts things that are done, on a line that is written over; every ten seconds in the log.
+    """Counts things that are done, on a line that is written over; where nobody looks, on a new one
+    every ten seconds.
 
     ``total`` is None where it is not known.
     """
@@ -96,7 +97,7 @@ class Count:
                 self._write(self._words())
             elif is_last or now - self._said > _EVERY_IN_LOG:
                 self._said = now
-                _log.info("%s", self._words())
+                print(self._words(), file=sys.stderr, flush=True)
 
     def _words(self) -> str:
         total = "" if self._total is None else f" of {self._total:,}"

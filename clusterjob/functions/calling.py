@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
+from clusterjob.errors import SettingsError
 from clusterjob.functions.calls import CallFuture
 from clusterjob.functions.executor import ClusterExecutor
 from clusterjob.functions.mapping import Rows
@@ -107,6 +108,8 @@ def map_unordered(
     **settings: Unpack[CallSettings],
 ) -> Iterator[Value]:
     """Yield results as they come, in any order: see :func:`map`."""
+    if not iterables:
+        raise TypeError("map_unordered() must have at least two arguments.")
     mapped = _kept_executor(settings).map_rows(
         function,
         Rows.zipped(iterables),
@@ -134,7 +137,8 @@ class RemoteFunction(Generic[Argument, Value]):
         self, *args: Argument.args, **kwargs: Argument.kwargs
     ) -> CallFuture[Value]:
         """Have the function called in a job."""
-        return _kept_executor(self._settings).submit(self.function, *args, **kwargs)
+        executor = _kept_executor(self._settings, starts_over=False)
+        return executor.submit(self.function, *args, **kwargs)
 
     def map(
         self, *iterables: Iterable[object], chunksize: int | None = None
@@ -145,7 +149,7 @@ class RemoteFunction(Generic[Argument, Value]):
 
 
 def remote(
-    **settings: Unpack[CallSettings],
+    *functions: Callable[..., object], **settings: Unpack[CallSettings]
 ) -> Callable[[Callable[Argument, Value]], RemoteFunction[Argument, Value]]:
     """Make calls of a function futures: they are made in jobs. See :class:`ClusterExecutor`.
 
@@ -158,6 +162,11 @@ def remote(
         energies = [future.result() for future in futures]
     """
 
+    if functions:
+        raise SettingsError(
+            "remote is called before it decorates: @clusterjob.remote(), with its settings"
+        )
+
     def decorate(
         function: Callable[Argument, Value],
     ) -> RemoteFunction[Argument, Value]:
@@ -166,10 +175,13 @@ def remote(
     return decorate
 
 
-def _kept_executor(settings: CallSettings) -> ClusterExecutor:
+def _kept_executor(
+    settings: CallSettings, starts_over: bool = True
+) -> ClusterExecutor:
     """Return the executor that has these settings, made anew where there is none.
 
-    It lives as long as its session; workers of it are kept for the next call.
+    It lives as long as its session; workers of it are kept for the next call. Equal calls are
+    counted from one again where it ``starts_over``.
     """
     session = settings.get("session") or default_session()
     words = {
@@ -183,5 +195,6 @@ def _kept_executor(settings: CallSettings) -> ClusterExecutor:
         given["session"] = session
         executor = ClusterExecutor(**given)
         companions[key] = executor
-    executor.start_over()
+    if starts_over:
+        executor.start_over()
     return executor

@@ -97,13 +97,14 @@ class ClusterExecutor(Executor):
         **settings: Unpack[JobSettings],
     ) -> None:
         _check(max_workers, idle, retry)
+        if isinstance(profiles, (str, os.PathLike)):
+            raise SettingsError(f"profiles = {profiles!r}: expected a list of paths")
         if profile is not None and profiles:
             raise SettingsError("profile and profiles: expected one of them")
         self._session = session or default_session()
         self._book = book_of(self._session.store)
-        given = {**settings, **(options or {})}
         sites = [
-            make_site(self._session, path, given, include, idle)
+            make_site(self._session, path, settings, options or {}, include, idle)
             for path in profiles or (profile,)
         ]
         self._pace = Pace()
@@ -122,6 +123,7 @@ class ClusterExecutor(Executor):
         self._by_key: weakref.WeakValueDictionary[str, Call]
         self._by_key = weakref.WeakValueDictionary()
         self._broken: BaseException | None = None
+        self._created = time.time()
         self._is_shut_down = False
         self._is_over = False
         self._leased = time.monotonic()
@@ -250,6 +252,8 @@ class ClusterExecutor(Executor):
         raises TimeoutError. With ``return_exceptions`` it yields what a call raised in its place,
         and goes on. An iterator that is given up cancels what was not begun.
         """
+        if not iterables:
+            raise TypeError("map() must have at least two arguments.")
         mapped = self.map_rows(
             fn,
             Rows.zipped(iterables),
@@ -392,9 +396,11 @@ class ClusterExecutor(Executor):
         call, _, error, reason = told
         if error is None or call.arguments is None or call.is_told:
             return False
-        if call.is_attached and reason is None and isinstance(error, CallError):
-            call.is_attached = False  # it was about to be sent when its program ended
-            self._enqueue([call])
+        if call.is_attached and self._is_of_before(call):
+            call.is_attached = False
+            with self._state:
+                self._pending.append(call)
+                self._state.notify_all()
             return True
         if self._retry is None:
             return False
@@ -416,6 +422,12 @@ class ClusterExecutor(Executor):
             self._later.append((time.monotonic() + delay, call))
             self._state.notify_all()
         return True
+
+    def _is_of_before(self, call: Call) -> bool:
+        """Whether a call failed before this executor was there, or was not even sent."""
+        if call.started is None or call.seconds is None:
+            return True
+        return call.started + call.seconds < self._created
 
     def _changes(
         self, call: Call, rules: Mapping[str, object], changes: Mapping[str, object]
@@ -574,7 +586,9 @@ def _check(max_workers: int | None, idle: float | None, retry: Retry | None) -> 
         or not isinstance(max_workers, int)
         or max_workers < 1
     ):
-        raise ValueError("max_workers must be greater than 0")
+        raise ValueError(
+            f"max_workers must be greater than 0, and a whole number; it is {max_workers!r}"
+        )
     is_number = isinstance(idle, (int, float)) and not isinstance(idle, bool)
     if idle is not None and not (is_number and idle >= 0):
         raise SettingsError(f"idle = {idle!r}: expected seconds")

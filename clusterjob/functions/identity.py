@@ -34,7 +34,9 @@ class Identities:
     def at(cls, sites: Sequence[Site], version: str | int | None) -> Identities:
         """Return the identities of calls that are made on some clusters."""
         if version is not None and not isinstance(version, (str, int)):
-            raise SettingsError(f"version = {version!r}: expected a text or a number")
+            raise SettingsError(
+                f"version = {version!r}: expected a text or a whole number"
+            )
         python = "{}.{}".format(*sys.version_info)
         clusters = sorted(site.reference.cluster_id for site in sites)
         archives = sorted({name for site in sites for name in site.names})
@@ -46,9 +48,7 @@ class Identities:
 
     def of_call(self, function: str, payload: Payload, arguments: object) -> str:
         """Return the key of the next call of a function with such arguments."""
-        digest = payload.digest
-        if any(opcode in bytes(payload.blobs[0]) for opcode in _SETS):
-            digest = code_digest(arguments, _digest_of_object)
+        digest = _digest_of(payload, arguments)
         words = json.dumps([*self._common, function, digest])
         base = hashlib.sha256(words.encode()).hexdigest()
         self._counts[base] += 1
@@ -62,11 +62,30 @@ class Identities:
         self._counts.clear()
 
 
+def _digest_of(payload: Payload, value: object) -> str:
+    """Return a digest of a value that was pickled, the same in every process.
+
+    Pickles of sets, and those with code in them, are others each time: what they are made of counts
+    then. So does what functions and classes of the user's own do that go by their names.
+    """
+    text = bytes(payload.blobs[0])
+    if payload.has_code or any(opcode in text for opcode in _SETS):
+        return code_digest(value, _digest_of_object)
+    if not payload.own:
+        return payload.digest
+    return payload.digest + code_digest(payload.own, _digest_of_object)
+
+
 def _digest_of_object(value: object) -> str:
     """Return a digest of an object of a library's; nothing where it cannot be pickled, so that it
     does not travel, either.
     """
     try:
-        return Pickler().dump(value).digest
+        payload = Pickler().dump(value)
     except Exception:  # whatever its __reduce__ raises
         return ""
+    if payload.has_code and hasattr(value, "__dict__"):
+        return code_digest(vars(value), _digest_of_object)
+    if not payload.own:
+        return payload.digest
+    return payload.digest + code_digest(payload.own, _digest_of_object)

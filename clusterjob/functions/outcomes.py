@@ -27,6 +27,8 @@ class RemoteTraceback(Exception):
 def take_in(call: Call, said: dict[str, Any]) -> None:
     """Note where and when a call was made, and what it printed."""
     call.started, call.seconds = said["t"]
+    call.host = said.get("host") or call.host
+    call.job_id = said.get("job") or call.job_id
     call.logs = {name: tuple(said[name]) for name in ("out", "err") if said.get(name)}
 
 
@@ -66,6 +68,17 @@ def value_of(said: dict[str, Any], parts: list[memoryview], call: Call) -> objec
         ) from trace
     if said["phase"] != "call":
         raise _unprepared(said, raised, call) from trace
+    if isinstance(raised, SystemExit):
+        code = exit_code_of(raised)
+        raise CallError(
+            f"{call.title} ended with sys.exit({raised.code!r}){where(call)}",
+            Reason.EXIT,
+            code,
+        ) from trace
+    if not isinstance(raised, Exception):
+        raise CallError(
+            f"{call.title} raised {said['why']}{where(call)}", Reason.EXIT
+        ) from trace
     if isinstance(raised, ModuleNotFoundError) and raised.name:
         words = f"{raised}{where(call)}. {_about_module(raised.name)}"
         raised = ModuleNotFoundError(words, name=raised.name, path=raised.path)
@@ -92,6 +105,13 @@ def _unprepared(
     return CallError(
         f"{call.title} could not be called: {said['why']}{where(call)}", Reason.EXIT
     )
+
+
+def exit_code_of(error: SystemExit) -> int:
+    """Return the exit code that Python makes of a SystemExit: sys.exit in its library reference."""
+    if error.code is None:
+        return 0
+    return int(error.code) & 0xFF if isinstance(error.code, int) else 1
 
 
 def _about_module(name: str) -> str:

@@ -6,10 +6,10 @@ import functools
 import hashlib
 import pickle
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from clusterjob.code import is_own
 from clusterjob.errors import CallError, SettingsError
 from clusterjob.runner import Blob, dump_value, process_base
 
@@ -33,6 +33,8 @@ class Payload:
     digest: str
     shared: dict[str, Blob] = field(default_factory=dict)
     has_code: bool = False  # which another version of Python cannot read
+    # functions and classes of the user's own that it names, or has in it
+    own: list[object] = field(default_factory=list)
 
     @property
     def python(self) -> dict[str, str]:
@@ -53,15 +55,19 @@ class Pickler:
     """
 
     def __init__(self) -> None:
-        self._make = _pickler()
+        self._own: list[object] = []
+        self._make = _pickler(self._own)
         # large buffers by the objects that they are of, which are kept meanwhile
         self._known: dict[int, tuple[object, Blob, str]] = {}
         self._again: set[int] = set()
 
     def dump(self, value: object) -> Payload:
         """Pickle a value. Raises whatever pickling it raises."""
+        self._own.clear()
         said, blobs = dump_value(value, self._make)
-        return self._with_shared(said["b"], blobs)
+        payload = self._with_shared(said["b"], blobs)
+        payload.own = list({id(item): item for item in self._own}.values())
+        return payload
 
     def dump_arguments(
         self, args: tuple[object, ...], kwargs: dict[str, object]
@@ -123,27 +129,39 @@ def _sum(blobs: list[Blob]) -> str:
 
 
 @functools.cache
-def _pickler() -> Callable[..., pickle.Pickler]:
-    """Return cloudpickle's, where it is installed."""
+def _cloudpickle() -> type[pickle.Pickler] | None:
+    """Return its pickler, where it is installed."""
     try:
         import cloudpickle
     except ImportError:
-        return pickle.Pickler
+        return None
+    found: type[pickle.Pickler] = cloudpickle.Pickler
+    return found
 
-    class Travelling(cloudpickle.Pickler):  # type: ignore[misc]
-        """Says of a class derived from ours what it is over there."""
 
+def _pickler(own: list[object]) -> type[pickle.Pickler]:
+    """Return a pickler that notes functions and classes of the user's own: their names travel, and
+    what they do may change.
+    """
+    base: Any = _cloudpickle() or pickle.Pickler
+
+    class Noting(base):  # type: ignore[misc]
         def reducer_override(self, value: object) -> Any:
+            # of a class derived from ours the other side has what it is there
             if isinstance(value, type) and value.__module__ == _PROCESS:
                 return process_base, ()
+            if is_own(value):
+                own.append(value)
+            if base is pickle.Pickler:
+                return NotImplemented
             return super().reducer_override(value)
 
-    return Travelling
+    return Noting
 
 
 def has_cloudpickle() -> bool:
     """Whether functions of a notebook can travel."""
-    return _pickler() is not pickle.Pickler
+    return _cloudpickle() is not None
 
 
 def check_function(function: object) -> None:

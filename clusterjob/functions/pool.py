@@ -301,6 +301,7 @@ class Pool:
             parts: list[memoryview] = []
             if said["v"] is not None:
                 parts, at = parts_of(said["v"], body, at)
+            said.update(host=header["host"], job=header["job"])
             self._take_in(said, parts, header["worker"], told, stored)
 
     def _take_in(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clusterjob.errors import CallError, ClusterJobError, SettingsError
 from clusterjob.functions.calls import CallFuture
 from clusterjob.functions.executor import ClusterExecutor
+from clusterjob.functions.outcomes import RemoteTraceback
 from clusterjob.runner import ProcessBase
 from clusterjob.session import Session
 from clusterjob.status import Reason
@@ -84,8 +85,10 @@ class Process(ProcessBase):
             future = executor.submit(self._target, *self._args, **self._kwargs)
         else:
             future = executor.submit(type(self).run, self)
-        self._here.future = future
         executor.shutdown(wait=False)
+        if future.done() and not isinstance(future.exception(), ClusterJobError):
+            future.result()  # it cannot be pickled
+        self._here.future = future
 
     def _started(self) -> CallFuture[Any]:
         if self._here.future is None:
@@ -113,8 +116,6 @@ class Process(ProcessBase):
         error = future.exception()
         if error is None:
             return 0
-        if isinstance(error, SystemExit):
-            return _code_of(error)
         if isinstance(error, CallError):
             if error.exit_code is not None:
                 return error.exit_code
@@ -133,8 +134,14 @@ class Process(ProcessBase):
         return self._started().stdout()
 
     def stderr(self) -> str:
-        """Return what it has printed to standard error."""
-        return self._started().stderr()
+        """Return what it has printed to standard error, and the traceback where it raised."""
+        future = self._started()
+        error = None
+        if future.done() and not future.cancelled():
+            error = future.exception()
+        cause = error.__cause__ if error is not None else None
+        trace = cause.trace if isinstance(cause, RemoteTraceback) else ""
+        return future.stderr() + trace
 
     def terminate(self) -> None:
         """End it: its job is cancelled. Raises :class:`CommandError`."""
@@ -187,10 +194,3 @@ class _Here:
 
     future: CallFuture[Any] | None = None
     executor: ClusterExecutor | None = None
-
-
-def _code_of(error: SystemExit) -> int:
-    """Return the exit code that Python makes of a SystemExit: sys.exit in its library reference."""
-    if error.code is None:
-        return 0
-    return error.code if isinstance(error.code, int) else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clusterjob.backend import COMMON_RESOURCES, common_name
 from clusterjob.errors import CommandError, SettingsError
 from clusterjob.functions.archives import cloudpickle_archive, digest, pack_modules
 from clusterjob.functions.book import PoolRow
@@ -32,6 +34,20 @@ from clusterjob.transport import LocalTransport, RemoteTransport, Transport
 if TYPE_CHECKING:
     from clusterjob.store import Record
 
+# keywords of executors and of map, for who misspells one
+_KEYWORDS = (
+    *("profile", "profiles", "max_workers", "idle", "include", "cache", "version"),
+    *(
+        "retry",
+        "session",
+        "options",
+        "timeout",
+        "chunksize",
+        "buffersize",
+        "progress",
+    ),
+    "return_exceptions",
+)
 POOLS = ".clusterjob-calls"  # the folder of pools, in the workdir
 # s for which a worker waits for calls, where nobody says so; the embedded scheduler has few cores,
 # for which others wait, and starts workers at once
@@ -216,10 +232,24 @@ def place_of(session: Session, row: PoolRow) -> Place:
     return LocalPlace(row.folder)
 
 
+def _check_known(name: str) -> None:
+    """Refuse a keyword that is none. Raises :class:`SettingsError`."""
+    if name in ATTRIBUTES or common_name(name) in COMMON_RESOURCES:
+        return
+    known = [*ATTRIBUTES, *COMMON_RESOURCES, *_KEYWORDS]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise SettingsError(
+        f"unknown keyword {name!r}.{hint} Options of the scheduler's own go into "
+        f"options={{{name!r}: ...}}"
+    )
+
+
 def make_site(
     session: Session,
     profile: str | os.PathLike[str] | None,
     settings: Mapping[str, object],
+    options: Mapping[str, object],
     include: Iterable[str | os.PathLike[str]],
     idle: float | None,
 ) -> Site:
@@ -228,6 +258,7 @@ def make_site(
     if profile is not None:
         job.read_settings(profile)
     for name, value in settings.items():
+        _check_known(name)
         if name in ("array", "filename", "stdout", "stderr"):
             raise SettingsError(
                 f"{name} = {value!r}: calls have none. What a function prints is in "
@@ -237,6 +268,8 @@ def make_site(
             setattr(job, name, value)
         else:
             job.set_resource(name, value)
+    for name, value in options.items():
+        job.set_resource(name, value)
     for name in ("filename", "prologue", "epilogue"):
         job.attributes.pop(name, None)
     if not job.attributes.get("python"):

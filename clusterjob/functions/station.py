@@ -80,7 +80,7 @@ class Collector:
                     self.last = time.monotonic()
                 self.error, pause = "", _PAUSES[0]
             except CommandError as error:
-                if not self.error:
+                if not self.error and not self._is_over:
                     _log.warning("results cannot be fetched now: %s", error)
                 self.error = str(error)
                 time.sleep(pause)
@@ -173,6 +173,7 @@ class Station:
         assert self.pool
         assert self.collector
         taken = self.pool.send(chunks)
+        self.pool.todo += len(chunks)
         self.collector.wake()
         return taken
 
@@ -192,7 +193,8 @@ class Station:
                 self.workers.check(self.pool.listed, self._settle)
         wanted = min(self.most, len(self.pool.calls) + waiting)
         lacking = wanted - self.workers.alive()
-        if lacking > 0 and not self._is_ending and now - self._submitted > _BETWEEN:
+        may_submit = not (self._is_ending or self.workers.is_in_doubt())
+        if lacking > 0 and may_submit and now - self._submitted > _BETWEEN:
             self.workers.submit(lacking)
             self._submitted = time.monotonic()
 
@@ -218,13 +220,10 @@ class Station:
 
     def has_room(self) -> bool:
         """Whether its workers soon have nothing to do."""
-        if self.pool is None:
+        if self.pool is None or not self.pool.calls:
             return True
-        if (
-            not self.running()
-        ):  # they may begin at any moment; a little waits for them
-            return not self.pool.calls
-        return self.pool.todo < 2 * self.running()
+        # where none runs yet, a little waits for those that begin
+        return bool(self.running()) and self.pool.todo < 2 * self.running()
 
     # -- the end -----------------------------------------------------------------------------------
 

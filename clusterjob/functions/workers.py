@@ -73,7 +73,10 @@ class Workers:
         for number, elements, token in rows:
             if token in records:
                 result = AsyncResult(records[token], self.session.engine)
-                self.generations.append(Generation(number, elements, result))
+                generation = Generation(number, elements, result)
+                if result.record.finished:  # whatever they did is told
+                    generation.seen.add("")
+                self.generations.append(generation)
             elif not token and self.job is not None:
                 self._submit(number, elements)
 
@@ -152,7 +155,7 @@ class Workers:
 
     def running(self) -> int:
         """Return how many have said that they run, and not that they ended."""
-        seen = sum(len(generation.seen) for generation in self.generations)
+        seen = sum(len(generation.seen - {""}) for generation in self.generations)
         return seen - len(self._ended)
 
     def find(self, worker: str) -> tuple[Task | None, AsyncResult | None]:
@@ -197,6 +200,13 @@ class Workers:
                 "the workers end before they call anything, so that no call is made: "
                 + generation.result.explain()
             )
+
+    def is_in_doubt(self) -> bool:
+        """Whether it is not known yet if workers that ended have done anything."""
+        return any(
+            generation.result.record.finished and not generation.seen
+            for generation in self.generations
+        )
 
     def note_work(self) -> None:
         """Note that a call was made: workers get on."""

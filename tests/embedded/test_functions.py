@@ -605,16 +605,6 @@ def test_nothing_is_left_behind() -> None:
 # -- processes -------------------------------------------------------------------------------------
 
 
-class Counter(Process):
-    def __init__(self, start: int) -> None:
-        super().__init__(name="counter")
-        self.start_at = start
-
-    def run(self) -> object:
-        print(self.name, "runs")
-        return self.start_at + 1
-
-
 def test_a_derived_process() -> None:
     program = Path("program.py")
     program.write_text(
@@ -656,3 +646,128 @@ def test_what_a_process_is_like() -> None:
     bad.join(LONG)
     assert bad.exitcode == 1
     one.close()
+
+
+# -- found by others -------------------------------------------------------------------------------
+
+
+PACKAGE = """
+import clusterjob, sys, pk.z
+import numpy as np
+from pk import z
+class Model:
+    def __init__(self): self.f = 2
+def chain(x): return pk.z.q(x)
+def through(function, x): return function(x)
+def run(model, x): return model.run(x)
+with clusterjob.ClusterExecutor(max_workers=1) as executor:
+    some = [
+        executor.submit(chain, 1),
+        executor.submit(through, z.q, 1),
+        executor.submit(through, lambda x: z.q(x), 1),
+        executor.submit(run, z.Model(), 1),
+        executor.submit(run, model=z.Model(), x=1),
+        executor.submit(np.vectorize(z.q), 1),
+        executor.submit(z.vectorized, 1),
+    ]
+    print([int(future.result(30)) for future in some], [f.reused for f in some])
+"""
+
+
+def test_code_of_own_modules_counts_wherever_it_is_named() -> None:
+    Path("pk").mkdir()
+    Path("pk/__init__.py").touch()
+    Path("program.py").write_text(PACKAGE)
+    for number, is_known in ((1, False), (1, True), (22, False)):
+        Path("pk/z.py").write_text(
+            f"import numpy as np\ndef q(x): return {number}\n"
+            f"class Model:\n    def run(self, x): return {number}\n"
+            "vectorized = np.vectorize(q)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-B", "program.py"], capture_output=True, text=True
+        )
+        assert done.stdout == f"{[number] * 7} {[is_known] * 7}\n", done.stderr
+
+
+OBJECTS = """
+import clusterjob
+from collections import namedtuple
+Row = namedtuple("Row", "a b")
+class Plain:
+    def __init__(self, x): self.x = x
+def use(thing): return thing[0] if isinstance(thing, tuple) else thing.x
+with clusterjob.ClusterExecutor(max_workers=1) as executor:
+    some = [executor.submit(use, thing) for thing in (Row(1, 2), Plain(3))]
+    print([future.result(30) for future in some], [future.reused for future in some])
+"""
+
+
+def test_objects_of_the_program_are_known_again() -> None:
+    Path("program.py").write_text(OBJECTS)
+    for is_known in (False, True):
+        done = subprocess.run(
+            [sys.executable, "program.py"], capture_output=True, text=True
+        )
+        assert done.stdout == f"[1, 3] {[is_known] * 2}\n", done.stderr
+
+
+def test_equal_calls_of_a_remote_function_are_apart() -> None:
+    @clusterjob.remote(max_workers=1)
+    def draw(_: int) -> float:
+        import random
+
+        return random.random()
+
+    assert len({future.result(LONG) for future in [draw(1) for _ in range(4)]}) == 4
+
+
+def test_keywords_that_are_none() -> None:
+    with pytest.raises(SettingsError, match="Did you mean 'max_workers'"):
+        clusterjob.map(abs, [1], max_worker=3)  # type: ignore[call-arg]
+    with pytest.raises(SettingsError, match="list of paths"):
+        ClusterExecutor(profiles="sge.ini")
+    with pytest.raises(SettingsError, match=r"@clusterjob.remote\(\)"):
+        clusterjob.remote(abs)
+
+
+def test_what_a_call_did_to_its_process_is_undone() -> None:
+    def spoil(_: int) -> str:
+        here = os.getcwd()
+        os.chdir("/")
+        print("said")
+        sys.stdout.close()
+        return here
+
+    with ClusterExecutor(max_workers=1, cache=False) as executor:
+        some = [executor.submit(spoil, number) for number in range(3)]
+        assert {future.result(LONG) for future in some} == {os.getcwd()}
+        assert [future.stdout() for future in some] == ["said\n"] * 3
+        assert some[0].host
+
+
+def test_sys_exit_does_not_end_the_program() -> None:
+    with ClusterExecutor(max_workers=1) as executor:
+        error = executor.submit(sys.exit, 3).exception(LONG)
+    assert isinstance(error, CallError)
+    assert error.exit_code == 3
+
+
+def test_a_failure_of_before_is_made_anew(marks: Path) -> None:
+    """A call that failed while nobody waited for it is not told to the next program."""
+    program = Path("program.py")
+    program.write_text(
+        "import clusterjob, time, os\n"
+        "def need(number, folder):\n"
+        "    time.sleep(0.3)\n"
+        "    assert os.path.exists(folder + '/input')\n"
+        "    return number\n"
+        f"print(list(clusterjob.map(need, range(4), [{str(marks)!r}] * 4, max_workers=1)))\n"
+    )
+    command = [sys.executable, str(program)]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "AssertionError" in first.stderr
+    time.sleep(1.5)
+    (marks / "input").touch()
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert second.stdout == "[0, 1, 2, 3]\n", second.stderr
