@@ -131,7 +131,12 @@ def read_signed(
             data: Any = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
         else:
             data = bytearray(file.read())
-    return open_signed(data, key, label, path)
+    return open_signed(
+        data,
+        key,
+        label,
+        path,
+    )
 
 
 def open_signed(
@@ -285,7 +290,13 @@ class Pool(NamedTuple):
         part = self.path("tmp", name)
         label = self.label(kind, name)
         try:
-            write_signed(part, self.key, label, header, blobs)
+            write_signed(
+                part,
+                self.key,
+                label,
+                header,
+                blobs,
+            )
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(part)
@@ -307,7 +318,12 @@ def open_pool(folder: str, key_sum: str) -> Pool:
         raise Untrusted(f"{folder}/key is not the one of this job")
     name = os.path.basename(folder)
     settings, _ = read_signed(os.path.join(folder, "pool"), key, f"pool:{name}:pool")
-    return Pool(folder, key, name, settings)
+    return Pool(
+        folder,
+        key,
+        name,
+        settings,
+    )
 
 
 class _Claim(NamedTuple):
@@ -460,7 +476,13 @@ class Caller:
         try:
             part = self.pool.path("tmp", name)
             label = self.pool.label("results", name)
-            write_signed(part, self.pool.key, label, header, blobs)
+            write_signed(
+                part,
+                self.pool.key,
+                label,
+                header,
+                blobs,
+            )
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(part)
@@ -615,7 +637,16 @@ def _message(
     text = json.dumps(said).encode()
     body = b"".join(blobs)
     seconds = said["t"][1] if said is not None else 0.0
-    return _MESSAGE.pack(number, seconds, len(text), len(body)) + text + body
+    return (
+        _MESSAGE.pack(
+            number,
+            seconds,
+            len(text),
+            len(body),
+        )
+        + text
+        + body
+    )
 
 
 # -- the process that minds the files --------------------------------------------------------------
@@ -653,7 +684,12 @@ class _Child:
         """Yield the results that came within so many seconds: the number of the call, how long it
         took, what is said of it, and its bytes.
         """
-        ready, _, _ = select.select([self.results], [], [], patience)
+        ready, _, _ = select.select(
+            [self.results],
+            [],
+            [],
+            patience,
+        )
         if ready:
             data = os.read(self.results, _PIPE)
             if not data:
@@ -729,7 +765,15 @@ def read_claim(pool: Pool, name: str) -> _Claim:
         places.append(at)
         _, at = parts_of(call["v"], body, at)
     last = min(int(end), len(calls))
-    return _Claim(name, number, int(first), last, calls, places, body)
+    return _Claim(
+        name,
+        number,
+        int(first),
+        last,
+        calls,
+        places,
+        body,
+    )
 
 
 class Worker:
@@ -861,7 +905,12 @@ class Worker:
     def _refuse(self, claim: str, why: str) -> None:
         """Tell that a chunk is not what it should be, and put it out of the way."""
         header = {**self.about, "refused": claim, "why": why}
-        self.pool.publish("results", f"{claim}.refused", header, ())
+        self.pool.publish(
+            "results",
+            f"{claim}.refused",
+            header,
+            (),
+        )
         os.rename(self.pool.path("taken", claim), self.pool.path("tmp", claim))
 
     # -- one claim ---------------------------------------------------------------------------------
@@ -1066,7 +1115,12 @@ class _Part:
         deadline = time.monotonic() + _DISK_PATIENCE
         while True:
             try:
-                return self.worker.pool.publish("results", name, header, self._bodies)
+                return self.worker.pool.publish(
+                    "results",
+                    name,
+                    header,
+                    self._bodies,
+                )
             except OSError as error:
                 is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
                 if not is_full or time.monotonic() > deadline:

@@ -254,7 +254,14 @@ class Book:
                 ):
                     key, pool, number, done, said, value = row
                     words = json.loads(said) if said else None
-                    found[key] = CallRow(key, pool, number, done, words, value)
+                    found[key] = CallRow(
+                        key,
+                        pool,
+                        number,
+                        done,
+                        words,
+                        value,
+                    )
         return found
 
     def on_their_way(self, row: PoolRow) -> dict[int, str]:
@@ -305,9 +312,21 @@ class Book:
             label = f"result:{key}"
             value = None
             if sum(map(len, blobs)) <= _INSIDE:
-                value = b"".join(sign(self._secret, label, said["v"], blobs))
+                value = b"".join(
+                    sign(
+                        self._secret,
+                        label,
+                        said["v"],
+                        blobs,
+                    )
+                )
             else:
-                self._write_large(key, label, said["v"], blobs)
+                self._write_large(
+                    key,
+                    label,
+                    said["v"],
+                    blobs,
+                )
             rows.append([time.time(), json.dumps(said), value, key])
         with self._transaction() as connection:
             connection.executemany(
@@ -320,7 +339,13 @@ class Book:
         path = self._path(key)
         part = f"{path}.{secrets.token_hex(4)}"
         try:
-            write_signed(part, self._secret, label, said, blobs)
+            write_signed(
+                part,
+                self._secret,
+                label,
+                said,
+                blobs,
+            )
             os.replace(part, path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -338,7 +363,12 @@ class Book:
         label = f"result:{row.key}"
         try:
             if row.value is not None:
-                return open_signed(row.value, self._secret, label, f"call {row.key}")
+                return open_signed(
+                    row.value,
+                    self._secret,
+                    label,
+                    f"call {row.key}",
+                )
             return read_signed(self._path(row.key), self._secret, label)
         except FileNotFoundError:
             return None
@@ -358,7 +388,12 @@ class Book:
 
 def _pool_row(row: tuple[Any, ...]) -> PoolRow:
     name, fingerprint, cluster, *rest = row
-    return PoolRow(name, fingerprint, json.loads(cluster), *rest)
+    return PoolRow(
+        name,
+        fingerprint,
+        json.loads(cluster),
+        *rest,
+    )
 
 
 def book_of(store: Store) -> Book:

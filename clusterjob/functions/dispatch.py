@@ -43,7 +43,16 @@ class Dispatch:
         tell: Tell,
     ) -> None:
         self.session, self.book, self.pace, self._tell = session, book, pace, tell
-        self.stations = [Station(session, book, site, most, tell) for site in sites]
+        self.stations = [
+            Station(
+                session,
+                book,
+                site,
+                most,
+                tell,
+            )
+            for site in sites
+        ]
         # for calls that are tried again with more of something, by what that is
         self._others: dict[str, Station] = {}
         self._waiting: deque[Call] = deque()

@@ -97,14 +97,18 @@ class ClusterExecutor(Executor):
         **settings: Unpack[JobSettings],
     ) -> None:
         _check(max_workers, idle, retry)
-        if isinstance(profiles, (str, os.PathLike)):
-            raise SettingsError(f"profiles = {profiles!r}: expected a list of paths")
-        if profile is not None and profiles:
-            raise SettingsError("profile and profiles: expected one of them")
+        _check_profiles(profile, profiles)
         self._session = session or default_session()
         self._book = book_of(self._session.store)
         sites = [
-            make_site(self._session, path, settings, options or {}, include, idle)
+            make_site(
+                self._session,
+                path,
+                settings,
+                options or {},
+                include,
+                idle,
+            )
             for path in profiles or (profile,)
         ]
         self._pace = Pace()
@@ -187,7 +191,12 @@ class ClusterExecutor(Executor):
         name = name_of(fn)
         calls = []
         for args, kwargs in arguments:
-            call = Call(function, name, None, short_arguments(args, kwargs))
+            call = Call(
+                function,
+                name,
+                None,
+                short_arguments(args, kwargs),
+            )
             call.chunksize = chunksize
             call.future = CallFuture(call, self)
             calls.append(call)
@@ -406,7 +415,12 @@ class ClusterExecutor(Executor):
             return False
         rules = self._retry.rules()
         code = getattr(error, "exit_code", None)
-        changes = changes_after(rules, call.reasons, reason, code)
+        changes = changes_after(
+            rules,
+            call.reasons,
+            reason,
+            code,
+        )
         if changes is None or reason is None:
             return False
         changed = self._changes(call, rules, changes)
@@ -439,7 +453,12 @@ class ClusterExecutor(Executor):
             return call.changes
         own = self._dispatch.stations[call.site].site.record.spec.resources
         resources = {**own, **call.changes}
-        found = changed_resources(rules, changes, resources, call.host)
+        found = changed_resources(
+            rules,
+            changes,
+            resources,
+            call.host,
+        )
         if found is None:
             return None
         profile = changes.get("profile")
@@ -578,6 +597,13 @@ def _copy(future: Future[Any], call: Call) -> None:
         call.future.set_exception(error)
     else:
         call.future.set_result(future.result())
+
+
+def _check_profiles(profile: object, profiles: object) -> None:
+    if isinstance(profiles, (str, os.PathLike)):
+        raise SettingsError(f"profiles = {profiles!r}: expected a list of paths")
+    if profile is not None and profiles:
+        raise SettingsError("profile and profiles: expected one of them")
 
 
 def _check(max_workers: int | None, idle: float | None, retry: Retry | None) -> None:

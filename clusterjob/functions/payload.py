@@ -93,7 +93,13 @@ class Pickler:
             shared[digest] = buffer
         said = {"p": len(text), "b": marks}
         digest = _sum([*own, *(mark.encode() for mark in shared)])
-        return Payload(said, own, digest, shared, has_code=_BY_VALUE in text)
+        return Payload(
+            said,
+            own,
+            digest,
+            shared,
+            has_code=_BY_VALUE in text,
+        )
 
     def _digest_of(self, buffer: memoryview) -> str:
         key = id(buffer.obj)

@@ -54,7 +54,15 @@ class Claim(NamedTuple):
             return None
         at = int(base)
         low, high = at + int(first), at + int(end)
-        return cls(name, chunk, at, low, high, min(high, low + int(granted)), worker)
+        return cls(
+            name,
+            chunk,
+            at,
+            low,
+            high,
+            min(high, low + int(granted)),
+            worker,
+        )
 
     def part(self, first: int, end: int) -> str:
         """Return the name of some of its calls."""
@@ -140,7 +148,12 @@ class Pool:
         for granted, members in chunks:
             own = [call for call in members if not (call.key and call.key in taken)]
             if own:
-                files += self._files_of(members, own, granted, shared)
+                files += self._files_of(
+                    members,
+                    own,
+                    granted,
+                    shared,
+                )
         try:
             self.place.put(files)
         except BaseException:
@@ -169,13 +182,25 @@ class Pool:
             payloads = (call.function, call.arguments)
             for digest, blob in {**payloads[0].shared, **payloads[1].shared}.items():
                 if digest not in shared:
-                    files.append(self._file("shared", digest, {}, [blob]))
+                    files.append(
+                        self._file(
+                            "shared",
+                            digest,
+                            {},
+                            [blob],
+                        )
+                    )
                     shared.add(digest)
             function = call.function
             if function.digest not in shared:
                 header = {"v": function.said, **function.python}
                 files.append(
-                    self._file("shared", function.digest, header, function.blobs)
+                    self._file(
+                        "shared",
+                        function.digest,
+                        header,
+                        function.blobs,
+                    )
                 )
                 shared.add(function.digest)
         chunk = f"{members[0].number:08d}-{granted}"
@@ -195,7 +220,15 @@ class Pool:
         names = _runs([call.number - members[0].number for call in own])
         for low, high in names:
             name = f"{chunk}_{low}_{high}"
-            files.append(self._file("todo", name, {"calls": said}, blobs, chunk))
+            files.append(
+                self._file(
+                    "todo",
+                    name,
+                    {"calls": said},
+                    blobs,
+                    chunk,
+                )
+            )
         return files
 
     def _file(
@@ -207,7 +240,12 @@ class Pool:
         label: str = "",
     ) -> NewFile:
         words = f"{folder}:{self.row.id}:{label or name}"
-        signed = sign(self.row.secret, words, dict(header), padded(blobs))
+        signed = sign(
+            self.row.secret,
+            words,
+            dict(header),
+            padded(blobs),
+        )
         return NewFile(folder, name, signed)
 
     # -- collecting --------------------------------------------------------------------------------
@@ -227,7 +265,12 @@ class Pool:
             if haul.listing is not None:
                 self._note_listing(haul.listing)
             for name, read in haul.files.items():
-                self._read(name, read, told, stored)
+                self._read(
+                    name,
+                    read,
+                    told,
+                    stored,
+                )
                 self._gone.append(name)
             if haul.listing is not None:
                 told += self._bury(haul.listing, bool(haul.files))
@@ -302,7 +345,13 @@ class Pool:
             if said["v"] is not None:
                 parts, at = parts_of(said["v"], body, at)
             said.update(host=header["host"], job=header["job"])
-            self._take_in(said, parts, header["worker"], told, stored)
+            self._take_in(
+                said,
+                parts,
+                header["worker"],
+                told,
+                stored,
+            )
 
     def _take_in(
         self,
@@ -327,7 +376,14 @@ class Pool:
         try:
             told.append(Told(call, value_of(said, parts, call)))
         except BaseException as error:
-            told.append(Told(call, None, error, reason_of(said)))
+            told.append(
+                Told(
+                    call,
+                    None,
+                    error,
+                    reason_of(said),
+                )
+            )
 
     # -- what does not come ------------------------------------------------------------------------
 
@@ -529,4 +585,9 @@ def _lost(call: Call, claim: Claim, death: _Death) -> Told:
     if claim.end - claim.first > 1:
         words += ". It is one of some calls of which one was being made then"
     error = CallError(f"{call.title}: {words}{where(call)}", reason)
-    return Told(call, None, error, reason)
+    return Told(
+        call,
+        None,
+        error,
+        reason,
+    )

@@ -57,7 +57,12 @@ class Process(ProcessBase):
     ) -> None:
         if group is not None:
             raise SettingsError("group: expected None, as multiprocessing does")
-        super().__init__(target, name or f"Process-{next(_numbers)}", args, kwargs)
+        super().__init__(
+            target,
+            name or f"Process-{next(_numbers)}",
+            args,
+            kwargs,
+        )
         self.daemon = bool(daemon)
         self._here = _Here()
         self._given: dict[str, Any] = {

@@ -81,7 +81,12 @@ class RemotePlace:
             f"printf '%s\\n' {quote_all(names)} | cj_forget"
             for names in in_portions(list(gone), _NAMES)
         ]
-        script = self._script(_COLLECT, settings, *forget, "cj_print")
+        script = self._script(
+            _COLLECT,
+            settings,
+            *forget,
+            "cj_print",
+        )
         file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  # it is kept
         done = self.transport.stream(script, file.write, patience + 120.0)
         self._check(done, "collecting results")
@@ -187,7 +192,12 @@ class _Member:
     def read(self, key: bytes, label: str) -> tuple[dict[str, Any], memoryview]:
         self.file.seek(self.at)
         data = bytearray(self.file.read(self.size))
-        return open_signed(data, key, label, label.rpartition(":")[2])
+        return open_signed(
+            data,
+            key,
+            label,
+            label.rpartition(":")[2],
+        )
 
 
 def _archive(files: Sequence[NewFile]) -> Iterator[bytes]:
@@ -195,6 +205,16 @@ def _archive(files: Sequence[NewFile]) -> Iterator[bytes]:
     writer = ArchiveWriter()
     for file in files:
         name = f"{file.folder or 'root'}/{file.name}"
-        yield from writer.add(name, file.blobs, file.size, 0o600)
-    yield from writer.add("end", "", 0, 0o600)
+        yield from writer.add(
+            name,
+            file.blobs,
+            file.size,
+            0o600,
+        )
+    yield from writer.add(
+        "end",
+        "",
+        0,
+        0o600,
+    )
     yield from writer.finish()

@@ -66,10 +66,20 @@ class Reuse:
             return self._use_result(call, row)
         for station in self._stations:
             if station.pool is not None and station.pool.row.id == row.pool:
-                return self._attach(station.pool, station.collector, call, row)
+                return self._attach(
+                    station.pool,
+                    station.collector,
+                    call,
+                    row,
+                )
         if row.pool in self._adopted:
             collector = self._adopted[row.pool]
-            return self._attach(collector.pool, collector, call, row)
+            return self._attach(
+                collector.pool,
+                collector,
+                call,
+                row,
+            )
         pools = self.book.pools(id=row.pool)
         if not pools:
             self.book.forget([call.key])
@@ -79,7 +89,12 @@ class Reuse:
             return True
         for station in self._stations:
             if station.take_over(pools[0]):
-                return self._attach(station.pool, station.collector, call, row)
+                return self._attach(
+                    station.pool,
+                    station.collector,
+                    call,
+                    row,
+                )
         return self._adopt(pools[0], call, row)
 
     def _use_result(self, call: Call, row: CallRow) -> bool:
@@ -123,16 +138,31 @@ class Reuse:
         if not self.book.take_pool(found, self.owner, time.time()):
             self._followed.append(call)
             return True
-        pool = Pool(found, place_of(self.session, found), self.book, self._tell)
+        pool = Pool(
+            found,
+            place_of(self.session, found),
+            self.book,
+            self._tell,
+        )
         if not pool.adopt():
             self.book.forget_pool(found)
             return False
-        workers = Workers(self.session, None, found, self.book)
+        workers = Workers(
+            self.session,
+            None,
+            found,
+            self.book,
+        )
         workers.restore()
         pool.workers = workers
         collector = Collector(pool, 1.0, self._tell)
         self._adopted[found.id] = collector
-        return self._attach(pool, collector, call, row)
+        return self._attach(
+            pool,
+            collector,
+            call,
+            row,
+        )
 
     # -- later -------------------------------------------------------------------------------------
 

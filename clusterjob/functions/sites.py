@@ -149,7 +149,12 @@ class Site:
             name = f"{digest(data)[:16]}.zip"
             archives.append([name, digest(data)])
             files.append(NewFile("", name, [data]))
-        signed = sign(row.secret, f"pool:{row.id}:pool", settings, ())
+        signed = sign(
+            row.secret,
+            f"pool:{row.id}:pool",
+            settings,
+            (),
+        )
         return [
             *files,
             NewFile("", "pool", signed),
@@ -164,7 +169,12 @@ class Site:
         for name, value in others.items():
             job.set_resource(name, value)
         record = job.prepare(self.session.engine)
-        return dataclasses.replace(self, job=job, record=record, is_checked=False)
+        return dataclasses.replace(
+            self,
+            job=job,
+            record=record,
+            is_checked=False,
+        )
 
     # -- its Python --------------------------------------------------------------------------------
 
@@ -237,7 +247,12 @@ def _check_known(name: str) -> None:
     if name in ATTRIBUTES or common_name(name) in COMMON_RESOURCES:
         return
     known = [*ATTRIBUTES, *COMMON_RESOURCES, *_KEYWORDS]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(
+        name,
+        known,
+        n=1,
+        cutoff=0.6,
+    )
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise SettingsError(
         f"unknown keyword {name!r}.{hint} Options of the scheduler's own go into "
@@ -280,4 +295,10 @@ def make_site(
         record = job.prepare(session.engine)
     if idle is None:
         idle = IDLE_EMBEDDED if record.backend == "local" else IDLE
-    return Site(session, job, record, pack_modules(include), idle)
+    return Site(
+        session,
+        job,
+        record,
+        pack_modules(include),
+        idle,
+    )

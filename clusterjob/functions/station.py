@@ -159,8 +159,19 @@ class Station:
         self._settle = min(scheduler.backend.limits.settle, _SETTLE)
         if is_here and self.site.reference.name == "local":
             self._settle = _SETTLE_HERE
-        pool = Pool(row, self.site.place_of(row), self.book, self._tell, self._settle)
-        self.workers = Workers(self.session, self.site.job, row, self.book)
+        pool = Pool(
+            row,
+            self.site.place_of(row),
+            self.book,
+            self._tell,
+            self._settle,
+        )
+        self.workers = Workers(
+            self.session,
+            self.site.job,
+            row,
+            self.book,
+        )
         pool.workers = self.workers
         patience = _PATIENCE_HERE if is_here else _PATIENCE_THERE
         self.collector = Collector(pool, patience, self._tell)
