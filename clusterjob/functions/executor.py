@@ -81,6 +81,8 @@ class ClusterExecutor(Executor):
             print([future.result() for future in futures])
     """
 
+    _by_key: weakref.WeakValueDictionary[str, Call]
+
     def __init__(
         self,
         profile: str | os.PathLike[str] | None = None,
@@ -124,7 +126,6 @@ class ClusterExecutor(Executor):
         self._pending: deque[Call] = deque()
         self._later: list[tuple[float, Call]] = []  # when to be tried again, what
         self._open: set[Call] = set()
-        self._by_key: weakref.WeakValueDictionary[str, Call]
         self._by_key = weakref.WeakValueDictionary()
         self._broken: BaseException | None = None
         self._created = time.time()
