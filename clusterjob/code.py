@@ -8,6 +8,7 @@ import functools
 import hashlib
 import re
 import sys
+from abc import ABC
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -15,10 +16,26 @@ from datetime import date, timedelta
 from numbers import Number
 from operator import attrgetter, itemgetter, methodcaller
 from pathlib import Path, PurePath
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
-from typing import Any
+from types import (
+    BuiltinMethodType,
+    CodeType,
+    FunctionType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    SimpleNamespace,
+)
+from typing import Any, Generic, Protocol
 
 _PLAIN = (type(None), Number, str, bytes, range, PurePath, date, timedelta)
+_BOUND = (BuiltinMethodType, MethodWrapperType)
+_BARE = (object, Generic, Protocol, ABC)  # bases that keep nothing
+_OF_NUMBERS = (
+    "ndarray",
+    "array",
+    "bytearray",
+    "memoryview",
+)  # classes that are buffers
 # folders of what was installed, in Python's and in Debian's own words
 _INSTALLED = {"site-packages", "dist-packages"}
 # of a class, what Python itself puts there
@@ -47,25 +64,45 @@ def code_digest(
 
 
 class _Words:
-    """The words that tell a thing from others; one that comes again is said once."""
+    """The words that tell a thing from others. One that comes again is said by its number; what
+    belongs together stands between brackets.
+    """
 
     def __init__(self, of_others: Callable[[object], str] | None) -> None:
-        self._seen: dict[int, object] = {}  # kept, lest an id is given twice
+        # by id; they are kept, lest an id is given twice
+        self._seen: dict[int, tuple[int, object]] = {}
         self._of_others = of_others
 
     def of(self, value: Any) -> Iterator[str]:
-        if isinstance(value, _PLAIN):
+        if type(value) is int:  # of any length
+            yield f"int {value:x}"
+            return
+        if isinstance(value, _PLAIN) and not _is_own_class(type(value)):
             yield f"{type(value).__name__} {value!r}"
             return
-        yield _name(value)
         if id(value) in self._seen:
+            yield f"as {self._seen[id(value)][0]}"
             return
-        self._seen[id(value)] = value
-        parts = _parts(value)
+        self._seen[id(value)] = len(self._seen), value
+        yield f"{_name(value)} ("
+        parts = self._parts_of(value)
         if not parts and self._of_others is not None and _is_other(value):
             yield self._of_others(value)
         for part in parts:
             yield from self.of(part)
+        yield ")"
+
+    def _parts_of(self, value: Any) -> Iterable[object]:
+        if isinstance(
+            value, AbstractSet
+        ):  # in an order that is the same in every process
+            return sorted(code_digest(item, self._of_others) for item in value)
+        return _parts(value)
+
+
+def _is_own_class(kind: type) -> bool:
+    """Whether a class is not Python's or a library's."""
+    return kind.__module__ != "builtins" and not _is_of_a_library(kind)
 
 
 def _is_other(value: object) -> bool:
@@ -81,10 +118,15 @@ def _parts(value: Any) -> Iterable[object]:
         return value.func, value.args, value.keywords
     if isinstance(value, MethodType):
         return value.__func__, value.__self__
+    if isinstance(value, _BOUND) and not isinstance(value.__self__, ModuleType):
+        return value.__name__, value.__self__
     if isinstance(value, CodeType):
-        return value.co_code, value.co_names, value.co_varnames, value.co_consts
+        return _parts_of_code(value)
+    if _is_mixed(value):
+        return _reduced(value)
     if isinstance(value, Mapping):
-        return value.items()
+        factory = getattr(value, "default_factory", None)
+        return [*value.items(), factory]
     if isinstance(value, (list, tuple, deque)):
         return value
     if isinstance(value, (classmethod, staticmethod)):
@@ -96,8 +138,6 @@ def _parts(value: Any) -> Iterable[object]:
     # argparse's too, which is not imported for this
     if isinstance(value, SimpleNamespace) or type(value).__name__ == "Namespace":
         return list(vars(value).items())
-    if isinstance(value, AbstractSet):
-        return sorted(map(repr, value))
     if isinstance(value, ModuleType) or _is_of_a_library(value):
         return _values_of(value)
     if isinstance(value, FunctionType):
@@ -105,6 +145,36 @@ def _parts(value: Any) -> Iterable[object]:
     if isinstance(value, type):
         return value.__bases__, _own_parts(value)
     return type(value), _own_parts(value)
+
+
+def _parts_of_code(code: CodeType) -> tuple[object, ...]:
+    counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount
+    names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
+    # which steps a 'try' is around; before Python 3.11 it is in the steps
+    table = getattr(code, "co_exceptiontable", b"")
+    return code.co_code, *names, code.co_consts, *counts, code.co_flags, table
+
+
+def _is_mixed(value: object) -> bool:
+    """Whether a thing is of the user's own class that derives from one of Python's or a library's,
+    which may keep a part of it where it is not seen.
+    """
+    kind = type(value)
+    if not _is_own_class(kind) or isinstance(value, type):
+        return False
+    bases = [base for base in kind.__mro__[1:] if base not in _BARE]
+    return any(not _is_own_class(base) for base in bases)
+
+
+def _reduced(value: object) -> list[object]:
+    """Return what a thing is made of, as it is copied and pickled."""
+    try:
+        reduced = value.__reduce_ex__(2)
+    except Exception:  # it is one that cannot be
+        return [type(value), _own_parts(value)]
+    if isinstance(reduced, str):
+        return [type(value), reduced]
+    return [list(part) if isinstance(part, Iterator) else part for part in reduced]
 
 
 def _parts_of_function(function: FunctionType) -> Iterator[object]:
@@ -176,14 +246,19 @@ def _values_of(value: object) -> Iterable[object]:
         return _own_parts(value)
     if dataclasses.is_dataclass(value) and type(value).__eq__ is not object.__eq__:
         return [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if (
+        type(value).__name__ not in _OF_NUMBERS
+    ):  # a masked array has more than its numbers
+        return ()
     try:
         view = memoryview(value)  # type: ignore[arg-type]  # that is what is asked
-    except TypeError:
+    except (TypeError, ValueError):  # of times, too
         return ()
     if "O" in view.format:
         return ()
     data = view if view.c_contiguous else view.tobytes()
-    return view.format, view.shape, hashlib.sha256(data).hexdigest()
+    order = view.c_contiguous, view.f_contiguous, view.readonly
+    return view.format, view.shape, order, hashlib.sha256(data).hexdigest()
 
 
 def _name(value: object) -> str:
@@ -203,6 +278,10 @@ def _is_of_a_library(value: object) -> bool:
         name = value.__name__
     else:
         name = getattr(value, "__module__", None) or type(value).__module__
+    if (
+        isinstance(value, FunctionType) and name == "builtins"
+    ):  # of a text that was run
+        return False
     top = str(name).partition(".")[0]
     if top in sys.stdlib_module_names and top != "__main__":
         return True

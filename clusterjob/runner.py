@@ -65,6 +65,7 @@ _DISK_PATIENCE = (
 _PIPE = 1 << 20  # bytes that a pipe may hold
 _GATHER = 0.03  # s in which more results may come, where there are more to come
 _NO_ENTRY, _REFUSED = 0, 3  # exit codes
+_RENEW = 93  # of a child whose modules were changed since it imported them
 
 _MESSAGE = struct.Struct("<QdQQ")
 Blob = Any  # bytes, bytearray or memoryview
@@ -343,6 +344,38 @@ class _Claim(NamedTuple):
         return min(self.end, self.first + int(self.chunk.partition("-")[2]))
 
 
+class _Modules:
+    """The files of imported modules, but for those of Python and of installed packages."""
+
+    def __init__(self) -> None:
+        self._stamps: dict[str, tuple[int, int]] = {}
+        self._count = 0
+
+    def look(self) -> None:
+        """Note the files of modules that are new."""
+        if len(sys.modules) == self._count:
+            return
+        self._count = len(sys.modules)
+        base = os.path.dirname(os.__file__)
+        for module in list(sys.modules.values()):
+            path = getattr(module, "__file__", None)
+            if not isinstance(path, str) or path in self._stamps:
+                continue
+            if not path.startswith(base) and "-packages" not in path:
+                self._stamps[path] = self._stamp(path)
+
+    def _stamp(self, path: str) -> tuple[int, int]:
+        try:
+            status = os.stat(path)
+        except OSError:  # in an archive
+            return 0, 0
+        return status.st_mtime_ns, status.st_size
+
+    def have_changed(self) -> bool:
+        """Whether any of them is another one now."""
+        return any(self._stamp(path) != stamp for path, stamp in self._stamps.items())
+
+
 class _Limit:
     """How far a child may go, in memory that both processes see, under a lock."""
 
@@ -386,13 +419,16 @@ class Caller:
     def __init__(self, pool: Pool, worker: str, limit: _Limit) -> None:
         self.pool, self.worker, self.limit = pool, worker, limit
         self.about = _about(worker)
+        self._process = 0
         self._here = os.getcwd()
         self._functions: dict[str, Any] = {}
+        self._modules = _Modules()
         self._logs = (1, 2)
         self._pickler: Callable[..., pickle.Pickler] | None = None
 
     def set_up(self) -> None:
         """Make the process what a function expects: paths of modules, streams, logging."""
+        self._process = os.getpid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
         for descriptor, suffix in zip(self._logs, (".out", ".err")):
@@ -444,6 +480,8 @@ class Caller:
         """
         with self.limit:
             number, _ = self.limit.get()
+        if self._modules.have_changed():
+            os._exit(_RENEW)  # with nothing begun: another process imports them anew
         while number < claim.end:
             if self.limit.begin(number):
                 self._call(claim, number, send)
@@ -465,6 +503,7 @@ class Caller:
         said, blobs = self._outcome(claim, number)
         seconds = time.perf_counter() - clock
         _flush_streams()
+        self._modules.look()
         said.update(n=call["n"], t=[started, seconds])
         self._add_logs(said, before)
         size = sum(map(len, blobs))
@@ -528,11 +567,15 @@ class Caller:
             del parts
             phase = "call"
             value = function(*given, **named)
+            if os.getpid() != self._process:
+                _end_fork(None)
             del given, named
             phase = "dump"
             said, blobs = self._dumped(value)
             return {"ok": True, "v": said}, blobs
         except BaseException as error:  # also SystemExit, as of a process
+            if os.getpid() != self._process:
+                _end_fork(error)
             return self._failure(error, phase)
 
     def _failure(
@@ -599,6 +642,20 @@ class Caller:
                 file.seek(start)
                 text = file.read(min(end - start, _TOLD)).decode("utf-8", "replace")
             said[name] = [start, end, text]
+
+
+def _end_fork(error: BaseException | None) -> None:
+    """End a process that a function forked, and that came back as if it were the call's."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = (
+            error.code if isinstance(error.code, int) else int(error.code is not None)
+        )
+    elif error is not None:
+        traceback.print_exception(type(error), error, error.__traceback__)
+        code = 1
+    _flush_streams()
+    os._exit(code & 0xFF)
 
 
 def _check_python(said: dict[str, Any]) -> None:
@@ -990,8 +1047,9 @@ class Worker:
             part.flush()
             self._has_left_call = True
             return True
-        self._unstarted = 0 if begun > part.told else self._unstarted + 1
-        if begun > part.told or self._unstarted > 2:
+        has_begun = begun > part.told or code == _RENEW
+        self._unstarted = 0 if has_begun else self._unstarted + 1
+        if (begun > part.told and code != _RENEW) or self._unstarted > 2:
             said = self._death(claim, part.told, code)
             part.add(part.told, json.dumps(said).encode(), b"")
         if part.told < part.end:

@@ -101,7 +101,10 @@ class Book:
                 try:
                     yield connection
                 except BaseException:
-                    connection.execute("ROLLBACK")
+                    with contextlib.suppress(
+                        sqlite3.Error
+                    ):  # it was rolled back already
+                        connection.execute("ROLLBACK")
                     raise
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -117,7 +120,8 @@ class Book:
             return self._connection
         path = self.folder / "calls.sqlite"
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             (self.folder / "results").mkdir(mode=0o700, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             os.close(os.open(path, flags, 0o600))
@@ -155,7 +159,8 @@ class Book:
             connection.execute(
                 "INSERT INTO pools VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    *(row.id, row.fingerprint, json.dumps(row.cluster), row.folder),
+                    *(row.id, row.fingerprint, json.dumps(row.cluster)),
+                    json.dumps(row.folder),  # its name may be no text
                     *(row.secret, row.owner, row.leased),
                     *(row.generation, row.number, time.time()),
                 ],
@@ -387,13 +392,8 @@ class Book:
 
 
 def _pool_row(row: tuple[Any, ...]) -> PoolRow:
-    name, fingerprint, cluster, *rest = row
-    return PoolRow(
-        name,
-        fingerprint,
-        json.loads(cluster),
-        *rest,
-    )
+    name, fingerprint, cluster, folder, *rest = row
+    return PoolRow(name, fingerprint, json.loads(cluster), json.loads(folder), *rest)
 
 
 def book_of(store: Store) -> Book:

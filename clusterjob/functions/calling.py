@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import json
 import os
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 from clusterjob.errors import SettingsError
+from clusterjob.functions.archives import digest, pack_modules
 from clusterjob.functions.calls import CallFuture
 from clusterjob.functions.executor import ClusterExecutor
 from clusterjob.functions.mapping import Rows
@@ -187,6 +189,10 @@ def _kept_executor(
     words = {
         name: str(value) for name, value in settings.items() if name != "session"
     }
+    if settings.get("include"):
+        words["include"] = " ".join(
+            builtins.map(digest, pack_modules(settings["include"]))
+        )
     key = f"functions {os.getcwd()} {json.dumps(words, sort_keys=True)}"
     companions = session.engine.companions
     executor = companions.get(key)

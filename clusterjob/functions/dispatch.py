@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 
-from clusterjob.errors import TransportError
+from clusterjob.errors import CommandError, StoreError, TransportError
 from clusterjob.functions.book import Book, PoolRow
 from clusterjob.functions.calls import Call, Tell
 from clusterjob.functions.chunks import Pace, first_ones, into_chunks
@@ -88,13 +88,15 @@ class Dispatch:
             while some := self._next_for(station):
                 try:
                     taken += self._send_to(station, some)
-                except TransportError as error:
+                except (TransportError, StoreError) as error:
                     self._put_back(some, error)
                     return taken
                 self._pause = _PAUSES[0]
         return taken
 
-    def _put_back(self, calls: Sequence[Call], error: TransportError) -> None:
+    def _put_back(
+        self, calls: Sequence[Call], error: TransportError | StoreError
+    ) -> None:
         _log.warning("calls cannot be sent now, and will be later: %s", error)
         with self._lock:
             self._waiting.extendleft(reversed(calls))
@@ -198,6 +200,14 @@ class Dispatch:
                 station.look_after(0)
             except TransportError as error:
                 _log.warning("workers cannot be submitted now: %s", error)
+
+    def end_workers(self) -> None:
+        """Cancel all workers, and submit no more."""
+        for station in self.all_stations:
+            try:
+                station.end_workers()
+            except CommandError as error:
+                _log.warning("workers cannot be cancelled now: %s", error)
 
     def withdraw(self, calls: Collection[Call]) -> list[Call]:
         """Take calls back that no worker has, and return them."""

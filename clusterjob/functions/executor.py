@@ -129,16 +129,18 @@ class ClusterExecutor(Executor):
         self._by_key = weakref.WeakValueDictionary()
         self._broken: BaseException | None = None
         self._created = time.time()
+        self._is_ending = False  # workers are cancelled
         self._is_shut_down = False
         self._is_over = False
         self._leased = time.monotonic()
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
         _alive.add(self)
 
     @property
     def is_shut_down(self) -> bool:
-        """Whether it takes no more calls."""
-        return self._is_shut_down
+        """Whether it takes no more calls from this process."""
+        return self._is_shut_down or os.getpid() != self._process
 
     def start_over(self) -> None:
         """Count equal calls from one again: those of before are found."""
@@ -203,7 +205,12 @@ class ClusterExecutor(Executor):
             calls.append(call)
             try:
                 call.arguments = pickler.dump_arguments(args, kwargs)
+                if self._cache:
+                    call.key = self._identities.of_call(
+                        identity, call.arguments, (args, kwargs)
+                    )
             except Exception as error:
+                call.arguments = None
                 call.future.set_running_or_notify_cancel()
                 call.future.set_exception(error)
             if self._cache and call.arguments is not None:
@@ -216,6 +223,10 @@ class ClusterExecutor(Executor):
         return futures
 
     def _check_open(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "this executor is of the process that was forked: make one in this process"
+            )
         if self._broken is not None:
             raise self._broken
         if self._is_shut_down:
@@ -325,6 +336,8 @@ class ClusterExecutor(Executor):
         return _ROUND if self._open else None
 
     def _round(self) -> None:
+        if self._is_ending:
+            self._end_all()
         self._take_due()
         time.sleep(_GATHER)
         while calls := self._next_burst():
@@ -336,6 +349,12 @@ class ClusterExecutor(Executor):
             self._send()
             self._dispatch.look_after()
         self._lease()
+
+    def _end_all(self) -> None:
+        """Cancel calls that nobody has begun, and workers."""
+        for call in self.withdraw(list(self._open)):
+            call.future.note_cancelled()
+        self._dispatch.end_workers()
 
     def _send(self) -> None:
         """Send calls; those that another program has sent meanwhile are its."""
@@ -389,14 +408,19 @@ class ClusterExecutor(Executor):
             own = [item for item in ended if item.call in self._open]
             self._open.difference_update(item.call for item in own)
         for call, value, error, _ in own:
+            if call.is_told:  # two results came, of which the first counts
+                continue
             future = call.future
             if not future.running() and not future.set_running_or_notify_cancel():
                 continue
             call.let_go()
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(error)
+            try:
+                if error is None:
+                    future.set_result(value)
+                else:
+                    future.set_exception(error)
+            except BaseException:  # a callback's, which must not end this thread
+                _log.exception("a callback of %r failed", future)
         with self._state:
             if not self._open:
                 self._state.notify_all()
@@ -535,16 +559,13 @@ class ClusterExecutor(Executor):
         self._book.close()
 
     def end_workers(self) -> None:
-        """Cancel the jobs of all workers; what they are at has failed. Raises
-        :class:`CommandError`.
-        """
-        for station in self._dispatch.all_stations:
-            station.end_workers()
+        """Cancel the jobs of all workers: what they are at fails, and nothing else is begun."""
+        self._is_ending = True
         self._wake()
 
     def close(self) -> None:
         """End the workers, where no call is on its way; else leave them to go on."""
-        if self._is_over:
+        if self._is_over or os.getpid() != self._process:
             return
         if self._open:
             self.leave()

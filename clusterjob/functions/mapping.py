@@ -76,6 +76,11 @@ class Mapped(Generic[Value]):
             self._futures.extend(futures)
             self._watch(futures)
 
+    def _has_more(self) -> bool:
+        """Read ahead, and return whether there is anything to wait for."""
+        self._read()
+        return bool(self._futures)
+
     def _watch(self, futures: Sequence[CallFuture[Value]]) -> None:
         if self._count is not None:
             for future in futures:
@@ -90,8 +95,7 @@ class Mapped(Generic[Value]):
         """Yield the results in the order of the calls."""
 
         def outcomes() -> Iterator[Value]:
-            while self._futures:
-                self._read()
+            while self._has_more():
                 # without a name that would keep it
                 yield _outcome(
                     self._futures.popleft(), self._left(), return_exceptions
@@ -103,8 +107,7 @@ class Mapped(Generic[Value]):
         """Yield the results in the order in which they come."""
 
         def outcomes() -> Iterator[Value]:
-            while self._futures:
-                self._read()
+            while self._has_more():
                 done, _ = wait(list(self._futures), self._left(), FIRST_COMPLETED)
                 if not done:
                     raise TimeoutError

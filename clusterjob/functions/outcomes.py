@@ -75,7 +75,7 @@ def value_of(said: dict[str, Any], parts: list[memoryview], call: Call) -> objec
             Reason.EXIT,
             code,
         ) from trace
-    if not isinstance(raised, Exception):
+    if isinstance(raised, StopIteration) or not isinstance(raised, Exception):
         raise CallError(
             f"{call.title} raised {said['why']}{where(call)}", Reason.EXIT
         ) from trace

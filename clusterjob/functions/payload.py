@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import pickle
 import sys
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Pickler:
         self._own: list[object] = []
         self._make = _pickler(self._own)
         # large buffers by the objects that they are of, which are kept meanwhile
-        self._known: dict[int, tuple[object, Blob, str]] = {}
+        self._known: dict[int, tuple[object, Blob, str, Blob]] = {}
         self._again: set[int] = set()
 
     def dump(self, value: object) -> Payload:
@@ -86,13 +87,16 @@ class Pickler:
         for length, buffer in zip(lengths, buffers, strict=True):
             if length < SHARED:
                 marks.append(length)
-                own.append(buffer)
+                own.append(
+                    bytes(buffer)
+                )  # the array may be changed before it is sent
                 continue
-            digest = self._digest_of(buffer)
+            digest, copy = self._taken(buffer)
             marks.append(digest)
-            shared[digest] = buffer
+            shared[digest] = copy
         said = {"p": len(text), "b": marks}
-        digest = _sum([*own, *(mark.encode() for mark in shared)])
+        words = json.dumps(said).encode()  # which buffer stands where
+        digest = _sum([words, *own])
         return Payload(
             said,
             own,
@@ -101,22 +105,24 @@ class Pickler:
             has_code=_BY_VALUE in text,
         )
 
-    def _digest_of(self, buffer: memoryview) -> str:
+    def _taken(self, buffer: memoryview) -> tuple[str, Blob]:
+        """Return the digest of a large buffer, and its bytes as they are now."""
         key = id(buffer.obj)
         known = self._known.get(key)
         if known is not None and len(known[1]) == len(buffer):
             self._again.add(key)
-            return known[2]
-        digest = _sum([buffer])
-        self._known[key] = buffer.obj, buffer, digest
-        return digest
+            return known[2], known[3]
+        copy = bytes(buffer)
+        digest = _sum([copy])
+        self._known[key] = buffer.obj, buffer, digest, copy
+        return digest, copy
 
     def finish(self) -> None:
         """End a burst. Raises :class:`CallError` where an array that several calls of it were given
         is not what it was.
         """
         for key in self._again:
-            _, buffer, digest = self._known[key]
+            _, buffer, digest, _ = self._known[key]
             if _sum([buffer]) != digest:
                 raise CallError(
                     "an array was changed in place after it was given to a call, so that the calls "

@@ -205,7 +205,7 @@ class LocalPlace:
             Path(self._path("stop")).touch(mode=0o600)
 
     def exists(self) -> bool:
-        return os.path.isdir(self.folder)
+        return all(os.path.isdir(self._path(name)) for name in FOLDERS)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -256,8 +256,7 @@ class Pool:
         ``patience`` is how many s to wait for something. Raises :class:`CommandError`,
         :class:`StoreError`.
         """
-        gone = self._gone
-        haul = self.place.collect(gone, patience)
+        haul = self.place.collect(self._gone, patience)
         self._gone = []
         told: list[Told] = []
         stored: Stored = {}
@@ -271,7 +270,6 @@ class Pool:
                     told,
                     stored,
                 )
-                self._gone.append(name)
             if haul.listing is not None:
                 told += self._bury(haul.listing, bool(haul.files))
                 told += self._find_lost(haul.listing, bool(haul.files))
@@ -280,6 +278,11 @@ class Pool:
                 self.book.finish(stored)
             if failed:
                 self.book.forget(failed)
+            # what is in the book may go
+            self._gone = list(haul.files)
+            for number, key in list(self._keys.items()):
+                if key in stored:
+                    del self._keys[number]
             for item in told:
                 if self.calls.get(item.call.number) is item.call:
                     del self.calls[item.call.number]
@@ -364,12 +367,13 @@ class Pool:
         """Take in the result of a call; it is kept also where nobody waits for it."""
         number = said["n"]
         call = self.calls.get(number)
-        key = call.key if call is not None else self._keys.pop(number, "")
+        key = call.key if call is not None else self._keys.get(number, "")
         if key and said["ok"]:
             stored[key] = said, list(padded(parts))
         if call is None:
             if key and not said["ok"]:
                 self.book.forget([key])
+                del self._keys[number]
             return
         self._note_worker(call, worker)
         take_in(call, said)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from clusterjob.errors import CommandError
 from clusterjob.files import ArchiveWriter
-from clusterjob.functions.places import LISTED, Haul, NewFile
+from clusterjob.functions.places import FOLDERS, LISTED, Haul, NewFile
 from clusterjob.runner import open_signed
 from clusterjob.shell import in_portions, load_shell, quote, quote_all
 from clusterjob.transport import Completed, RemoteTransport
@@ -165,6 +165,7 @@ class RemotePlace:
         script = "\n".join(
             [
                 f"cd {quote(self.folder)} 2>/dev/null || exit {_GONE}",
+                f"for cj_one in {quote_all(FOLDERS)}; do [ -d $cj_one ] || exit {_GONE}; done",
                 load_shell(_SETTLE),
                 'for cj_one in tmp/in-*; do cj_settle "${cj_one#tmp/in-}" || exit 1; done',
             ]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from clusterjob.engine import is_gone, process_name
-from clusterjob.errors import ClusterJobError, CommandError, StoreError
+from clusterjob.errors import CallError, ClusterJobError, CommandError, StoreError
 from clusterjob.functions.book import Book, PoolRow
 from clusterjob.functions.calls import Call, Tell, Told
 from clusterjob.functions.places import NewFile
@@ -79,7 +79,10 @@ class Collector:
                 if self.pool.collect(self._patience):
                     self.last = time.monotonic()
                 self.error, pause = "", _PAUSES[0]
-            except CommandError as error:
+            except (CommandError, StoreError) as error:
+                if self._is_gone():
+                    self._fail_all(_gone_error(self.pool.place.folder))
+                    continue
                 if not self.error and not self._is_over:
                     _log.warning("results cannot be fetched now: %s", error)
                 self.error = str(error)
@@ -88,11 +91,25 @@ class Collector:
             except Exception as error:  # nobody would hear of it otherwise
                 self._fail_all(error)
 
+    def _is_gone(self) -> bool:
+        """Whether somebody deleted the folder."""
+        try:
+            return not self.pool.place.exists()
+        except CommandError:
+            return False
+
     def _fail_all(self, error: Exception) -> None:
         with self.pool.lock:
             calls = list(self.pool.calls.values())
             self.pool.calls.clear()
         self._fail([Told(call, None, error) for call in calls])
+
+
+def _gone_error(folder: str) -> CallError:
+    return CallError(
+        f"the folder of the calls was deleted, or a part of it: {folder}. What was remembered of "
+        "calls that ended is kept; the same again makes the others"
+    )
 
 
 class Station:
@@ -222,7 +239,7 @@ class Station:
     def end_workers(self) -> None:
         """Cancel the workers, and submit no more. Raises :class:`CommandError`."""
         self._is_ending = True
-        if self.workers is not None:
+        if self.workers is not None and self.workers.alive():
             self.workers.cancel()
 
     def running(self) -> int:
@@ -247,6 +264,9 @@ class Station:
             self.book.leave_pool(self.pool.row)
             return
         try:
+            if not self.pool.place.exists():
+                self.book.forget_pool(self.pool.row)
+                return
             self.pool.place.stop()
             self._await_workers()
             if self.workers.alive():

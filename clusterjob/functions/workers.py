@@ -21,6 +21,7 @@ from clusterjob.store import Task
 _log = logging.getLogger(__name__)
 # of one generation after the other that called nothing; nodes fail, and may do so once more
 _MOST_BARREN = 3
+_MOST_IDLE = 4  # submissions of workers, none of which made a call
 # reads the runner, which must be what was sent, and runs it under its own name
 _START = (
     "import sys,hashlib,types;p,d=sys.argv[1:3];s=open(p,'rb').read();"
@@ -63,6 +64,7 @@ class Workers:
         self.generations: list[Generation] = []
         self._ended: set[str] = set()  # in order, by their own word
         self._barren = 0
+        self._idle_rounds = 0  # submissions since a call was made
 
     # -- submitting --------------------------------------------------------------------------------
 
@@ -81,7 +83,15 @@ class Workers:
                 self._submit(number, elements)
 
     def submit(self, elements: int) -> None:
-        """Submit some more workers. Raises whatever a submission does."""
+        """Submit some more workers. Raises whatever a submission does, and
+        :class:`WorkersFailedError` where many came and went, and called nothing.
+        """
+        self._idle_rounds += 1
+        if self._idle_rounds > _MOST_IDLE:
+            raise WorkersFailedError(
+                f"workers come and go, and call nothing: {self.row.folder}. Is there a file "
+                "'stop' in it?"
+            )
         self._submit(self.book.add_workers(self.row, elements), elements)
 
     def _submit(self, number: int, elements: int) -> None:
@@ -190,10 +200,12 @@ class Workers:
                 continue
             worst = max((task for _, task in generation.tasks()), key=_badness)
             generation.seen.add("")  # it counts once
-            if worst.status is Status.COMPLETED:
-                continue
             self._barren += 1
-            may_pass = worst.reason in (Reason.NODE_FAILURE, Reason.PREEMPTED)
+            is_whole = worst.status is Status.COMPLETED  # the folder was not there
+            may_pass = is_whole or worst.reason in (
+                Reason.NODE_FAILURE,
+                Reason.PREEMPTED,
+            )
             if may_pass and self._barren < _MOST_BARREN:
                 continue
             raise WorkersFailedError(
@@ -210,7 +222,7 @@ class Workers:
 
     def note_work(self) -> None:
         """Note that a call was made: workers get on."""
-        self._barren = 0
+        self._barren = self._idle_rounds = 0
 
     def cancel(self) -> None:
         """Cancel workers that have not ended. Raises :class:`CommandError`."""
@@ -232,8 +244,10 @@ def worker_body(python: str, folder: str, secret: bytes, generation: int) -> str
         word = f'"$HOME"/{quote(python[2:])}'
     arguments = [runner, runner_digest(), folder, hashlib.sha256(secret).hexdigest()]
     return (
+        "{% raw %}"  # the folder's name is no template
         f"[ -f {quote(runner)} ] || exit 0\n"
         f"exec {word} -c {quote(_START)} {quote_all([*arguments, str(generation)])}\n"
+        "{% endraw %}"
     )
 
 

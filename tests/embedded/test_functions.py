@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import itertools
 import json
 import logging
@@ -771,3 +772,150 @@ def test_a_failure_of_before_is_made_anew(marks: Path) -> None:
     (marks / "input").touch()
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.stdout == "[0, 1, 2, 3]\n", second.stderr
+
+
+@pytest.mark.parametrize("buffersize", [1, 2, 3, 5])
+def test_reading_ahead_loses_nothing(buffersize: int) -> None:
+    for how in (clusterjob.map, clusterjob.map_unordered):
+        found = []
+        for value in how(abs, (n for n in range(20)), buffersize=buffersize):
+            found.append(value)
+            if len(found) < 4:
+                time.sleep(
+                    0.3
+                )  # who is slow finds all that was read ahead at its end
+        assert sorted(found) == list(range(20))
+
+
+def test_what_is_changed_after_it_was_given() -> None:
+    small, large = np.ones(1000), np.ones(200_000)
+    with ClusterExecutor(max_workers=1, cache=False) as executor:
+        some = [executor.submit(np.sum, array) for array in (small, large)]
+        bound = executor.submit(functools.partial(np.sum, large))
+        small[:] = large[:] = 0
+        assert [future.result(LONG) for future in some] == [1000, 200_000]
+        assert bound.result(LONG) == 200_000
+
+
+def test_a_process_that_a_function_forks() -> None:
+    def fork(how: str) -> str:
+        pid = os.fork()
+        if pid == 0 and how == "exit":
+            sys.exit(0)
+        if pid == 0 and how == "raise":
+            raise ValueError("of the child")
+        if pid:
+            os.waitpid(pid, 0)
+        return "child" if pid == 0 else "parent"
+
+    with ClusterExecutor(max_workers=1, cache=False) as executor:
+        found = list(
+            executor.map(fork, ["return", "exit", "raise"] * 2, timeout=LONG)
+        )
+    assert found == ["parent"] * 6
+
+
+def test_a_module_that_was_changed_since_a_worker_imported_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    with ClusterExecutor(max_workers=1) as executor:
+        for number in (1, 22):
+            Path("changing.py").write_text(f"def f(x): return {number}\n")
+            if "changing" in sys.modules:
+                importlib.reload(sys.modules["changing"])
+            module = importlib.import_module("changing")
+            assert executor.submit(module.f, 0).result(LONG) == number
+
+
+def test_exits_over_there_are_results(marks: Path) -> None:
+    def leave(how: int) -> int:
+        if how == 1:
+            sys.exit("usage")
+        if how == 2:
+            raise KeyboardInterrupt
+        if how == 3:
+            raise asyncio.CancelledError
+        if how == 4:
+            raise StopIteration
+        return how
+
+    found = list(clusterjob.map(leave, range(6), return_exceptions=True))
+    assert found[0] == 0
+    assert found[5] == 5
+    assert all(isinstance(error, CallError) for error in found[1:5])
+
+
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.2, 0.6])
+def test_a_process_is_terminated_at_any_moment(after: float) -> None:
+    process = Process(target=time.sleep, args=(60,))
+    process.start()
+    time.sleep(after)
+    process.terminate()
+    process.join(20)
+    assert process.exitcode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("what", ["all", "results", "stop"])
+def test_a_folder_that_was_deleted(what: str) -> None:
+    with ClusterExecutor(max_workers=1, cache=False) as executor:
+        some = [executor.submit(time.sleep, 1.0) for _ in range(3)]
+        while executor._dispatch.stations[0].pool is None:
+            time.sleep(0.01)
+        folder = Path(executor._dispatch.stations[0].pool.place.folder)
+        while not list((folder / "taken").iterdir()):
+            time.sleep(0.01)
+        if what == "stop":
+            (folder / "stop").touch()
+        else:
+            shutil.rmtree(folder if what == "all" else folder / what)
+        error = some[-1].exception(60)
+        assert isinstance(error, clusterjob.ClusterJobError)
+
+
+def test_an_executor_in_a_forked_process() -> None:
+    program = Path("program.py")
+    program.write_text(
+        "import clusterjob, os, sys\n"
+        "executor = clusterjob.ClusterExecutor(max_workers=1)\n"
+        "print(executor.submit(abs, -1).result(30), flush=True)\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    try: executor.submit(abs, -2)\n"
+        "    except RuntimeError as error: print(error, flush=True)\n"
+        "    print(list(clusterjob.map(abs, [-5])), flush=True)\n"
+        "    sys.exit(0)\n"
+        "print(os.waitpid(pid, 0)[1], executor.submit(abs, -3).result(30))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=60
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "1"
+    assert "make one in this process" in lines[1]
+    assert lines[2:] == ["[5]", "0 3"], done.stderr
+
+
+@pytest.mark.parametrize("name", ["{{ x }}", "a b'c", "line\nbreak", "ünï"])
+def test_odd_folders(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(name).mkdir()
+    monkeypatch.chdir(name)
+    assert list(clusterjob.map(abs, [-1], max_workers=1)) == [1]
+
+
+def test_a_full_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from clusterjob.errors import StoreError
+    from clusterjob.functions.book import Book
+
+    finish, failed = Book.finish, []
+
+    def sometimes(self: Book, results: Any) -> None:
+        if len(failed) < 2:
+            failed.append(1)
+            raise StoreError("database or disk is full")
+        finish(self, results)
+
+    monkeypatch.setattr(Book, "finish", sometimes)
+    with ClusterExecutor(max_workers=1) as executor:
+        assert executor.submit(abs, -1).result(LONG) == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from clusterjob import CallError, ClusterExecutor
+from clusterjob.backend import render_text
 from clusterjob.functions.station import Collector
 from clusterjob.functions.workers import Workers, worker_body
 
@@ -43,8 +44,12 @@ class Bench:
     def run_worker(self) -> subprocess.CompletedProcess[str]:
         row = self.station.pool.row
         body = worker_body(self.station.site.python, row.folder, row.secret, 1)
+        body = render_text(body, {}, "the body")
         return subprocess.run(
-            ["sh", "-c", body], capture_output=True, text=True, timeout=30
+            ["sh", "-c", body],
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
 
 

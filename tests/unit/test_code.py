@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -214,3 +217,50 @@ def test_arrays_count_by_their_numbers() -> None:
     assert code_digest(step) == before
     array[2] = 7
     assert code_digest(step) != before
+
+
+class Many(list[int]):
+    pass
+
+
+def _closing(value: object) -> Callable[[], object]:
+    return lambda: value
+
+
+def _with(base: Any, key: int) -> Any:
+    base.key = key
+    return base
+
+
+def _from_text(text: str) -> Any:
+    space: dict[str, Any] = {}
+    exec(text, space)
+    return space["made"]
+
+
+_ONE, _TWO = [1], [2]
+_NEXT, _DOUBLE = (lambda x: x + 1), (lambda x: 2 * x)
+_OTHERS = [
+    ({"x": 1}.get, {"x": 2}.get),
+    ("{:d}".format, "{:05d}".format),
+    ((5).__add__, (6).__add__),
+    (re.compile("a").sub, re.compile("b").sub),
+    (_closing([[1], [2, 3]]), _closing([[1], [2], 3])),
+    (_closing([[1], 2]), _closing([[1, 2]])),
+    (lambda: ((1,), 2), lambda: ((1, 2),)),
+    (_closing([_ONE, _TWO, _ONE]), _closing([_ONE, _TWO, _TWO])),
+    (_closing([_NEXT, _DOUBLE, _NEXT]), _closing([_NEXT, _DOUBLE, _DOUBLE])),
+    (lambda xs: len(xs), lambda *xs: len(xs)),
+    (_closing(_with(Many([1]), 1)), _closing(_with(Many([1]), 2))),
+    (_closing(Many([1])), _closing(Many([2]))),
+    (_closing(defaultdict(int, {1: 2})), _closing(defaultdict(float, {1: 2}))),
+    (_closing(10**5000), _closing(10**5000 + 1)),
+    (_closing(1), _closing(True)),
+    (_from_text("def made(x): return 1"), _from_text("def made(x): return 2")),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), _OTHERS)
+def test_what_is_another_one(one: object, other: object) -> None:
+    assert code_digest(one) != code_digest(other)
+    assert code_digest(one) == code_digest(one)
