@@ -23,7 +23,7 @@ MOST_TOKENS_A_MODULE = 5000
 MOST_TOKENS_A_FUNCTION = 400
 ONE_FILE = {
     "spool.py": 8700,
-    "runner.py": 7800,
+    "runner.py": 8300,
 }  # what travels to other hosts as one file, and its own bound
 _NO_TOKENS = {
     tokenize.COMMENT,

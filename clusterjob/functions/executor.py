@@ -82,6 +82,9 @@ class ClusterExecutor(Executor):
     """
 
     _by_key: weakref.WeakValueDictionary[str, Call]
+    _is_ending = False  # workers are cancelled
+    _is_shut_down = False
+    _is_over = False
 
     def __init__(
         self,
@@ -129,9 +132,6 @@ class ClusterExecutor(Executor):
         self._by_key = weakref.WeakValueDictionary()
         self._broken: BaseException | None = None
         self._created = time.time()
-        self._is_ending = False  # workers are cancelled
-        self._is_shut_down = False
-        self._is_over = False
         self._leased = time.monotonic()
         self._thread: threading.Thread | None = None
         self._process = os.getpid()

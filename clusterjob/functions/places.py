@@ -145,6 +145,8 @@ class LocalPlace:
                 for name in sorted(names)[:_MOST_FILES]
             }
             is_due = time.monotonic() - self._listed > _LISTING
+            if is_due:
+                self._listed = time.monotonic()
             return Haul(self.listing() if is_due else None, readers)
 
     def _wait(self, patience: float) -> list[str]:
@@ -161,7 +163,6 @@ class LocalPlace:
 
     def listing(self) -> dict[str, list[str]]:
         with _as_command_error(self.folder):
-            self._listed = time.monotonic()
             return {name: os.listdir(self._path(name)) for name in LISTED}
 
     def withdraw(self, chunks: Mapping[str, Sequence[str]]) -> set[str]:

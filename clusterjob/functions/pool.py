@@ -133,9 +133,8 @@ class Pool:
                 (call.key, call.number, call.title) for call in calls if call.key
             ]
             again = any(call.attempt > 1 for call in calls)
-            taken = (
-                self.book.send(self.row, remembered, again) if remembered else set()
-            )
+            # also where none is remembered: no number is given twice, whoever has the pool
+            taken = self.book.send(self.row, remembered, again)
             self.calls.update(
                 {
                     call.number: call
