@@ -61,7 +61,7 @@ class ClusterExecutor(Executor):
 
     ``profile`` is an INI file that says where, or ``profiles`` several, which share the calls;
     without one calls are made on this machine. Other keywords are those of :class:`JobSettings`,
-    and options of the scheduler: what *one worker* asks for. Workers are elements of job arrays, at
+    and ``options`` those of the scheduler's own: what *one worker* asks for. Workers are elements of job arrays, at
     most ``max_workers`` at a time (by default the cores of this machine, or 32), which take calls
     until none has come for ``idle`` seconds (60; 2 where the embedded scheduler has the cores).
 
