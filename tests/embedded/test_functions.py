@@ -417,7 +417,7 @@ def test_workers_that_cannot_begin() -> None:
 
 
 def test_a_time_limit(tmp_path: Path) -> None:
-    with ClusterExecutor(time="3s", max_workers=1, cache=False) as executor:
+    with ClusterExecutor(time="6s", max_workers=1, cache=False) as executor:
         quick = executor.submit(abs, -2)
         long = executor.submit(time.sleep, 60)
         assert quick.result(LONG) == 2
@@ -476,7 +476,7 @@ def test_what_functions_print() -> None:
 
 def test_cancelling(marks: Path) -> None:
     with ClusterExecutor(max_workers=1, cache=False) as executor:
-        running = executor.submit(time.sleep, 2)
+        running = executor.submit(time.sleep, 4)
         while not running.running():
             time.sleep(0.01)
         waiting = [executor.submit(_mark(marks), number) for number in range(4)]
@@ -502,12 +502,10 @@ def test_a_long_call_holds_back_nothing() -> None:
 
     with ClusterExecutor(max_workers=2, cache=False) as executor:
         list(executor.map(take, [0.001] * 8))
-        began = time.monotonic()
-        some = executor.submit_all(take, [((s,), {}) for s in (6, *[0.001] * 30)], 31)
+        some = executor.submit_all(take, [((s,), {}) for s in (8, *[0.001] * 30)], 31)
         for future in some[1:]:
             future.result(LONG)
         assert not some[0].done()
-        assert time.monotonic() - began < 6
 
 
 def test_asyncio() -> None:
@@ -574,12 +572,12 @@ def test_several_clusters_take_from_one_list(marks: Path) -> None:
         Path(name).mkdir()
 
     def where(number: int) -> str:
-        time.sleep(0.1)
+        time.sleep(0.2)
         return os.path.basename(os.getcwd())
 
     found = list(
         clusterjob.map(
-            where, range(30), profiles=["one.ini", "two.ini"], max_workers=1
+            where, range(40), profiles=["one.ini", "two.ini"], max_workers=1
         )
     )
     assert set(found) == {"one", "two"}
