@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from clusterjob.engine import BEAT
 from clusterjob.errors import CallError, SettingsError, WorkersFailedError
@@ -29,7 +29,7 @@ from clusterjob.functions.chunks import Pace
 from clusterjob.functions.dispatch import Dispatch
 from clusterjob.functions.identity import Identities
 from clusterjob.functions.mapping import Arguments, Mapped, Rows
-from clusterjob.functions.payload import Pickler, check_function
+from clusterjob.functions.payload import Payload, Pickler, check_function
 from clusterjob.functions.reuse import Reuse
 from clusterjob.functions.sites import make_site
 from clusterjob.retry import Retry, changed_resources, changes_after
@@ -56,14 +56,23 @@ _LAST = 10.0  # s that may go by at the end of a program, to send what was submi
 _alive: weakref.WeakSet[ClusterExecutor] = weakref.WeakSet()
 
 
+class _Prepared(NamedTuple):
+    """A function that is to be sent: pickled, what it does as a digest, and its name."""
+
+    payload: Payload
+    identity: str
+    name: str
+
+
 class ClusterExecutor(Executor):
     """Calls functions in jobs: a :class:`concurrent.futures.Executor`.
 
     ``profile`` is an INI file that says where, or ``profiles`` several, which share the calls;
     without one calls are made on this machine. Other keywords are those of :class:`JobSettings`,
-    and ``options`` those of the scheduler's own: what *one worker* asks for. Workers are elements of job arrays, at
-    most ``max_workers`` at a time (by default the cores of this machine, or 32), which take calls
-    until none has come for ``idle`` seconds (60; 2 where the embedded scheduler has the cores).
+    and ``options`` those of the scheduler's own: what *one worker* asks for. Workers are elements
+    of job arrays, at most ``max_workers`` at a time (by default the cores of this machine, or 32),
+    which take calls until none has come for ``idle`` seconds (60; 2 where the embedded scheduler
+    has the cores).
 
     A call that was made before, with the same function, arguments and cluster, gives its result of
     then, unless ``cache`` is False; ``version`` is a text or number that makes calls others.
@@ -186,12 +195,24 @@ class ClusterExecutor(Executor):
         The function is taken as it is now. ``chunksize`` is how many calls a worker takes at a
         time; by default that follows from how long the first ones take.
         """
+        return self._submit_prepared(self._prepared(fn), arguments, chunksize)
+
+    def _prepared(self, fn: Callable[..., object]) -> _Prepared:
+        """Return a function as it is now, to be sent. Raises :class:`SettingsError`."""
         self._check_open()
         check_function(fn)
-        pickler = Pickler()
-        function = pickler.dump(fn)
         identity = self._identities.of_function(fn) if self._cache else ""
-        name = name_of(fn)
+        return _Prepared(Pickler().dump(fn), identity, name_of(fn))
+
+    def _submit_prepared(
+        self,
+        prepared: _Prepared,
+        arguments: Iterable[Arguments],
+        chunksize: int | None = None,
+    ) -> list[CallFuture[Any]]:
+        self._check_open()
+        function, identity, name = prepared
+        pickler = Pickler()
         calls = []
         for args, kwargs in arguments:
             call = Call(
@@ -303,7 +324,9 @@ class ClusterExecutor(Executor):
         if ahead is None and rows.length is None:
             ahead = max(_LEAST_AHEAD, _AHEAD * self.max_workers)
         return Mapped(
-            functools.partial(self.submit_all, fn, chunksize=chunksize),
+            functools.partial(
+                self._submit_prepared, self._prepared(fn), chunksize=chunksize
+            ),
             rows,
             ahead,
             timeout,
