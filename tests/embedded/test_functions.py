@@ -379,13 +379,11 @@ def test_a_python_that_is_not_there() -> None:
     assert "python = " in str(error)
 
 
-OTHERS = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))
-
-
 def _python(version: str) -> str:
     named = shutil.which(f"python{version}")
-    pyenv = Path(os.environ.get("PYENV_ROOT", "/root/.pyenv"), "versions")
-    found = [str(path) for path in pyenv.glob(f"{version}.*/bin/python3")]
+    # beside this one, as pyenv has them
+    others = Path(sys.base_prefix).parent
+    found = [str(path) for path in others.glob(f"{version}.*/bin/python3")]
     for path in (*found, named):
         if path and subprocess.run([path, "-c", ""]).returncode == 0:
             return path
