@@ -842,7 +842,6 @@ class Worker:
         self.limit = _Limit()
         self.child: _Child | None = None
         self.ending = 0  # the signal that told it to end
-        self.asked_to_end = 0.0  # when
         self.started = time.time()
         self.longest = 0.0  # s that a call took
         self.kills = _out_of_memory_kills()
@@ -909,7 +908,7 @@ class Worker:
         return 128 + self.ending if self._has_left_call else 0
 
     def _told_to_end(self, number: int, frame: object) -> None:
-        self.ending, self.asked_to_end = number, time.monotonic()
+        self.ending = number
 
     def _next_pause(self, pause: float, idle: float) -> float:
         """Return the s until the next look: all workers together look some hundred times a s, and

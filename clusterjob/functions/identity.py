@@ -71,9 +71,7 @@ def _digest_of(payload: Payload, value: object) -> str:
     text = bytes(payload.blobs[0])
     if payload.has_code or any(opcode in text for opcode in _SETS):
         return code_digest(value, _digest_of_object)
-    if not payload.own:
-        return payload.digest
-    return payload.digest + code_digest(payload.own, _digest_of_object)
+    return _with_own(payload)
 
 
 def _digest_of_object(value: object) -> str:
@@ -86,6 +84,11 @@ def _digest_of_object(value: object) -> str:
         return ""
     if payload.has_code and hasattr(value, "__dict__"):
         return code_digest(vars(value), _digest_of_object)
+    return _with_own(payload)
+
+
+def _with_own(payload: Payload) -> str:
+    """Return the digest of a pickle, with what functions and classes do that it names."""
     if not payload.own:
         return payload.digest
     return payload.digest + code_digest(payload.own, _digest_of_object)

@@ -21,7 +21,6 @@ from clusterjob.status import Reason, Status
 from clusterjob.store import Task
 
 _log = logging.getLogger(__name__)
-_SLICE = 0.25  # s of calls that may be begun before anything is written
 # s for which a worker's files may come later than the word that it has ended
 _SETTLE = 1.0
 _LOSS = 2.0  # s between two looks for calls that are nowhere
