@@ -187,21 +187,39 @@ class _Case:
             return self._finish(
                 Status.FAILED, word.reason or Reason.EXIT, exit_code, signal
             )
-        if (
-            word is not None
-            and word.status == Status.CANCELLED
-            and (code or own.warned)
-        ):
+        # in a pack the word is about the pack, and this job may have been over
+        was_in_time = self.record.is_packed and code == 0 and not own.warned
+        if word is not None and word.status == Status.CANCELLED and not was_in_time:
             return self._finish(Status.CANCELLED, exit_code=exit_code, signal=signal)
-        if code == 0:
-            return self._finish(Status.COMPLETED, exit_code=0)
-        is_cause_unknown = word is None and (signal is not None or bool(own.warned))
-        if is_cause_unknown and self._history_may_come():
+        if word is None:
+            return self._from_record_alone(own, exit_code, signal)
+        return self._finish_by_code(exit_code, signal)
+
+    def _from_record_alone(
+        self, own: ExitRecord, exit_code: int | None, signal: int | None
+    ) -> None:
+        """Nobody else says anything. A part of the job may have died of a signal, and the rest
+        have gone on to an exit code of 0: what was asked for and when the signal came tell more.
+        """
+        has_failed = exit_code != 0
+        was_hit = signal is not None or bool(own.warned)
+        times = [when for name, when in own.warned if has_failed or name == "TERM"]
+        if has_failed and not own.warned and own.ended is not None:
+            times.append(own.ended)
+        is_at_limit = any(_is_at_limit(own, when) for when in times)
+        if (was_hit or is_at_limit) and self._history_may_come():
             return None
-        if self.record.cancel_requested and (signal or own.warned):
+        was_told_to_end = any(name == "TERM" for name, _ in own.warned)
+        was_ended = was_told_to_end or (has_failed and was_hit)
+        if self.record.cancel_requested and was_ended:
             return self._finish(Status.CANCELLED, exit_code=exit_code, signal=signal)
-        if any(_is_at_limit(own, when) for _, when in own.warned):
+        if is_at_limit:
             return self._finish(Status.FAILED, Reason.TIMEOUT, exit_code, signal)
+        return self._finish_by_code(exit_code, signal)
+
+    def _finish_by_code(self, exit_code: int | None, signal: int | None) -> None:
+        if exit_code == 0:
+            return self._finish(Status.COMPLETED, exit_code=0)
         reason = Reason.SIGNAL if signal else Reason.EXIT
         return self._finish(Status.FAILED, reason, exit_code, signal)
 

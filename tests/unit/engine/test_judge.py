@@ -110,8 +110,8 @@ def outcome(task: Task) -> tuple[Status, Reason | None]:
             decide("CANCELLED by 1000", ended(143, warned=150)),
             (Status.CANCELLED, Reason.CANCELLED),
         ),
-        # it had ended before
-        (decide("CANCELLED", ended(0)), (Status.COMPLETED, None)),
+        # `sleep 100; true`: the sleep had the signal first, and the rest ran to its end
+        (decide("CANCELLED", ended(0)), (Status.CANCELLED, Reason.CANCELLED)),
         (decide("CANCELLED", after=True), (Status.CANCELLED, Reason.DEPENDENCY)),
         (
             decide("CANCELLED", after=True, cancelled=True),
@@ -167,12 +167,25 @@ def test_without_accounting_the_exit_record_tells_timeouts_and_cancels() -> None
         Status.FAILED,
         Reason.SIGNAL,
     )
-    assert outcome(
-        decide(None, ended(143, warned=120), exists=False, cancelled=True)
-    ) == (
-        Status.CANCELLED,
-        Reason.CANCELLED,
-    )
+    for code in (143, 9, 0):
+        cancelled = decide(
+            None, ended(code, warned=120), exists=False, cancelled=True
+        )
+        assert outcome(cancelled) == (Status.CANCELLED, Reason.CANCELLED)
+        at_limit = decide(None, ended(code, warned=160, limit=60), exists=False)
+        assert outcome(at_limit) == (Status.FAILED, Reason.TIMEOUT)
+    before_limit = decide(None, ended(0, warned=120, limit=60), exists=False)
+    assert outcome(before_limit) == (Status.COMPLETED, None)
+
+
+def test_what_ended_at_its_limit_without_a_signal_that_was_seen() -> None:
+    """The script can end by its own trap before the signal comes to what writes the record."""
+    trapped = decide(None, ended(9, limit=99), exists=False)
+    assert outcome(trapped) == (Status.FAILED, Reason.TIMEOUT)
+    assert decide(None, ended(9, limit=99)).status == Status.RUNNING
+    assert outcome(decide(None, ended(0, limit=99))) == (Status.COMPLETED, None)
+    early = decide(None, ended(9, limit=200), exists=False)
+    assert outcome(early) == (Status.FAILED, Reason.EXIT)
 
 
 def test_completed_without_an_exit_record_is_not_believed() -> None:

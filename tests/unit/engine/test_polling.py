@@ -43,7 +43,7 @@ from clusterjob.store import (
 from clusterjob.transport import LocalTransport
 
 
-def profile(**commands: str) -> str:
+def profile(*, lost_after: float = 0.5, **commands: str) -> str:
     lines = {
         "submit": "cat answer",
         "active": "cat active",
@@ -53,8 +53,8 @@ def profile(**commands: str) -> str:
     } | commands
     Path("p.ini").write_text(
         "[Attributes]\nbackend = slurm\nbundle = no\n"
-        "[Limits]\nfirst_poll = 0\npoll_interval = 0\nsettle = "
-        "0.2\nlost_after = 0.5\nretry_wait = 0.05\n[Commands]\n"
+        "[Limits]\nfirst_poll = 0\npoll_interval = 0\nsettle = 0.2\nretry_wait = 0.05\n"
+        f"lost_after = {lost_after}\n[Commands]\n"
         + "".join(f"{name} = {text}\n" for name, text in lines.items())
     )
     Path("answer").write_text("41\n")
@@ -63,9 +63,11 @@ def profile(**commands: str) -> str:
     return "p.ini"
 
 
-def job(name: str = "n", body: str = "true", **commands: str) -> JobScript:
+def job(
+    name: str = "n", body: str = "true", *, lost_after: float = 0.5, **commands: str
+) -> JobScript:
     made = JobScript(f"{body} # {name}", name)
-    made.read_settings(profile(**commands))
+    made.read_settings(profile(lost_after=lost_after, **commands))
     return made
 
 
@@ -168,7 +170,7 @@ def test_a_job_that_left_before_the_first_poll() -> None:
 
 
 def test_a_job_id_used_again_is_somebody_else_s() -> None:
-    result = job().submit()
+    result = job(lost_after=300).submit()
     listed(line(result, "COMPLETED", token="feedfeedfeedfeed"))
     Path("finished").write_text(
         f"41|COMPLETED|0:0|{now()}|{now()}|{now()}|5|00:01|5M|clusterjob:feedfeedfeedfeed\n"
