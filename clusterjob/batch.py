@@ -33,7 +33,9 @@ class Batch:
         cache_ids: list[str | None],
         parents: list[list[Parent]],
     ) -> None:
-        self.jobs, self.cache_ids, self._parents = jobs, cache_ids, parents
+        self.jobs = jobs
+        self.cache_ids = cache_ids
+        self._parents = parents
         self.generations = list(self._generations())
         self._followed = {
             parent

@@ -105,7 +105,9 @@ class SettingsError(ClusterJobError):
         section: str | None = None,
         key: str | None = None,
     ) -> None:
-        self.file, self.section, self.key = file, section, key
+        self.file = file
+        self.section = section
+        self.key = key
         place = [str(file)] if file is not None else []
         if section is not None:
             place.append(f"[{section}]")
@@ -139,12 +141,10 @@ class CommandError(ClusterJobError):
         stderr: str = "",
         hint: str = "",
     ) -> None:
-        self.command, self.exit_code, self.stdout, self.stderr = (
-            command,
-            exit_code,
-            stdout,
-            stderr,
-        )
+        self.command = command
+        self.exit_code = exit_code
+        self.stdout = stdout
+        self.stderr = stderr
         lines = [what]
         if command:
             lines.append(f"  command: {shorten(command.strip())}")
@@ -234,7 +234,8 @@ class CallError(ClusterJobError):
         self, message: str, reason: Any = None, exit_code: int | None = None
     ) -> None:
         super().__init__(message)
-        self.reason, self.exit_code = reason, exit_code
+        self.reason = reason
+        self.exit_code = exit_code
 
 
 class WorkersFailedError(ClusterJobError, BrokenExecutor):

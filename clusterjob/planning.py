@@ -105,7 +105,9 @@ class Planner:
     """
 
     def __init__(self, store: Store, *, force: bool, retry: bool) -> None:
-        self._store, self._force, self._retry = store, force, retry
+        self._store = store
+        self._force = force
+        self._retry = retry
         self._exists = store.exists()
         self._steps: dict[int, PlannedJob] = {}
         # by name: the jobs of a batch often have one in common

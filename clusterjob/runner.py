@@ -45,7 +45,7 @@ import sys
 import tempfile
 import time
 import traceback
-from typing import Any, Callable, Iterable, Iterator, NamedTuple
+from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Tuple
 
 MAGIC = b"cj-call1"
 _SUM = 32  # bytes of a signature
@@ -69,6 +69,8 @@ _RENEW = 93  # of a child whose modules were changed since it imported them
 
 _MESSAGE = struct.Struct("<QdQQ")
 Blob = Any  # bytes, bytearray or memoryview
+Said = Dict[str, Any]  # what is said of a file, a call or a value, as JSON
+Signed = Tuple[Said, memoryview]  # header and body of a file
 
 
 class Untrusted(Exception):
@@ -78,7 +80,7 @@ class Untrusted(Exception):
 # -- files that are signed -------------------------------------------------------------------------
 
 
-def _header_text(header: dict[str, Any] | bytes) -> bytes:
+def _header_text(header: Said | bytes) -> bytes:
     """Return a header, values or what :func:`json.dumps` made of them, so that the body begins
     where arrays may.
     """
@@ -90,7 +92,7 @@ def write_signed(
     path: str,
     key: bytes,
     label: str,
-    header: dict[str, Any] | bytes,
+    header: Said | bytes,
     blobs: Iterable[Blob],
 ) -> None:
     """Write a signed file, for its owner only; its name is for the caller to give at the end."""
@@ -107,7 +109,7 @@ def write_signed(
 
 
 def sign(
-    key: bytes, label: str, header: dict[str, Any] | bytes, blobs: Iterable[Blob]
+    key: bytes, label: str, header: Said | bytes, blobs: Iterable[Blob]
 ) -> list[Blob]:
     """Return what :func:`write_signed` writes, in pieces: large ones are not copied."""
     text = _header_text(header)
@@ -119,9 +121,13 @@ def sign(
 
 
 def read_signed(
-    path: str, key: bytes, label: str
-) -> tuple[dict[str, Any], memoryview]:
-    """Return header and body of a signed file. Raises OSError, and :class:`Untrusted`."""
+    path: str, key: bytes, label: str, checked: dict[str, _Stamp] | None = None
+) -> Signed:
+    """Return header and body of a signed file. Raises OSError, and :class:`Untrusted`.
+
+    ``checked`` remembers files whose signature was right: as long as they are the same files, it is
+    not computed again.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb", buffering=0) as file:
         status = os.fstat(descriptor)
@@ -132,17 +138,25 @@ def read_signed(
             data: Any = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
         else:
             data = bytearray(file.read())
-    return open_signed(
-        data,
-        key,
-        label,
-        path,
-    )
+    stamp = _stamp_of(status)
+    if checked is not None and checked.get(path) == stamp:
+        return _header_and_body(memoryview(data))
+    found = open_signed(data, key, label, path)
+    if checked is not None:
+        checked[path] = stamp
+    return found
 
 
-def open_signed(
-    data: Blob, key: bytes, label: str, what: str
-) -> tuple[dict[str, Any], memoryview]:
+_Stamp = Tuple[int, ...]
+
+
+def _stamp_of(status: os.stat_result) -> _Stamp:
+    """Return what is another one when a file was replaced, or written to."""
+    place = status.st_dev, status.st_ino, status.st_size
+    return (*place, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def open_signed(data: Blob, key: bytes, label: str, what: str) -> Signed:
     """Return header and body of what was signed. Raises :class:`Untrusted`."""
     view = memoryview(data)
     start = len(MAGIC) + _SUM
@@ -155,6 +169,11 @@ def open_signed(
         raise Untrusted(
             f"{what} does not have the signature that it should: it was changed, or cut off"
         )
+    return _header_and_body(view)
+
+
+def _header_and_body(view: memoryview) -> Signed:
+    start = len(MAGIC) + _SUM
     (length,) = struct.unpack("<I", view[start : start + 4])
     header = json.loads(bytes(view[start + 4 : start + 4 + length]))
     return header, view[start + 4 + length :]
@@ -182,7 +201,7 @@ def _find_in_main(name: str) -> Any:
 
 def dump_value(
     value: Any, make: Callable[..., pickle.Pickler] = pickle.Pickler
-) -> tuple[dict[str, Any], list[Blob]]:
+) -> tuple[Said, list[Blob]]:
     """Return what is said of a value, and its bytes: the pickle, then large buffers beside it.
 
     They are to be written as :func:`padded` yields them.
@@ -204,15 +223,23 @@ def dump_value(
 
 
 def padded(blobs: Iterable[Blob]) -> Iterator[Blob]:
-    """Yield bytes with what is between them, so that each begins where arrays may begin."""
+    """Yield bytes with what is between them, so that each begins where arrays may begin; small ones
+    in one piece.
+    """
+    small = bytearray()
     for blob in blobs:
-        yield blob
-        if len(blob) % _ALIGN:
-            yield bytes(-len(blob) % _ALIGN)
+        gap = bytes(-len(blob) % _ALIGN)
+        if len(blob) < _OUT_OF_BAND:
+            small += blob
+            small += gap
+            continue
+        yield from (small, blob, gap)
+        small = bytearray()
+    yield small
 
 
 def parts_of(
-    said: dict[str, Any], body: memoryview, at: int = 0
+    said: Said, body: memoryview, at: int = 0
 ) -> tuple[list[memoryview], int]:
     """Return the pickle and the buffers that stand beside it, and where the next value begins.
 
@@ -227,7 +254,7 @@ def parts_of(
 
 
 def load_value(
-    said: dict[str, Any],
+    said: Said,
     parts: list[memoryview],
     shared: Callable[[str], memoryview] | None = None,
 ) -> Any:
@@ -245,7 +272,8 @@ class ProcessBase:
     """What a process on a cluster is over there: see ``clusterjob.Process``."""
 
     def __init__(self, target: Any, name: str, args: Any, kwargs: Any) -> None:
-        self._target, self.name = target, name
+        self._target = target
+        self.name = name
         self._args, self._kwargs = tuple(args), dict(kwargs or {})
 
     def run(self) -> Any:
@@ -269,13 +297,15 @@ class Pool(NamedTuple):
     folder: str
     key: bytes
     name: str
-    settings: dict[str, Any]
+    settings: Said
 
     def path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)
 
-    def read(self, kind: str, name: str) -> tuple[dict[str, Any], memoryview]:
-        return read_signed(self.path(kind, name), self.key, self.label(kind, name))
+    def read_shared(self, digest: str, checked: dict[str, _Stamp]) -> Signed:
+        """Return what several calls have in common: see :func:`read_signed`."""
+        path, label = self.path("shared", digest), self.label("shared", digest)
+        return read_signed(path, self.key, label, checked)
 
     def label(self, kind: str, name: str) -> str:
         return f"{kind}:{self.name}:{name}"
@@ -284,7 +314,7 @@ class Pool(NamedTuple):
         self,
         kind: str,
         name: str,
-        header: dict[str, Any] | bytes,
+        header: Said | bytes,
         blobs: Iterable[Blob],
     ) -> None:
         """Write a file of the pool, whole or not at all."""
@@ -334,14 +364,15 @@ class _Claim(NamedTuple):
     chunk: str
     first: int
     end: int
-    calls: list[dict[str, Any]]
+    calls: list[Said]
     places: list[int]  # where the bytes of each call begin
     body: memoryview
 
     @property
     def granted(self) -> int:
         """The first call that may not be begun before anything is written."""
-        return min(self.end, self.first + int(self.chunk.partition("-")[2]))
+        _, _, count = self.chunk.partition("-")
+        return min(self.end, self.first + int(count))
 
 
 class _Modules:
@@ -417,11 +448,14 @@ class Caller:
     """Calls functions, in a process of its own. Results go to the other one over a pipe."""
 
     def __init__(self, pool: Pool, worker: str, limit: _Limit) -> None:
-        self.pool, self.worker, self.limit = pool, worker, limit
+        self.pool = pool
+        self.worker = worker
+        self.limit = limit
         self.about = _about(worker)
         self._process = 0
         self._here = os.getcwd()
-        self._functions: dict[str, Any] = {}
+        self._functions: Said = {}
+        self._checked: dict[str, _Stamp] = {}
         self._modules = _Modules()
         self._logs = (1, 2)
         self._pickler: Callable[..., pickle.Pickler] | None = None
@@ -453,7 +487,7 @@ class Caller:
             form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
             logging.basicConfig(level=level, format=form)
 
-    def _add_paths(self, settings: dict[str, Any]) -> None:
+    def _add_paths(self, settings: Said) -> None:
         """Make modules known: those that travelled along first, those of the other side last."""
         own = os.path.dirname(os.path.abspath(__file__))
         sys.path[:] = [path for path in sys.path if path and path != own]
@@ -553,9 +587,7 @@ class Caller:
         else:
             sys.stderr = stream
 
-    def _outcome(
-        self, claim: _Claim, number: int
-    ) -> tuple[dict[str, Any], list[Blob]]:
+    def _outcome(self, claim: _Claim, number: int) -> tuple[Said, list[Blob]]:
         """Call a function, and return what came of it. Whatever goes wrong is the call's."""
         phase = "load"
         try:
@@ -578,15 +610,13 @@ class Caller:
                 _end_fork(error)
             return self._failure(error, phase)
 
-    def _failure(
-        self, error: BaseException, phase: str
-    ) -> tuple[dict[str, Any], list[Blob]]:
+    def _failure(self, error: BaseException, phase: str) -> tuple[Said, list[Blob]]:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
         text = "".join(traceback.format_exception(type(error), error, trace))
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
-        said: dict[str, Any] = {"ok": False, "phase": phase, "trace": text}
+        said: Said = {"ok": False, "phase": phase, "trace": text}
         said["why"] = f"{kind.replace('builtins.', '')}: {_text_of(error)}"
         if isinstance(error, ModuleNotFoundError):
             said["module"] = error.name
@@ -598,7 +628,7 @@ class Caller:
             return {**said, "v": None, "unpickled": _text_of(other)}, []
         return {**said, "v": described}, blobs
 
-    def _dumped(self, value: Any) -> tuple[dict[str, Any], list[Blob]]:
+    def _dumped(self, value: Any) -> tuple[Said, list[Blob]]:
         """Pickle a value, with cloudpickle where it is there and needed."""
         try:
             said, blobs = dump_value(value, _Pickler)
@@ -615,7 +645,7 @@ class Caller:
     def _function(self, digest: str) -> Any:
         """Return a function; the last few are kept."""
         if digest not in self._functions:
-            header, body = self.pool.read("shared", digest)
+            header, body = self.pool.read_shared(digest, self._checked)
             _check_python(header)
             parts, _ = parts_of(header["v"], body)
             if len(self._functions) > 7:
@@ -625,13 +655,13 @@ class Caller:
 
     def _shared(self, digest: str) -> memoryview:
         """Return a buffer that several calls have; what they change in it is their own."""
-        _, body = self.pool.read("shared", digest)
+        _, body = self.pool.read_shared(digest, self._checked)
         return body
 
     def _log_end(self, descriptor: int) -> int:
         return os.lseek(descriptor, 0, os.SEEK_END)
 
-    def _add_logs(self, said: dict[str, Any], before: list[int]) -> None:
+    def _add_logs(self, said: Said, before: list[int]) -> None:
         """Say where in the logs the call's own part stands, and what it says."""
         for descriptor, start, name in zip(self._logs, before, ("out", "err")):
             end = self._log_end(descriptor)
@@ -658,7 +688,7 @@ def _end_fork(error: BaseException | None) -> None:
     os._exit(code & 0xFF)
 
 
-def _check_python(said: dict[str, Any]) -> None:
+def _check_python(said: Said) -> None:
     """Refuse code that another version of Python made."""
     wanted, own = said.get("python"), "%d.%d" % sys.version_info[:2]
     if wanted not in (None, own):
@@ -674,7 +704,7 @@ def _flush_streams() -> None:
             stream.flush()
 
 
-def _about(worker: str) -> dict[str, Any]:
+def _about(worker: str) -> Said:
     """Return who a worker is, and where."""
     job = os.environ.get("CLUSTERJOB_ID", "")
     return {"worker": worker, "host": socket.gethostname(), "job": job}
@@ -687,9 +717,7 @@ def _text_of(error: BaseException) -> str:
         return f"(its text cannot be made: {type(other).__name__})"
 
 
-def _message(
-    number: int, said: dict[str, Any] | None, blobs: Iterable[Blob]
-) -> bytes:
+def _message(number: int, said: Said | None, blobs: Iterable[Blob]) -> bytes:
     """Return what goes over the pipe for a call: how long it took, what it says, its result."""
     text = json.dumps(said).encode()
     body = b"".join(blobs)
@@ -923,8 +951,9 @@ class Worker:
         if self.ending:
             return True
         own = f"stop-{self.name.partition('.')[0]}"
-        if any(os.path.exists(self.pool.path(name)) for name in ("stop", own)):
-            return True
+        for name in ("stop", own):
+            if os.path.exists(self.pool.path(name)):
+                return True
         limit = self.settings.get("limit")
         if not limit:
             return False
@@ -944,13 +973,12 @@ class Worker:
         while self._names:
             name = self._names.pop()
             claim = f"{name}@{self.name}"
+            taken = self.pool.path("taken", claim)
             try:
-                os.rename(
-                    self.pool.path("todo", name), self.pool.path("taken", claim)
-                )
+                os.rename(self.pool.path("todo", name), taken)
             except FileNotFoundError:
                 # on NFS an answer that was lost may have been a yes
-                if not os.path.exists(self.pool.path("taken", claim)):
+                if not os.path.exists(taken):
                     continue
             try:
                 return read_claim(self.pool, claim)
@@ -967,7 +995,8 @@ class Worker:
             header,
             (),
         )
-        os.rename(self.pool.path("taken", claim), self.pool.path("tmp", claim))
+        taken = self.pool.path("taken", claim)
+        os.rename(taken, self.pool.path("tmp", claim))
 
     # -- one claim ---------------------------------------------------------------------------------
 
@@ -1053,12 +1082,13 @@ class Worker:
             part.add(part.told, json.dumps(said).encode(), b"")
         if part.told < part.end:
             part.flush()
+            may_begin = min(part.next, part.end)
             with self.limit:
-                self.limit.set(part.told, max(part.told, min(part.next, part.end)))
+                self.limit.set(part.told, max(part.told, may_begin))
             self._give(claim)
         return False
 
-    def _death(self, claim: _Claim, number: int, code: int | None) -> dict[str, Any]:
+    def _death(self, claim: _Claim, number: int, code: int | None) -> Said:
         said = {
             "n": claim.calls[number]["n"],
             "ok": False,
@@ -1104,7 +1134,8 @@ class _Part:
     """The results of a claim that are not written yet."""
 
     def __init__(self, worker: Worker, claim: _Claim) -> None:
-        self.worker, self.claim = worker, claim
+        self.worker = worker
+        self.claim = claim
         self.end = claim.end  # of what is still this worker's
         self.told = claim.first  # the first call without a result
         # what the files that are there say of how far the child may go
@@ -1160,7 +1191,8 @@ class _Part:
         wanted = max(self.next, min(self.end, self.told + ahead))
         if self._said or wanted > self.next:
             head = {**self.worker.about, "next": wanted, "calls": []}
-            header = json.dumps(head)[:-2].encode() + b", ".join(self._said) + b"]}"
+            start = json.dumps(head)[: -len("]}")].encode()
+            header = start + b", ".join(self._said) + b"]}"
             self._publish(f"{self.claim.name}.{self._files}", header)
             self._files += 1
         self.next = wanted

@@ -486,7 +486,11 @@ def _comes_back(lost: Collection[str], old: Record, new: Record) -> bool:
 
 
 def _may_replace(
-    force: bool, retry: bool, lost: Collection[str], old: Record, new: Record
+    force: bool,
+    retry: bool,
+    lost: Collection[str],
+    old: Record,
+    new: Record,
 ) -> bool:
     """Say whether the record that holds a key makes room for a new submission.
 

@@ -456,7 +456,8 @@ class Child:
     """A shepherd, as its supervisor knows it."""
 
     def __init__(self, row: sqlite3.Row, pid: int, tell: int) -> None:
-        self.row, self.pid = row, pid
+        self.row = row
+        self.pid = pid
         self.tell = (
             tell  # the end of a pipe: b"g" is "go on", its end is "look for yourself"
         )
@@ -915,9 +916,15 @@ class Shepherd:
     """
 
     def __init__(
-        self, row: sqlite3.Row, hear: int, report_to: int, env_word: str = ""
+        self,
+        row: sqlite3.Row,
+        hear: int,
+        report_to: int,
+        env_word: str = "",
     ) -> None:
-        self.row, self.hear, self.report_to = row, hear, report_to
+        self.row = row
+        self.hear = hear
+        self.report_to = report_to
         self.env_word = env_word
         self.job, self.index = row["job"], row["idx"]
         self.supervisor = os.getppid()
@@ -1048,7 +1055,8 @@ class Shepherd:
             used = self.resident()
             self.peak = max(self.peak, used)
             if memory_limit and used > memory_limit and not self.ending:
-                self.ending, self.kill_at = "OUT_OF_MEMORY", 0.0
+                self.ending = "OUT_OF_MEMORY"
+                self.kill_at = 0.0
             if limit and time.monotonic() - self.started > limit and not self.ending:
                 self.end("TIMEOUT")
             if self.kill_at is not None and time.monotonic() >= self.kill_at:

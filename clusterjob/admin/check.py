@@ -65,7 +65,9 @@ class _Checker:
     """The checks of one profile."""
 
     def __init__(self, session: Session, profile: str, files: bool) -> None:
-        self.session, self.profile, self.files = session, profile, files
+        self.session = session
+        self.profile = profile
+        self.files = files
         self.name = f"check-{int(time.time())}"
 
     def run(self, scheduler: Scheduler, time_limit: bool) -> Iterator[Check]:

@@ -264,7 +264,8 @@ class _Reader:
     """Turns checked sections into values; every error names the file that the key came from."""
 
     def __init__(self, sections: Sections, origin: _Origin) -> None:
-        self.sections, self.origin = sections, origin
+        self.sections = sections
+        self.origin = origin
 
     def error(self, message: str, section: str, key: str) -> SettingsError:
         return SettingsError(
@@ -284,7 +285,11 @@ class _Reader:
             ) from None
 
     def choice(
-        self, kind: type[_Choice], section: str, key: str, default: _Choice
+        self,
+        kind: type[_Choice],
+        section: str,
+        key: str,
+        default: _Choice,
     ) -> _Choice:
         text = self.sections.get(section, {}).get(key)
         if text is None:

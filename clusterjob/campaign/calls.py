@@ -28,7 +28,8 @@ class Calls:
     """The calls that were made, by this process or others."""
 
     def __init__(self, store: Store, memory: Memory) -> None:
-        self._store, self._memory = store, memory
+        self._store = store
+        self._memory = memory
         # of this process: step and word of each call, the places of the jobs that they made
         self._visited: set[tuple[str, str]] = set()
         self._made: set[str] = set()

@@ -41,7 +41,9 @@ class Driver:
     def __init__(
         self, session: Session, name: str, settings: Mapping[str, Any]
     ) -> None:
-        self.session, self.name, self.settings = session, name, settings
+        self.session = session
+        self.name = name
+        self.settings = settings
         self.store, self.engine = session.store, session.engine
         self.memory = Memory(session.store, name)
         self.calls = Calls(session.store, self.memory)

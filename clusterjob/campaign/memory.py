@@ -13,7 +13,8 @@ class Memory:
     """Things by name: how it was set up, which functions may be called yet, and the like."""
 
     def __init__(self, store: Store, campaign: str) -> None:
-        self._store, self._campaign = store, campaign
+        self._store = store
+        self._campaign = campaign
 
     def read(self) -> dict[str, Any]:
         return self._store.campaigns().get(self._campaign, {})

@@ -271,7 +271,11 @@ def _page(result: AsyncResult) -> str:
     help="Go on with what is added, until the job has ended.",
 )
 def logs(
-    job: str, errors: bool, index: int | None, lines: int | None, follow: bool
+    job: str,
+    errors: bool,
+    index: int | None,
+    lines: int | None,
+    follow: bool,
 ) -> None:
     """Print what a job has written so far."""
     stream: Stream = "stderr" if errors else "stdout"

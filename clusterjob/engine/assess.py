@@ -55,7 +55,11 @@ class Assessment:
     _findings: dict[str, dict[int | None, _Finding]] = field(default_factory=dict)
 
     def note(
-        self, record: Record, index: int | None, task: Task, evidence: Evidence
+        self,
+        record: Record,
+        index: int | None,
+        task: Task,
+        evidence: Evidence,
     ) -> None:
         """Note evidence that changes a task, or whose job it is."""
         is_duplicate = other_id(record, evidence.exit_record) is not None
@@ -117,7 +121,9 @@ class Assessor:
     def __init__(
         self, scheduler: Scheduler, batch_size: BatchSize, clock: Callable[[], float]
     ) -> None:
-        self.scheduler, self.batch_size, self.clock = scheduler, batch_size, clock
+        self.scheduler = scheduler
+        self.batch_size = batch_size
+        self.clock = clock
 
     def assess(self, records: Iterable[Record], listing: Listing) -> Assessment:
         """Judge every task of the records by a list of active jobs."""

@@ -70,7 +70,8 @@ class Engine:
     """
 
     def __init__(self, store: Store, connections: Connections) -> None:
-        self.store, self.connections = store, connections
+        self.store = store
+        self.connections = connections
         self.watcher = Watcher()
         self.neighbours = Neighbours(store)
         self._schedulers: dict[str, Scheduler] = {}

@@ -20,7 +20,8 @@ class TrackedJobs:
     """
 
     def __init__(self, store: Store, cluster_id: str) -> None:
-        self.store, self.cluster_id = store, cluster_id
+        self.store = store
+        self.cluster_id = cluster_id
         self._lock = threading.Lock()
         self._records: weakref.WeakValueDictionary[str, Record] = (
             weakref.WeakValueDictionary()

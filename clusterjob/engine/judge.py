@@ -61,15 +61,17 @@ class _Case:
     """One task, and what is known about it. The task is changed in place."""
 
     def __init__(
-        self, backend: Backend, record: Record, task: Task, evidence: Evidence
+        self,
+        backend: Backend,
+        record: Record,
+        task: Task,
+        evidence: Evidence,
     ) -> None:
         self.limits = backend.limits
-        self.backend, self.record, self.task, self.evidence = (
-            backend,
-            record,
-            task,
-            evidence,
-        )
+        self.backend = backend
+        self.record = record
+        self.task = task
+        self.evidence = evidence
         self.own = evidence.exit_record
 
     def decide(self) -> None:

@@ -160,7 +160,8 @@ class _Notes:
         programs: Mapping[str, Sequence[str]],
         units: Sequence[Unit],
     ) -> None:
-        self.scheduler, self.submission = scheduler, submission
+        self.scheduler = scheduler
+        self.submission = submission
         self.programs = programs
         self.sizes = {unit.token: unit.size for unit in units}
         self.limited = ""  # the token of the first array that was refused for a limit

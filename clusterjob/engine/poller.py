@@ -33,10 +33,16 @@ class Poller:
     """
 
     def __init__(
-        self, scheduler: Scheduler, jobs: TrackedJobs, assessor: Assessor, pace: Pace
+        self,
+        scheduler: Scheduler,
+        jobs: TrackedJobs,
+        assessor: Assessor,
+        pace: Pace,
     ) -> None:
         self.scheduler = scheduler
-        self.jobs, self.assessor, self.pace = jobs, assessor, pace
+        self.jobs = jobs
+        self.assessor = assessor
+        self.pace = pace
         self.store: Store = jobs.store
         self.clock: Callable[[], float] = pace.clock
         self.lock = threading.RLock()
@@ -175,7 +181,8 @@ class Poller:
     def _note_answer(self, listing: Listing) -> None:
         now = self.clock()
         if listing.asked:
-            self._last_answer, self.stale_since = now, None
+            self._last_answer = now
+            self.stale_since = None
         else:
             self.stale_since = self.stale_since or self._last_answer or now
         self._note_error(listing.error)

@@ -81,8 +81,11 @@ class _Recovery:
         resolved: Resolved,
         alone: Collection[str],
     ) -> None:
-        self.store, self.scheduler, self.phases = store, scheduler, phases
-        self.resolved, self.alone = resolved, alone
+        self.store = store
+        self.scheduler = scheduler
+        self.phases = phases
+        self.resolved = resolved
+        self.alone = alone
 
     def finish(self, taken: Sequence[Record]) -> None:
         """Look for the doubtful ones, then submit what the scheduler does not have."""

@@ -60,7 +60,8 @@ class Scheduler:
     """
 
     def __init__(self, backend: Backend, transport: Transport) -> None:
-        self.backend, self.transport = backend, transport
+        self.backend = backend
+        self.transport = transport
         self.renderer = Renderer(backend)
         self.commands = 0
         self.trips = 0
@@ -287,7 +288,11 @@ class Scheduler:
         ]
 
     def _listing(
-        self, kind: str, answer: Completed, mark: str, members: Sequence[str | None]
+        self,
+        kind: str,
+        answer: Completed,
+        mark: str,
+        members: Sequence[str | None],
     ) -> Listing:
         """Read the answers of commands, one for each of ``members``.
 

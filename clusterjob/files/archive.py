@@ -40,7 +40,11 @@ class ArchiveWriter:
         self._waiting = io.BytesIO()
 
     def add(
-        self, name: str, content: Content, size: int, mode: int
+        self,
+        name: str,
+        content: Content,
+        size: int,
+        mode: int,
     ) -> Iterator[bytes]:
         """Add a file. Raises :class:`CommandError` for one that is not as long as it was."""
         info = tarfile.TarInfo(name)

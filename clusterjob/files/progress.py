@@ -26,7 +26,9 @@ class Progress:
     """
 
     def __init__(self, host: str, total: int, hooks: Hooks) -> None:
-        self.host, self.total, self.done = host, total, 0
+        self.host = host
+        self.total = total
+        self.done = 0
         self._report = hooks.on_progress
         self._began = time.monotonic()
         self._said = self._began + _QUIET - _EVERY
@@ -42,7 +44,8 @@ class Progress:
 
     def restart(self, total: int) -> None:
         """Begin to count anew: what is to be sent was found out."""
-        self.total, self.done = total, 0
+        self.total = total
+        self.done = 0
 
     def add(self, count: int) -> None:
         """Note that so many bytes went over."""
@@ -79,9 +82,12 @@ class Count:
     """
 
     def __init__(self, what: str, total: int | None) -> None:
-        self._what, self._total, self._done = what, total, 0
+        self._what = what
+        self._total = total
+        self._done = 0
         self._lock = threading.Lock()
-        self._said, self._line = 0.0, ""
+        self._said = 0.0
+        self._line = ""
         self._began = time.monotonic()
 
     def add(self, *_: object) -> None:

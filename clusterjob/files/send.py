@@ -71,7 +71,8 @@ class _Sending:
     """One try of an upload."""
 
     def __init__(self, transport: RemoteTransport, progress: Progress) -> None:
-        self.transport, self.progress = transport, progress
+        self.transport = transport
+        self.progress = progress
 
     def send(self, files: Sequence[Upload]) -> None:
         """Find out what is missing, send it, and give it its names."""
@@ -144,7 +145,11 @@ class _Sending:
         self._check(done, base)
 
     def _archive(
-        self, items: Sequence[_Item], base: str, part: str, finish: str
+        self,
+        items: Sequence[_Item],
+        base: str,
+        part: str,
+        finish: str,
     ) -> Iterator[bytes]:
         writer = ArchiveWriter()
         for item in items:

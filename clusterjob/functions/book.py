@@ -22,6 +22,8 @@ from typing import Any
 from clusterjob.errors import StoreError
 from clusterjob.runner import (
     Blob,
+    Said,
+    Signed,
     Untrusted,
     open_signed,
     read_signed,
@@ -76,7 +78,7 @@ class CallRow:
     pool: str
     number: int
     done: float | None
-    said: dict[str, Any] | None
+    said: Said | None
     value: bytes | None
 
 
@@ -332,14 +334,19 @@ class Book:
                     said["v"],
                     blobs,
                 )
-            rows.append([time.time(), json.dumps(said), value, key])
+            words = json.dumps(said)
+            rows.append([time.time(), words, value, key])
         with self._transaction() as connection:
             connection.executemany(
                 "UPDATE calls SET done = ?, said = ?, value = ? WHERE key = ?", rows
             )
 
     def _write_large(
-        self, key: str, label: str, said: dict[str, Any], blobs: Sequence[Blob]
+        self,
+        key: str,
+        label: str,
+        said: Said,
+        blobs: Sequence[Blob],
     ) -> None:
         path = self._path(key)
         part = f"{path}.{secrets.token_hex(4)}"
@@ -360,7 +367,7 @@ class Book:
     def _path(self, key: str) -> str:
         return str(self.folder / "results" / key)
 
-    def value(self, row: CallRow) -> tuple[dict[str, Any], memoryview] | None:
+    def value(self, row: CallRow) -> Signed | None:
         """Return what is said of a result, and its bytes; None where it is not there any more.
 
         Raises :class:`StoreError` for one that was changed.

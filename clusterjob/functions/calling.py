@@ -13,7 +13,7 @@ from clusterjob.errors import SettingsError
 from clusterjob.functions.archives import digest, pack_modules
 from clusterjob.functions.calls import CallFuture
 from clusterjob.functions.executor import ClusterExecutor
-from clusterjob.functions.mapping import Rows
+from clusterjob.functions.mapping import MapOptions, Rows
 from clusterjob.retry import Retry
 from clusterjob.script import JobSettings, default_session
 from clusterjob.session import Session
@@ -62,16 +62,12 @@ def map(
         for energy in clusterjob.map(simulate, range(10, 100), profile="cluster.ini", time="1h"):
             print(energy)
     """
-    executor = _kept_executor(settings)
-    return executor.map(
-        function,
-        *iterables,
-        timeout=timeout,
-        chunksize=chunksize,
-        buffersize=buffersize,
-        return_exceptions=return_exceptions,
-        progress=progress,
-    )
+    if not iterables:
+        raise TypeError("map() must have at least two arguments.")
+    options = MapOptions(timeout, chunksize, buffersize, progress)
+    rows = Rows.zipped(iterables)
+    mapped = _kept_executor(settings).map_rows(function, rows, options)
+    return mapped.in_order(return_exceptions)
 
 
 def starmap(
@@ -87,14 +83,8 @@ def starmap(
     **settings: Unpack[CallSettings],
 ) -> Iterator[Value]:
     """Call a function with the items of each row as its arguments: see :func:`map`."""
-    mapped = _kept_executor(settings).map_rows(
-        function,
-        Rows(rows),
-        timeout=timeout,
-        chunksize=chunksize,
-        buffersize=buffersize,
-        progress=progress,
-    )
+    options = MapOptions(timeout, chunksize, buffersize, progress)
+    mapped = _kept_executor(settings).map_rows(function, Rows(rows), options)
     return mapped.in_order(return_exceptions)
 
 
@@ -112,13 +102,9 @@ def map_unordered(
     """Yield results as they come, in any order: see :func:`map`."""
     if not iterables:
         raise TypeError("map_unordered() must have at least two arguments.")
+    options = MapOptions(timeout, chunksize, buffersize, progress)
     mapped = _kept_executor(settings).map_rows(
-        function,
-        Rows.zipped(iterables),
-        timeout=timeout,
-        chunksize=chunksize,
-        buffersize=buffersize,
-        progress=progress,
+        function, Rows.zipped(iterables), options
     )
     return mapped.as_they_come(return_exceptions)
 
@@ -133,7 +119,8 @@ class RemoteFunction(Generic[Argument, Value]):
         self, function: Callable[Argument, Value], settings: CallSettings
     ) -> None:
         functools.update_wrapper(self, function)
-        self.function, self._settings = function, settings
+        self.function = function
+        self._settings = settings
 
     def __call__(
         self, *args: Argument.args, **kwargs: Argument.kwargs

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clusterjob.status import Reason
 
 Value = TypeVar("Value")
+_LARGE = 10**18
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 40
 
@@ -34,7 +35,8 @@ class CallFuture(Future[Value], Generic[Value]):
 
     def __init__(self, call: Call, keeper: Keeper) -> None:
         super().__init__()
-        self._call, self._keeper = call, keeper
+        self._call = call
+        self._keeper = keeper
 
     @property
     def key(self) -> str:
@@ -162,12 +164,18 @@ Tell = Callable[[Sequence[Told]], None]
 def short_arguments(args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
     """Return arguments in a line; what they are comes out, however large they are."""
     try:
-        words = [_short.repr(arg) for arg in args]
-        words += [f"{name}={_short.repr(value)}" for name, value in kwargs.items()]
+        words = [_in_short(arg) for arg in args]
+        words += [f"{name}={_in_short(value)}" for name, value in kwargs.items()]
     except Exception:  # a __repr__ of the user's
         return "..."
     text = ", ".join(words)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _in_short(value: object) -> str:
+    if type(value) is float or (type(value) is int and -_LARGE < value < _LARGE):
+        return repr(value)
+    return _short.repr(value)
 
 
 def name_of(function: Callable[..., object]) -> str:

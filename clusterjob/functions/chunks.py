@@ -6,11 +6,12 @@ import math
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from clusterjob.functions.calls import Call
 
 _TARGET = 1.0  # s that a chunk should take
-_LEAST = 0.05  # ... at least
+_LEAST = 0.1  # ... at least
 _REMEMBERED = 16  # calls of a function
 _SLICE = 0.25  # s of calls that may be begun before anything is written
 _MOST = 1000  # calls of a chunk
@@ -18,6 +19,13 @@ _BLIND = 32  # ... where nothing is known of how long they take
 _FIRST = 2  # chunks for each worker, from which that is learnt
 _BYTES = 4 << 20  # of arguments, from which on a chunk is full
 _A_WORKER = 4  # chunks that there should be for each
+
+
+class Chunk(NamedTuple):
+    """Calls that go together; ``granted`` of them may be begun before anything is written."""
+
+    granted: int
+    calls: Sequence[Call]
 
 
 class Pace:
@@ -58,33 +66,39 @@ def first_ones(calls: Sequence[Call], workers: int, pace: Pace) -> int:
 
 
 def into_chunks(
-    calls: Sequence[Call], workers: int, pace: Pace
-) -> Iterator[tuple[int, list[Call]]]:
-    """Yield chunks, each with how many of its calls may be begun before anything is written.
+    calls: Sequence[Call], workers: int, pace: Pace, behind: int = 0
+) -> Iterator[Chunk]:
+    """Yield chunks of calls.
 
-    ``workers`` is how many there may be, of all that take from these calls.
+    ``workers`` is how many there may be, of all that take from these calls; ``behind`` is how many
+    more calls are to come.
     """
     start = 0
     is_first = len(calls) <= _FIRST * workers
     while start < len(calls):
         first = calls[start]
         seconds = pace.get(first.label)
-        size = first.chunksize or _size(len(calls) - start, workers, seconds)
+        left = len(calls) - start + behind
+        size = _size(left, workers, seconds, first.chunksize)
         if is_first and seconds is None:
             size = first.chunksize or 1
         members = list(_fitting(calls[start : start + size], first))
         start += len(members)
         granted = 1 if seconds is None else math.ceil(_SLICE / max(seconds, 1e-6))
-        yield max(1, min(granted, len(members))), members
+        yield Chunk(max(1, min(granted, len(members))), members)
 
 
-def _size(left: int, workers: int, seconds: float | None) -> int:
+def _size(left: int, workers: int, seconds: float | None, wanted: int | None) -> int:
+    """Return how many calls go together; not fewer than are ``wanted``, where the user says so."""
     share = math.ceil(left / (workers * _A_WORKER))
     if seconds is None:
-        return max(1, min(share // 2, _BLIND))
+        return wanted or max(1, min(share // 2, _BLIND))
     # fewer are not worth a file; workers give back what takes them too long
-    least = int(_LEAST / max(seconds, 1e-6))
-    return max(1, min(max(share, least), int(_TARGET / max(seconds, 1e-6)), _MOST))
+    least = min(int(_LEAST / max(seconds, 1e-6)), _MOST)
+    if wanted:
+        return max(wanted, min(share, least))
+    most = min(int(_TARGET / max(seconds, 1e-6)), _MOST)
+    return max(1, min(max(share, least), most))
 
 
 def _fitting(calls: Sequence[Call], first: Call) -> Iterator[Call]:

@@ -23,7 +23,6 @@ _PAUSES = (
     30.0,
 )  # s after a host could not be reached: the shortest, the longest
 _LEARNING = 3.0  # s for which it is waited for the first calls of a function
-_BURST = 10_000  # calls that are sent at a time
 
 
 class Dispatch:
@@ -42,7 +41,10 @@ class Dispatch:
         pace: Pace,
         tell: Tell,
     ) -> None:
-        self.session, self.book, self.pace, self._tell = session, book, pace, tell
+        self.session = session
+        self.book = book
+        self.pace = pace
+        self._tell = tell
         self.stations = [
             Station(
                 session,
@@ -117,7 +119,7 @@ class Dispatch:
                     self._room(station, len(shared)), self._known(station, shared)
                 )
                 own += shared[:count]
-            some = own[:_BURST]
+            some = own[: station.burst]
             gone = set(some)
             self._waiting = deque(c for c in self._waiting if c not in gone)
         return some
@@ -144,7 +146,7 @@ class Dispatch:
             return 0
         # a few chunks for each worker that may begin soon
         share = -(-count // (4 * len(self.stations)))
-        return max(1, min(share, _BURST))
+        return max(1, share)
 
     def _station_of(self, call: Call) -> Station | None:
         """Return the cluster that a call must go to, which may be new; None where any will do."""
@@ -172,7 +174,9 @@ class Dispatch:
                 call.site = index
             call.station = station
         workers = station.most * len(self.stations)
-        return station.send(list(into_chunks(calls, workers, self.pace)))
+        behind = len(self._waiting)
+        chunks = list(into_chunks(calls, workers, self.pace, behind))
+        return station.send(chunks)
 
     def _take_from_idle(self) -> None:
         """Take calls back from a cluster whose workers wait in its queue, for one whose work."""

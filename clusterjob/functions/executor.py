@@ -10,29 +10,24 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from clusterjob.engine import BEAT
 from clusterjob.errors import CallError, SettingsError, WorkersFailedError
+from clusterjob.functions.attempts import begin_next_attempt, delay_of
 from clusterjob.functions.book import book_of
-from clusterjob.functions.calls import (
-    Call,
-    CallFuture,
-    Told,
-    name_of,
-    short_arguments,
-)
+from clusterjob.functions.calls import Call, CallFuture, Told
 from clusterjob.functions.chunks import Pace
 from clusterjob.functions.dispatch import Dispatch
 from clusterjob.functions.identity import Identities
-from clusterjob.functions.mapping import Arguments, Mapped, Rows
-from clusterjob.functions.payload import Payload, Pickler, check_function
+from clusterjob.functions.making import Prepared, Preparer
+from clusterjob.functions.mapping import Arguments, MapOptions, Mapped, Rows
 from clusterjob.functions.reuse import Reuse
 from clusterjob.functions.sites import make_site
-from clusterjob.retry import Retry, changed_resources, changes_after
+from clusterjob.retry import Retry
 from clusterjob.script import default_session
 from clusterjob.session import Session
 
@@ -54,14 +49,6 @@ _LEAST_AHEAD, _AHEAD = (
 )  # items that are read ahead: at least, for each worker
 _LAST = 10.0  # s that may go by at the end of a program, to send what was submitted
 _alive: weakref.WeakSet[ClusterExecutor] = weakref.WeakSet()
-
-
-class _Prepared(NamedTuple):
-    """A function that is to be sent: pickled, what it does as a digest, and its name."""
-
-    payload: Payload
-    identity: str
-    name: str
 
 
 class ClusterExecutor(Executor):
@@ -130,8 +117,10 @@ class ClusterExecutor(Executor):
         self._dispatch = Dispatch(
             self._session, self._book, sites, max_workers, self._pace, self._tell
         )
-        self._cache, self._retry = cache, retry
-        self._identities = Identities.at(sites, version)
+        self._cache = cache
+        self._retry = retry
+        identities = Identities.at(sites, version)
+        self._preparer = Preparer(identities if cache else None)
         self._reuse = Reuse(
             self._session, self._book, self._dispatch.stations, self._tell
         )
@@ -153,7 +142,7 @@ class ClusterExecutor(Executor):
 
     def start_over(self) -> None:
         """Count equal calls from one again: those of before are found."""
-        self._identities.start_over()
+        self._preparer.start_over()
 
     @property
     def max_workers(self) -> int:
@@ -193,55 +182,26 @@ class ClusterExecutor(Executor):
         """Have a function called once for each pair of arguments; return the futures in order.
 
         The function is taken as it is now. ``chunksize`` is how many calls a worker takes at a
-        time; by default that follows from how long the first ones take.
+        time, at least; by default that follows from how long the first ones take.
         """
         return self._submit_prepared(self._prepared(fn), arguments, chunksize)
 
-    def _prepared(self, fn: Callable[..., object]) -> _Prepared:
-        """Return a function as it is now, to be sent. Raises :class:`SettingsError`."""
+    def _prepared(self, fn: Callable[..., object]) -> Prepared:
         self._check_open()
-        check_function(fn)
-        identity = self._identities.of_function(fn) if self._cache else ""
-        return _Prepared(Pickler().dump(fn), identity, name_of(fn))
+        return self._preparer.function(fn)
 
     def _submit_prepared(
         self,
-        prepared: _Prepared,
+        prepared: Prepared,
         arguments: Iterable[Arguments],
         chunksize: int | None = None,
     ) -> list[CallFuture[Any]]:
         self._check_open()
-        function, identity, name = prepared
-        pickler = Pickler()
-        calls = []
-        for args, kwargs in arguments:
-            call = Call(
-                function,
-                name,
-                None,
-                short_arguments(args, kwargs),
-            )
+        calls = self._preparer.calls(prepared, arguments, self)
+        for call in calls:
             call.chunksize = chunksize
-            call.future = CallFuture(call, self)
-            calls.append(call)
-            try:
-                call.arguments = pickler.dump_arguments(args, kwargs)
-                if self._cache:
-                    call.key = self._identities.of_call(
-                        identity, call.arguments, (args, kwargs)
-                    )
-            except Exception as error:
-                call.arguments = None
-                call.future.set_running_or_notify_cancel()
-                call.future.set_exception(error)
-            if self._cache and call.arguments is not None:
-                call.key = self._identities.of_call(
-                    identity, call.arguments, (args, kwargs)
-                )
-        pickler.finish()
-        futures = [call.future for call in calls]
         self._enqueue([call for call in calls if call.arguments is not None])
-        return futures
+        return [call.future for call in calls]
 
     def _check_open(self) -> None:
         if os.getpid() != self._process:
@@ -290,48 +250,29 @@ class ClusterExecutor(Executor):
         results in order.
 
         What has a length is read at once; of other iterables at most ``buffersize`` items are read
-        ahead, by default some hundred for each worker. After ``timeout`` seconds the iterator
-        raises TimeoutError. With ``return_exceptions`` it yields what a call raised in its place,
+        ahead, by default some hundred for each worker. A worker takes at least ``chunksize`` calls
+        at a time, and more where they are short. After ``timeout`` seconds the iterator raises
+        TimeoutError. With ``return_exceptions`` it yields what a call raised in its place,
         and goes on. An iterator that is given up cancels what was not begun.
         """
         if not iterables:
             raise TypeError("map() must have at least two arguments.")
-        mapped = self.map_rows(
-            fn,
-            Rows.zipped(iterables),
-            timeout=timeout,
-            chunksize=chunksize,
-            buffersize=buffersize,
-            progress=progress,
-        )
-        return mapped.in_order(return_exceptions)
+        options = MapOptions(timeout, chunksize, buffersize, progress)
+        rows = Rows.zipped(iterables)
+        return self.map_rows(fn, rows, options).in_order(return_exceptions)
 
     def map_rows(
-        self,
-        fn: Callable[..., Value],
-        rows: Rows,
-        *,
-        timeout: float | None,
-        chunksize: int | None,
-        buffersize: int | None,
-        progress: bool,
+        self, fn: Callable[..., Value], rows: Rows, options: MapOptions
     ) -> Mapped[Value]:
         """Have a function called for each row of arguments: see :meth:`map`."""
-        for name, count in (("chunksize", chunksize), ("buffersize", buffersize)):
-            if count is not None and count < 1:
-                raise ValueError(f"{name} must be >= 1.")
-        ahead = buffersize
+        ahead = options.buffersize
         if ahead is None and rows.length is None:
             ahead = max(_LEAST_AHEAD, _AHEAD * self.max_workers)
-        return Mapped(
-            functools.partial(
-                self._submit_prepared, self._prepared(fn), chunksize=chunksize
-            ),
-            rows,
-            ahead,
-            timeout,
-            progress,
+        prepared = self._prepared(fn)
+        submit = functools.partial(
+            self._submit_prepared, prepared, chunksize=options.chunksize
         )
+        return Mapped(submit, rows, ahead, options)
 
     # -- the thread that sends ---------------------------------------------------------------------
 
@@ -450,7 +391,7 @@ class ClusterExecutor(Executor):
 
     def _is_tried_again(self, told: Told) -> bool:
         """Put a call that failed where it waits for its next attempt, if there is to be one."""
-        call, _, error, reason = told
+        call, _, error, _ = told
         if error is None or call.arguments is None or call.is_told:
             return False
         if call.is_attached and self._is_of_before(call):
@@ -459,29 +400,12 @@ class ClusterExecutor(Executor):
                 self._pending.append(call)
                 self._state.notify_all()
             return True
-        if self._retry is None:
+        own = self._dispatch.stations[call.site].site.record.spec.resources
+        if self._retry is None or not begin_next_attempt(self._retry, told, own):
             return False
-        rules = self._retry.rules()
-        code = getattr(error, "exit_code", None)
-        changes = changes_after(
-            rules,
-            call.reasons,
-            reason,
-            code,
-        )
-        if changes is None or reason is None:
-            return False
-        changed = self._changes(call, rules, changes)
-        if changed is None:
-            return False
-        call.changes = changed
-        call.reasons.append(reason)
-        call.attempt += 1
-        call.worker = ""
+        when = time.monotonic() + delay_of(self._retry)
         with self._state:
-            delay = rules["delay"]
-            assert isinstance(delay, (int, float))
-            self._later.append((time.monotonic() + delay, call))
+            self._later.append((when, call))
             self._state.notify_all()
         return True
 
@@ -490,27 +414,6 @@ class ClusterExecutor(Executor):
         if call.started is None or call.seconds is None:
             return True
         return call.started + call.seconds < self._created
-
-    def _changes(
-        self, call: Call, rules: Mapping[str, object], changes: Mapping[str, object]
-    ) -> dict[str, Any] | None:
-        """Return what the next worker of a call asks for in another way than those of its cluster;
-        None where no more can be had.
-        """
-        if not changes:
-            return call.changes
-        own = self._dispatch.stations[call.site].site.record.spec.resources
-        resources = {**own, **call.changes}
-        found = changed_resources(
-            rules,
-            changes,
-            resources,
-            call.host,
-        )
-        if found is None:
-            return None
-        profile = changes.get("profile")
-        return {**call.changes, **found, **({"profile": profile} if profile else {})}
 
     def withdraw(self, calls: Iterable[Call]) -> list[Call]:
         """Take calls back that nobody has begun, and return them; see :meth:`CallFuture.cancel`."""

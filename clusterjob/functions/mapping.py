@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -41,6 +42,33 @@ class Rows:
             yield tuple(row), {}
 
 
+@dataclass(frozen=True)
+class MapOptions:
+    """How a map is made: see :meth:`ClusterExecutor.map`. Raises ValueError, TypeError."""
+
+    timeout: float | None = None  # s
+    chunksize: int | None = None
+    buffersize: int | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("chunksize", "buffersize"):
+            count = getattr(self, name)
+            if count is None:
+                continue
+            if isinstance(count, bool) or not isinstance(count, int):
+                raise TypeError(
+                    f"{name} = {count!r}: expected a whole number, or None"
+                )
+            if count < 1:
+                raise ValueError(f"{name} must be >= 1.")
+        is_number = isinstance(self.timeout, (int, float))
+        if self.timeout is not None and (
+            not is_number or isinstance(self.timeout, bool)
+        ):
+            raise TypeError(f"timeout = {self.timeout!r}: expected seconds, or None")
+
+
 class Mapped(Generic[Value]):
     """The calls of one map. They are submitted when it is made, as far as they are read ahead.
 
@@ -52,14 +80,16 @@ class Mapped(Generic[Value]):
         submit: Submit,
         rows: Rows,
         ahead: int | None,
-        timeout: float | None,
-        progress: bool,
+        options: MapOptions,
     ) -> None:
-        self._submit, self._rows, self._ahead = submit, rows, ahead
+        self._submit = submit
+        self._rows = rows
+        self._ahead = ahead
+        timeout = options.timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._is_read = False
         self._futures: deque[CallFuture[Value]] = deque()
-        self._count = Count("calls", rows.length) if progress else None
+        self._count = Count("calls", rows.length) if options.progress else None
         self._told = 0
         self._read()
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 from clusterjob.errors import CallError
 from clusterjob.functions.calls import Call
-from clusterjob.runner import load_value
+from clusterjob.runner import Said, load_value
 from clusterjob.status import Reason
 
 _MOST = 4000  # characters of a traceback within a message
@@ -24,15 +23,18 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.trace}"""'
 
 
-def take_in(call: Call, said: dict[str, Any]) -> None:
+def take_in(call: Call, said: Said) -> None:
     """Note where and when a call was made, and what it printed."""
+    call.worker = said.get("worker", "")
     call.started, call.seconds = said["t"]
     call.host = said.get("host") or call.host
     call.job_id = said.get("job") or call.job_id
-    call.logs = {name: tuple(said[name]) for name in ("out", "err") if said.get(name)}
+    for name in ("out", "err"):
+        if said.get(name):
+            call.logs[name] = tuple(said[name])
 
 
-def value_of(said: dict[str, Any], parts: list[memoryview], call: Call) -> object:
+def value_of(said: Said, parts: list[memoryview], call: Call) -> object:
     """Return what a function returned, or raise what it raised.
 
     Raises :class:`CallError` where there is neither.
@@ -86,9 +88,7 @@ def value_of(said: dict[str, Any], parts: list[memoryview], call: Call) -> objec
     raise raised
 
 
-def _unprepared(
-    said: dict[str, Any], raised: BaseException, call: Call
-) -> BaseException:
+def _unprepared(said: Said, raised: BaseException, call: Call) -> BaseException:
     """Return the error for a call whose function could not be made there, or whose result could
     not be pickled.
     """
@@ -122,7 +122,7 @@ def _about_module(name: str) -> str:
     )
 
 
-def reason_of(said: dict[str, Any]) -> Reason | None:
+def reason_of(said: Said) -> Reason | None:
     """Return why a call came to no value, in the words of jobs."""
     if said["ok"]:
         return None
@@ -134,7 +134,7 @@ def reason_of(said: dict[str, Any]) -> Reason | None:
     return Reason.EXIT
 
 
-def _reason_words(said: dict[str, Any]) -> str:
+def _reason_words(said: Said) -> str:
     if said["phase"] != "died":
         return ""
     if said["oom"]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from clusterjob.code import is_own
 from clusterjob.errors import CallError, SettingsError
-from clusterjob.runner import Blob, dump_value, process_base
+from clusterjob.runner import Blob, Said, dump_value, process_base
 
 SHARED = (
     1 << 20
@@ -29,13 +29,17 @@ class Payload:
     ``shared`` are the buffers that stand elsewhere, by their digests.
     """
 
-    said: dict[str, Any]
+    said: Said
     blobs: list[Blob]
-    digest: str
     shared: dict[str, Blob] = field(default_factory=dict)
     has_code: bool = False  # which another version of Python cannot read
     # functions and classes of the user's own that it names, or has in it
     own: list[object] = field(default_factory=list)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """What tells it from others; which buffer stands where counts too."""
+        return _sum([json.dumps(self.said).encode(), *self.blobs])
 
     @property
     def python(self) -> dict[str, str]:
@@ -67,7 +71,8 @@ class Pickler:
         self._own.clear()
         said, blobs = dump_value(value, self._make)
         payload = self._with_shared(said["b"], blobs)
-        payload.own = list({id(item): item for item in self._own}.values())
+        own = {id(item): item for item in self._own}
+        payload.own = list(own.values())
         return payload
 
     def dump_arguments(
@@ -77,7 +82,7 @@ class Pickler:
         if kwargs or not all(type(arg) in _PLAIN for arg in args):
             return self.dump((args, kwargs))
         text = pickle.dumps((args, kwargs), 5)
-        return Payload({"p": len(text), "b": []}, [text], _sum([text]))
+        return Payload({"p": len(text), "b": []}, [text])
 
     def _with_shared(self, lengths: list[int], blobs: list[Blob]) -> Payload:
         """Take large buffers out, to be sent by themselves."""
@@ -95,15 +100,7 @@ class Pickler:
             marks.append(digest)
             shared[digest] = copy
         said = {"p": len(text), "b": marks}
-        words = json.dumps(said).encode()  # which buffer stands where
-        digest = _sum([words, *own])
-        return Payload(
-            said,
-            own,
-            digest,
-            shared,
-            has_code=_BY_VALUE in text,
-        )
+        return Payload(said, own, shared, has_code=_BY_VALUE in text)
 
     def _taken(self, buffer: memoryview) -> tuple[str, Blob]:
         """Return the digest of a large buffer, and its bytes as they are now."""

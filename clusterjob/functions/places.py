@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from clusterjob.errors import CommandError
-from clusterjob.runner import Blob, copy_file, read_signed
+from clusterjob.runner import Blob, Signed, copy_file, read_signed
 
 FOLDERS = ("todo", "taken", "results", "workers", "shared", "logs", "tmp")
 LISTED = (
@@ -25,7 +25,7 @@ _LISTING = 0.5  # s between two looks into the folders that calls go through
 _MOST_FILES = 500  # that are collected at a time
 
 # reads a file that is signed with a key, by a label
-Reader = Callable[[bytes, str], "tuple[dict[str, Any], memoryview]"]
+Reader = Callable[[bytes, str], Signed]
 
 
 @dataclass
@@ -125,14 +125,16 @@ class LocalPlace:
         self.put(files)
 
     def put(self, files: Sequence[NewFile]) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         with _as_command_error(self.folder):
             for file in files:
-                part = self._path("tmp", file.name)
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-                with open(os.open(part, flags, 0o600), "wb") as stream:
-                    for blob in file.blobs:
-                        stream.write(blob)
-                os.rename(part, self._path(file.folder, file.name))
+                descriptor = os.open(self._path("tmp", file.name), flags, 0o600)
+                with open(descriptor, "wb") as stream:
+                    stream.writelines(file.blobs)
+            # on a disk that is full no worker has seen any of them
+            for file in files:
+                target = self._path(file.folder, file.name)
+                os.rename(self._path("tmp", file.name), target)
 
     def collect(self, gone: Sequence[str], patience: float) -> Haul:
         with _as_command_error(self.folder):
@@ -218,5 +220,5 @@ class LocalPlace:
 class _LocalFile:
     path: str
 
-    def read(self, key: bytes, label: str) -> tuple[dict[str, Any], memoryview]:
+    def read(self, key: bytes, label: str) -> Signed:
         return read_signed(self.path, key, label)

@@ -6,17 +6,19 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from clusterjob.errors import CallError
 from clusterjob.functions.book import Book, PoolRow
 from clusterjob.functions.calls import Call, Tell, Told
+from clusterjob.functions.chunk_files import ChunkWriter
+from clusterjob.functions.chunks import Chunk
+from clusterjob.functions.claims import Claim, newest_turns, parsed, runs_of
 from clusterjob.functions.outcomes import reason_of, take_in, value_of, where
 from clusterjob.functions.places import NewFile, Place, Reader
 from clusterjob.functions.workers import Workers, log_of
-from clusterjob.result import AsyncResult
-from clusterjob.runner import Blob, Untrusted, padded, parts_of, sign
+from clusterjob.runner import Blob, Said, Untrusted, padded, parts_of
 from clusterjob.status import Reason, Status
 from clusterjob.store import Task
 
@@ -29,55 +31,14 @@ Listing = Mapping[str, Sequence[str]]
 Stored = dict[str, tuple[dict[str, Any], Sequence[Blob]]]  # results by keys
 
 
-class Claim(NamedTuple):
-    """The name of a part of a chunk: calls from ``first`` on, before ``end``, as they are numbered
-    in their pool; ``granted`` of them may be begun before anything is written.
-    """
-
-    name: str
-    chunk: str
-    base: int
-    first: int
-    end: int
-    granted: int
-    worker: str
-
-    @classmethod
-    def parse(cls, name: str) -> Claim | None:
-        """Return None for a name of anybody else's."""
-        body, _, worker = name.partition("@")
-        chunk, _, ends = body.partition("_")
-        first, _, end = ends.partition("_")
-        base, _, granted = chunk.partition("-")
-        if not all(word.isdigit() for word in (first, end, base, granted)):
-            return None
-        at = int(base)
-        low, high = at + int(first), at + int(end)
-        return cls(
-            name,
-            chunk,
-            at,
-            low,
-            high,
-            min(high, low + int(granted)),
-            worker,
-        )
-
-    def part(self, first: int, end: int) -> str:
-        """Return the name of some of its calls."""
-        return f"{self.chunk}_{first - self.base}_{end - self.base}"
-
-    def covers(self, number: int) -> bool:
-        return self.first <= number < self.end
-
-
 @dataclass
 class _Death:
-    """A claim whose worker is gone."""
+    """What became of the worker that had a claim."""
 
-    task: Task | None
-    result: AsyncResult | None
-    since: float
+    reason: Reason
+    words: str
+    host: str = ""
+    since: float = field(default_factory=time.monotonic)
     looks: int = 0
 
 
@@ -96,8 +57,12 @@ class Pool:
         tell: Tell,
         settle: float = _SETTLE,
     ) -> None:
-        self.row, self.place, self.book, self._tell = row, place, book, tell
+        self.row = row
+        self.place = place
+        self.book = book
+        self._tell = tell
         self._settle = settle
+        self._writer = ChunkWriter(row)
         self.workers: Workers | None = None
         self.calls: dict[int, Call] = {}
         self.lock = threading.RLock()
@@ -116,13 +81,13 @@ class Pool:
 
     # -- sending -----------------------------------------------------------------------------------
 
-    def send(self, chunks: Sequence[tuple[int, Sequence[Call]]]) -> list[Call]:
-        """Send chunks of calls, each with how many of it may be begun at once.
+    def send(self, chunks: Sequence[Chunk]) -> list[Call]:
+        """Send chunks of calls.
 
         Returns calls that another program has sent meanwhile. Raises :class:`StoreError` and
         :class:`CommandError`; then none was sent.
         """
-        calls = [call for _, members in chunks for call in members]
+        calls = [call for chunk in chunks for call in chunk.calls]
         with self.lock:
             first = self.row.number + 1
             for number, call in enumerate(calls, first):
@@ -134,117 +99,32 @@ class Pool:
             again = any(call.attempt > 1 for call in calls)
             # also where none is remembered: no number is given twice, whoever has the pool
             taken = self.book.send(self.row, remembered, again)
-            self.calls.update(
-                {
-                    call.number: call
-                    for call in calls
-                    if call.key not in taken or not call.key
-                }
-            )
+
+            def is_anothers(call: Call) -> bool:
+                return bool(call.key) and call.key in taken
+
+            for call in calls:
+                if not is_anothers(call):
+                    self.calls[call.number] = call
         shared = set(self._shared)
-        files = []
-        for granted, members in chunks:
-            own = [call for call in members if not (call.key and call.key in taken)]
+        files: list[NewFile] = []
+        for chunk in chunks:
+            own = [call for call in chunk.calls if not is_anothers(call)]
             if own:
-                files += self._files_of(
-                    members,
-                    own,
-                    granted,
-                    shared,
-                )
+                files += self._writer.files_of(chunk, own, shared)
         try:
             self.place.put(files)
         except BaseException:
             self._take_back(calls)
             raise
         self._shared = shared
-        return [call for call in calls if call.key in taken and call.key]
+        return [call for call in calls if is_anothers(call)]
 
     def _take_back(self, calls: Iterable[Call]) -> None:
         with self.lock:
             for call in calls:
                 self.calls.pop(call.number, None)
         self.book.forget([call.key for call in calls if call.key])
-
-    def _files_of(
-        self,
-        members: Sequence[Call],
-        own: Sequence[Call],
-        granted: int,
-        shared: set[str],
-    ) -> list[NewFile]:
-        """Return the files of a chunk: what its calls share, unless it is in ``shared``, first."""
-        files = []
-        for call in own:
-            assert call.arguments
-            payloads = (call.function, call.arguments)
-            for digest, blob in {**payloads[0].shared, **payloads[1].shared}.items():
-                if digest not in shared:
-                    files.append(
-                        self._file(
-                            "shared",
-                            digest,
-                            {},
-                            [blob],
-                        )
-                    )
-                    shared.add(digest)
-            function = call.function
-            if function.digest not in shared:
-                header = {"v": function.said, **function.python}
-                files.append(
-                    self._file(
-                        "shared",
-                        function.digest,
-                        header,
-                        function.blobs,
-                    )
-                )
-                shared.add(function.digest)
-        chunk = f"{members[0].number:08d}-{granted}"
-        said: list[dict[str, Any]] = []
-        blobs: list[Blob] = []
-        for call in members:
-            assert call.arguments
-            said.append(
-                {
-                    "n": call.number,
-                    "f": call.function.digest,
-                    "v": call.arguments.said,
-                    **call.arguments.python,
-                }
-            )
-            blobs += call.arguments.blobs
-        names = _runs([call.number - members[0].number for call in own])
-        for low, high in names:
-            name = f"{chunk}_{low}_{high}"
-            files.append(
-                self._file(
-                    "todo",
-                    name,
-                    {"calls": said},
-                    blobs,
-                    chunk,
-                )
-            )
-        return files
-
-    def _file(
-        self,
-        folder: str,
-        name: str,
-        header: Mapping[str, object],
-        blobs: Sequence[Blob],
-        label: str = "",
-    ) -> NewFile:
-        words = f"{folder}:{self.row.id}:{label or name}"
-        signed = sign(
-            self.row.secret,
-            words,
-            dict(header),
-            padded(blobs),
-        )
-        return NewFile(folder, name, signed)
 
     # -- collecting --------------------------------------------------------------------------------
 
@@ -262,12 +142,7 @@ class Pool:
             if haul.listing is not None:
                 self._note_listing(haul.listing)
             for name, read in haul.files.items():
-                self._read(
-                    name,
-                    read,
-                    told,
-                    stored,
-                )
+                self._read(name, read, told, stored)
             if haul.listing is not None:
                 told += self._bury(haul.listing, bool(haul.files))
                 told += self._find_lost(haul.listing, bool(haul.files))
@@ -299,15 +174,13 @@ class Pool:
             if claim is None:
                 continue
             self._running.add(name)
+            about = self._about(claim.worker)
             for number in range(claim.first, claim.end):
                 call = self.calls.get(number)
                 if call is not None and not call.worker:
-                    self._note_worker(call, claim.worker)
+                    call.worker = claim.worker
+                    call.job_id, call.host = about
                     _set_running(call)
-
-    def _note_worker(self, call: Call, worker: str) -> None:
-        call.worker = worker
-        call.job_id, call.host = self._about(worker)
 
     def _about(self, worker: str) -> tuple[str, str]:
         """Return the id of a worker's job, and its host, as far as they are known."""
@@ -337,7 +210,8 @@ class Pool:
         if "refused" in header:
             self._refused[claim] = header["why"]
             return
-        self._next[claim] = max(self._next.get(claim, 0), header["next"])
+        before = self._next.get(claim, 0)
+        self._next[claim] = max(before, header["next"])
         if self.workers is not None:
             self.workers.note_work()
         at = 0
@@ -345,23 +219,14 @@ class Pool:
             parts: list[memoryview] = []
             if said["v"] is not None:
                 parts, at = parts_of(said["v"], body, at)
-            said.update(host=header["host"], job=header["job"])
-            self._take_in(
-                said,
-                parts,
-                header["worker"],
-                told,
-                stored,
-            )
+            said.update({name: header[name] for name in ("host", "job", "worker")})
+            item = self._take_in(said, parts, stored)
+            if item is not None:
+                told.append(item)
 
     def _take_in(
-        self,
-        said: dict[str, Any],
-        parts: list[memoryview],
-        worker: str,
-        told: list[Told],
-        stored: Stored,
-    ) -> None:
+        self, said: Said, parts: list[memoryview], stored: Stored
+    ) -> Told | None:
         """Take in the result of a call; it is kept also where nobody waits for it."""
         number = said["n"]
         call = self.calls.get(number)
@@ -372,20 +237,12 @@ class Pool:
             if key and not said["ok"]:
                 self.book.forget([key])
                 del self._keys[number]
-            return
-        self._note_worker(call, worker)
+            return None
         take_in(call, said)
         try:
-            told.append(Told(call, value_of(said, parts, call)))
+            return Told(call, value_of(said, parts, call))
         except BaseException as error:
-            told.append(
-                Told(
-                    call,
-                    None,
-                    error,
-                    reason_of(said),
-                )
-            )
+            return Told(call, None, error, reason_of(said))
 
     # -- what does not come ------------------------------------------------------------------------
 
@@ -394,9 +251,9 @@ class Pool:
         are put back.
         """
         told: list[Told] = []
-        taken = [Claim.parse(name) for name in listing["taken"]]
-        claims = [claim for claim in taken if claim is not None]
-        newest = _newest(listing["workers"])
+        claims = parsed(listing["taken"])
+        everywhere = [*parsed(listing["todo"]), *claims]
+        newest = newest_turns(listing["workers"])
         for claim in claims:
             death = self._deaths.get(claim.name) or self._death_of(claim, newest)
             if death is None:
@@ -407,8 +264,8 @@ class Pool:
                 continue
             others = [
                 other
-                for other in map(Claim.parse, (*listing["todo"], *listing["taken"]))
-                if other is not None and other.chunk == claim.chunk and other != claim
+                for other in everywhere
+                if other.chunk == claim.chunk and other != claim
             ]
             told += self._bury_one(claim, others, death)
         return told
@@ -417,15 +274,17 @@ class Pool:
         """Return the death of a claim's worker; None where it lives, as far as is known."""
         base, _, turn = claim.worker.partition(".")
         if turn.isdigit() and int(turn) < newest.get(base, 0):
-            return _Death(
-                None, None, time.monotonic()
-            )  # its scheduler started it over
+            again = "its worker was started over by the scheduler while it was at this call"
+            return _Death(Reason.PREEMPTED, again)
         if self.workers is None:
             return None
+        if self.workers.is_forgotten(claim.worker):
+            return _Death(Reason.LOST, "the record of its worker's job was deleted")
         task, result = self.workers.find(claim.worker)
-        if task is None or not task.status.finished:
+        if task is None or result is None or not task.status.finished:
             return None
-        return _Death(task, result, time.monotonic())
+        log = log_of(result, claim.worker)
+        return _Death(_reason_of_end(task), _end_of_worker(task, log), task.host)
 
     def _bury_one(
         self, claim: Claim, others: Sequence[Claim], death: _Death
@@ -448,7 +307,9 @@ class Pool:
                 continue
             told.append(_lost(call, claim, death))
         del self._deaths[claim.name]
-        target = claim.part(rest[0], rest[-1] + 1) if rest else ""
+        target = ""
+        if rest:
+            target = claim.part(rest[0], rest[-1] + 1)
         self.place.move({claim.name: target})
         return told
 
@@ -461,10 +322,8 @@ class Pool:
             return []
         self._looked = time.monotonic()
         found: set[int] = set()
-        for name in (*listing["todo"], *listing["taken"]):
-            claim = Claim.parse(name)
-            if claim is not None:
-                found.update(range(claim.first, claim.end))
+        for claim in parsed((*listing["todo"], *listing["taken"])):
+            found.update(range(claim.first, claim.end))
         missing = self.calls.keys() - found
         lost, self._missing = missing & self._missing, missing
         return [
@@ -521,16 +380,13 @@ class Pool:
             return []
         names: dict[str, list[str]] = {}
         inside: dict[str, list[int]] = {}
-        for name in self.place.listing()["todo"]:
-            claim = Claim.parse(name)
-            if claim is None:
-                continue
+        for claim in parsed(self.place.listing()["todo"]):
             out = [number for number in wanted if claim.covers(number)]
             if out:
-                stay = [n for n in range(claim.first, claim.end) if n not in wanted]
-                runs = _runs(stay)
-                names[name] = [claim.part(low, high) for low, high in runs]
-                inside[name] = out
+                own = range(claim.first, claim.end)
+                runs = runs_of(number for number in own if number not in wanted)
+                names[claim.name] = [claim.part(low, high) for low, high in runs]
+                inside[claim.name] = out
         taken = self.place.withdraw(names) if names else set()
         found = [wanted[number] for name in taken for number in inside[name]]
         with self.lock:
@@ -540,56 +396,33 @@ class Pool:
         return found
 
 
-def _runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Return the runs of numbers that follow each other: from, and before what."""
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number:
-            runs[-1] = runs[-1][0], number + 1
-        else:
-            runs.append((number, number + 1))
-    return runs
-
-
-def _newest(workers: Iterable[str]) -> dict[str, int]:
-    """Return how often each worker was started over."""
-    newest: dict[str, int] = {}
-    for name in workers:
-        base, _, turn = name.removesuffix(".ended").partition(".")
-        if turn.isdigit():
-            newest[base] = max(newest.get(base, 0), int(turn))
-    return newest
-
-
 def _set_running(call: Call) -> None:
     if not call.is_told and not call.future.running():
         call.future.set_running_or_notify_cancel()
 
 
+def _reason_of_end(task: Task) -> Reason:
+    """Return why calls of a worker that ended have failed."""
+    if task.status is Status.COMPLETED:  # one that ends in order leaves no calls
+        return Reason.LOST
+    return task.reason or Reason.LOST
+
+
+def _end_of_worker(task: Task, log: str) -> str:
+    reason = _reason_of_end(task)
+    words = f"its worker ended before the call did: {reason.value}"
+    if task.words:
+        words += f" ({task.words})"
+    if reason is Reason.TIMEOUT:
+        words += ". More time (time=...) may help"
+    return f"{words}. Its log: {log}"
+
+
 def _lost(call: Call, claim: Claim, death: _Death) -> Told:
     """Return what is told of a call whose worker is gone."""
-    task = death.task
-    if task is None or death.result is None:
-        reason = Reason.PREEMPTED
-        words = (
-            "its worker was started over by the scheduler while it was at this call"
-        )
-    else:
-        # a worker that ends in order leaves no calls: what ended it is what counts
-        completed = task.status is Status.COMPLETED
-        reason = Reason.LOST if completed else task.reason or Reason.LOST
-        call.host = task.host or call.host
-        words = f"its worker ended before the call did: {reason.value}"
-        words += f" ({task.words})" if task.words else ""
-        if reason is Reason.TIMEOUT:
-            words += ". More time (time=...) may help"
-        words += f". Its log: {log_of(death.result, claim.worker)}"
+    call.host = death.host or call.host
+    words = death.words
     if claim.end - claim.first > 1:
         words += ". It is one of some calls of which one was being made then"
-    error = CallError(f"{call.title}: {words}{where(call)}", reason)
-    return Told(
-        call,
-        None,
-        error,
-        reason,
-    )
+    error = CallError(f"{call.title}: {words}{where(call)}", death.reason)
+    return Told(call, None, error, death.reason)

@@ -6,15 +6,15 @@ import secrets
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from clusterjob.errors import CommandError
 from clusterjob.files import ArchiveWriter
 from clusterjob.functions.places import FOLDERS, LISTED, Haul, NewFile
-from clusterjob.runner import open_signed
+from clusterjob.runner import Signed, open_signed
 from clusterjob.shell import in_portions, load_shell, quote, quote_all
 from clusterjob.transport import Completed, RemoteTransport
 
@@ -33,7 +33,8 @@ class RemotePlace:
     """A pool's folder on another host."""
 
     def __init__(self, transport: RemoteTransport, folder: str) -> None:
-        self.transport, self.folder = transport, folder
+        self.transport = transport
+        self.folder = folder
         self._before = "none"  # the last upload
         self._listed = 0.0
 
@@ -96,16 +97,7 @@ class RemotePlace:
 
     def _read(self, file: IO[bytes], has_listing: bool) -> Haul:
         file.seek(0)
-        listing: dict[str, list[str]] = {name: [] for name in LISTED}
-        folder = ""
-        for line in iter(file.readline, b""):
-            word = line.decode("utf-8", "replace").rstrip("\n")
-            if word == "=files":
-                break
-            if word.startswith("="):
-                folder = word[1:]
-            elif folder in listing:
-                listing[folder].append(word)
+        listing = _listing_of(_lines_before_files(file))
         start = file.tell()
         haul = Haul(listing if has_listing else None)
         if file.read(1):
@@ -119,14 +111,7 @@ class RemotePlace:
     def listing(self) -> dict[str, list[str]]:
         lines = [f"echo ={name}; ls {name}" for name in LISTED]
         done = self._run("looking", *lines)
-        found: dict[str, list[str]] = {name: [] for name in LISTED}
-        folder = LISTED[0]
-        for word in done.stdout.splitlines():
-            if word.startswith("="):
-                folder = word[1:]
-            else:
-                found[folder].append(word)
-        return found
+        return _listing_of(done.stdout.splitlines())
 
     def _run(self, what: str, *lines: str) -> Completed:
         head = f"cd {quote(self.folder)} 2>/dev/null || exit {_GONE}"
@@ -190,7 +175,7 @@ class _Member:
     at: int
     size: int
 
-    def read(self, key: bytes, label: str) -> tuple[dict[str, Any], memoryview]:
+    def read(self, key: bytes, label: str) -> Signed:
         self.file.seek(self.at)
         data = bytearray(self.file.read(self.size))
         return open_signed(
@@ -199,6 +184,26 @@ class _Member:
             label,
             label.rpartition(":")[2],
         )
+
+
+def _lines_before_files(file: IO[bytes]) -> Iterator[str]:
+    for line in iter(file.readline, b""):
+        if line == b"=files\n":
+            return
+        yield line.decode("utf-8", "replace")
+
+
+def _listing_of(lines: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names in each folder, which stand under ``=FOLDER``."""
+    found: dict[str, list[str]] = {name: [] for name in LISTED}
+    folder = ""
+    for line in lines:
+        word = line.rstrip("\n")
+        if word.startswith("="):
+            folder = word[1:]
+        elif folder in found:
+            found[folder].append(word)
+    return found
 
 
 def _archive(files: Sequence[NewFile]) -> Iterator[bytes]:

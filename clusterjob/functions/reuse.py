@@ -31,8 +31,11 @@ class Reuse:
         stations: Sequence[Station],
         tell: Tell,
     ) -> None:
-        self.session, self.book, self.owner = session, book, owner_name()
-        self._stations, self._tell = stations, tell
+        self.session = session
+        self.book = book
+        self.owner = owner_name()
+        self._stations = stations
+        self._tell = tell
         self._adopted: dict[
             str, Collector
         ] = {}  # of earlier programs, by their pools
@@ -64,22 +67,9 @@ class Reuse:
         """Use what is known of a call; return False where it is to be made."""
         if row.done is not None:
             return self._use_result(call, row)
-        for station in self._stations:
-            if station.pool is not None and station.pool.row.id == row.pool:
-                return self._attach(
-                    station.pool,
-                    station.collector,
-                    call,
-                    row,
-                )
-        if row.pool in self._adopted:
-            collector = self._adopted[row.pool]
-            return self._attach(
-                collector.pool,
-                collector,
-                call,
-                row,
-            )
+        collector = self._collector_of(row.pool)
+        if collector is not None:
+            return self._attach(collector, call, row)
         pools = self.book.pools(id=row.pool)
         if not pools:
             self.book.forget([call.key])
@@ -88,14 +78,16 @@ class Reuse:
             self._followed.append(call)
             return True
         for station in self._stations:
-            if station.take_over(pools[0]):
-                return self._attach(
-                    station.pool,
-                    station.collector,
-                    call,
-                    row,
-                )
+            if station.take_over(pools[0]) and station.collector is not None:
+                return self._attach(station.collector, call, row)
         return self._adopt(pools[0], call, row)
+
+    def _collector_of(self, pool: str) -> Collector | None:
+        """Return who looks for the results of a pool; None where nobody here does."""
+        for station in self._stations:
+            if station.pool is not None and station.pool.row.id == pool:
+                return station.collector
+        return self._adopted.get(pool)
 
     def _use_result(self, call: Call, row: CallRow) -> bool:
         assert row.said
@@ -119,18 +111,14 @@ class Reuse:
         self._tell([told])
         return True
 
-    def _attach(
-        self, pool: Pool | None, collector: Collector | None, call: Call, row: CallRow
-    ) -> bool:
-        assert pool is not None
+    def _attach(self, collector: Collector, call: Call, row: CallRow) -> bool:
         call.is_attached = True
-        if not pool.attach(
-            call, row.number
-        ):  # its result has come since it was looked up
-            self._followed.append(call)
-            self._looked = 0.0
-        elif collector is not None:
+        if collector.pool.attach(call, row.number):
             collector.wake()
+            return True
+        # its result has come since it was looked up
+        self._followed.append(call)
+        self._looked = 0.0
         return True
 
     def _adopt(self, found: PoolRow, call: Call, row: CallRow) -> bool:
@@ -138,31 +126,17 @@ class Reuse:
         if not self.book.take_pool(found, self.owner, time.time()):
             self._followed.append(call)
             return True
-        pool = Pool(
-            found,
-            place_of(self.session, found),
-            self.book,
-            self._tell,
-        )
+        place = place_of(self.session, found)
+        pool = Pool(found, place, self.book, self._tell)
         if not pool.adopt():
             self.book.forget_pool(found)
             return False
-        workers = Workers(
-            self.session,
-            None,
-            found,
-            self.book,
-        )
+        workers = Workers(self.session, None, found, self.book)
         workers.restore()
         pool.workers = workers
         collector = Collector(pool, 1.0, self._tell)
         self._adopted[found.id] = collector
-        return self._attach(
-            pool,
-            collector,
-            call,
-            row,
-        )
+        return self._attach(collector, call, row)
 
     # -- later -------------------------------------------------------------------------------------
 

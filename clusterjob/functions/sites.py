@@ -90,10 +90,17 @@ class Site:
     def fingerprint(self) -> str:
         """What pools have in common that workers of one of them can serve."""
         spec = self.record.spec
+        archives = sorted(map(digest, self.archives))
+        resources = {name: str(value) for name, value in spec.resources.items()}
         words = [
-            *(self.reference.cluster_id, self.record.workdir, self.python),
-            *(spec.setup, spec.shell, self.idle, sorted(map(digest, self.archives))),
-            {name: str(value) for name, value in spec.resources.items()},
+            self.reference.cluster_id,
+            self.record.workdir,
+            self.python,
+            spec.setup,
+            spec.shell,
+            self.idle,
+            archives,
+            resources,
             self._paths(),
         ]
         return hashlib.sha256(json.dumps(words).encode()).hexdigest()

@@ -13,6 +13,7 @@ from clusterjob.engine import is_gone, process_name
 from clusterjob.errors import CallError, ClusterJobError, CommandError, StoreError
 from clusterjob.functions.book import Book, PoolRow
 from clusterjob.functions.calls import Call, Tell, Told
+from clusterjob.functions.chunks import Chunk
 from clusterjob.functions.places import NewFile
 from clusterjob.functions.pool import Pool
 from clusterjob.functions.sites import Site
@@ -27,6 +28,8 @@ _ASK = 5.0  # s between two looks at the workers, where results come
 # s for which what a worker wrote may be seen later than its end, on a file system of a cluster
 _SETTLE = 5.0
 _SETTLE_HERE = 0.5
+# calls that are sent at a time: a way there costs a round trip, and here the first can begin
+_BURST_HERE, _BURST_THERE = 1_000, 10_000
 _FAREWELL = 5.0  # s for which workers that were told to end are waited for
 
 
@@ -37,14 +40,17 @@ def owner_name() -> str:
 
 def is_free(row: PoolRow) -> bool:
     """Whether the owner of a pool is gone."""
-    return is_gone(row.owner.partition("#")[0], row.leased, time.time())
+    process, _, _ = row.owner.partition("#")
+    return is_gone(process, row.leased, time.time())
 
 
 class Collector:
     """Looks for results of a pool, in a thread of its own, as long as there are calls."""
 
     def __init__(self, pool: Pool, patience: float, fail: Tell) -> None:
-        self.pool, self._patience, self._fail = pool, patience, fail
+        self.pool = pool
+        self._patience = patience
+        self._fail = fail
         self._wanted = threading.Event()
         self._is_over = False
         self._thread: threading.Thread | None = None
@@ -119,10 +125,19 @@ class Station:
     """
 
     def __init__(
-        self, session: Session, book: Book, site: Site, most: int | None, tell: Tell
+        self,
+        session: Session,
+        book: Book,
+        site: Site,
+        most: int | None,
+        tell: Tell,
     ) -> None:
-        self.session, self.book, self.site, self._tell = session, book, site, tell
+        self.session = session
+        self.book = book
+        self.site = site
+        self._tell = tell
         self.most = most or site.default_workers()
+        self.burst = _BURST_THERE if site.reference.host else _BURST_HERE
         self.owner = owner_name()
         self.pool: Pool | None = None
         self.workers: Workers | None = None
@@ -196,7 +211,7 @@ class Station:
 
     # -- calls -------------------------------------------------------------------------------------
 
-    def send(self, chunks: Sequence[tuple[int, Sequence[Call]]]) -> list[Call]:
+    def send(self, chunks: Sequence[Chunk]) -> list[Call]:
         """Send chunks: see :meth:`Pool.send`."""
         assert self.pool
         assert self.collector
@@ -214,7 +229,8 @@ class Station:
             return
         now = time.monotonic()
         is_quiet = now - self.collector.last > _ASK / 5
-        if self.pool.calls and now - self._asked > (_ASK / 5 if is_quiet else _ASK):
+        between = _ASK / 5 if is_quiet else _ASK
+        if self.pool.calls and now - self._asked > between:
             self._asked = now
             self.workers.refresh()
             if not self._is_ending:
@@ -251,7 +267,8 @@ class Station:
         if self.pool is None or not self.pool.calls:
             return True
         # where none runs yet, a little waits for those that begin
-        return bool(self.running()) and self.pool.todo < 2 * self.running()
+        running = self.running()
+        return bool(running) and self.pool.todo < 2 * running
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -58,11 +58,21 @@ class Workers:
     """
 
     def __init__(
-        self, session: Session, job: JobScript | None, row: PoolRow, book: Book
+        self,
+        session: Session,
+        job: JobScript | None,
+        row: PoolRow,
+        book: Book,
     ) -> None:
-        self.session, self.job, self.row, self.book = session, job, row, book
+        self.session = session
+        self.job = job
+        self.row = row
+        self.book = book
         self.generations: list[Generation] = []
         self._ended: set[str] = set()  # in order, by their own word
+        self._forgotten: set[str] = (
+            set()
+        )  # generations whose jobs the store does not have
         self._barren = 0
         self._idle_rounds = 0  # submissions since a call was made
 
@@ -81,6 +91,8 @@ class Workers:
                 self.generations.append(generation)
             elif not token and self.job is not None:
                 self._submit(number, elements)
+            else:
+                self._forgotten.add(str(number))
 
     def submit(self, elements: int) -> None:
         """Submit some more workers. Raises whatever a submission does, and
@@ -177,6 +189,10 @@ class Workers:
                     return task, generation.result
         return None, None
 
+    def is_forgotten(self, worker: str) -> bool:
+        """Whether nobody can tell what becomes of a worker: the record of its job was deleted."""
+        return worker.partition("-")[0] in self._forgotten
+
     def job_id(self, worker: str) -> str:
         """Return the scheduler's id of a worker's job; empty where there is none."""
         _, result = self.find(worker)
@@ -242,7 +258,8 @@ def worker_body(python: str, folder: str, secret: bytes, generation: int) -> str
     word = quote(python)
     if python.startswith("~/"):
         word = f'"$HOME"/{quote(python[2:])}'
-    arguments = [runner, runner_digest(), folder, hashlib.sha256(secret).hexdigest()]
+    key_sum = hashlib.sha256(secret).hexdigest()
+    arguments = [runner, runner_digest(), folder, key_sum]
     return (
         "{% raw %}"  # the folder's name is no template
         f"[ -f {quote(runner)} ] || exit 0\n"

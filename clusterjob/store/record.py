@@ -441,7 +441,8 @@ class Record(_Referable):
     def take_over(self, owner: str, now: float) -> None:
         """Make the submission that of ``owner``."""
         self.phase = Phase.SUBMITTING
-        self.owner, self.leased = owner, now
+        self.owner = owner
+        self.leased = now
         self.retry_at = None
         self.task.words = ""
 

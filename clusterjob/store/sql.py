@@ -484,7 +484,11 @@ class SqlStore(Store):
         return found
 
     def _readings(
-        self, connection: Connection, column: str, values: Sequence[str], named: int
+        self,
+        connection: Connection,
+        column: str,
+        values: Sequence[str],
+        named: int,
     ) -> Iterator[tuple[str, Record | Damaged]]:
         """Yield the records in which a column has one of the values, by the ``named`` column."""
         for part, places in portions(values):

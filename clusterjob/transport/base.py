@@ -40,7 +40,8 @@ class Patience:
     """How long an answer is waited for: seconds in all, or (``resets``) since it went on."""
 
     def __init__(self, seconds: float, resets: bool = False) -> None:
-        self.seconds, self._resets = seconds, resets
+        self.seconds = seconds
+        self._resets = resets
         self._until = time.monotonic() + seconds
 
     def left(self) -> float:

@@ -22,7 +22,11 @@ class Connections:
         self._lock = threading.Lock()
 
     def open(
-        self, remote: str, kind: str = "", config: str = "", limit: int = 10
+        self,
+        remote: str,
+        kind: str = "",
+        config: str = "",
+        limit: int = 10,
     ) -> Transport:
         """Return the way to a host; ``""`` is this machine. Nothing is connected yet.
 
@@ -62,7 +66,11 @@ def _choose_kind(named: str) -> str:
 
 
 def _make(
-    kind: str, remote: str, config: str, limit: int, hooks: Hooks
+    kind: str,
+    remote: str,
+    config: str,
+    limit: int,
+    hooks: Hooks,
 ) -> RemoteTransport:
     """Make a transport; its module, and what that needs, is loaded now."""
     if kind == "ssh":

@@ -79,7 +79,8 @@ class HostState:
     """
 
     def __init__(self, name: str, limit: int = 10, config: str = "") -> None:
-        self.name, self.limit = name, limit
+        self.name = name
+        self.limit = limit
         # another configuration may mean another host by the name
         word = f"{name}\0{config}" if config else name
         digest = hashlib.sha256(word.encode("utf-8", "surrogateescape")).hexdigest()

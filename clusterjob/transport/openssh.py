@@ -47,7 +47,11 @@ class OpenSshTransport(RemoteTransport):
     outlives_process = True
 
     def __init__(
-        self, host: str, config: str = "", limit: int = 10, hooks: Hooks | None = None
+        self,
+        host: str,
+        config: str = "",
+        limit: int = 10,
+        hooks: Hooks | None = None,
     ) -> None:
         super().__init__(host, config, limit, hooks)
         self._options = ssh_options(host, config)

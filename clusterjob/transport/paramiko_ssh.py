@@ -41,7 +41,11 @@ class ParamikoTransport(RemoteTransport):
     kind = "ssh"
 
     def __init__(
-        self, host: str, config: str = "", limit: int = 10, hooks: Hooks | None = None
+        self,
+        host: str,
+        config: str = "",
+        limit: int = 10,
+        hooks: Hooks | None = None,
     ) -> None:
         super().__init__(host, config, limit, hooks)
         self._client: paramiko.Transport | None = None
@@ -68,7 +72,8 @@ class ParamikoTransport(RemoteTransport):
 
     def login(self, keep: str = "") -> None:
         """Connect, and ask the user what the host asks, also where that was done before."""
-        self._asked, self._refused = False, None
+        self._asked = False
+        self._refused = None
         self.connect()
 
     def disconnect(self) -> None:
@@ -305,7 +310,8 @@ class _Proxy:
     """A ProxyCommand's process."""
 
     def __init__(self, process: subprocess.Popen[bytes], line: socket.socket) -> None:
-        self.process, self.line = process, line
+        self.process = process
+        self.line = line
 
     def close(self) -> None:
         self.line.close()

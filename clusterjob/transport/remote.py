@@ -73,9 +73,14 @@ class RemoteTransport(ABC):
     outlives_process = False  # whether a login serves other programs too
 
     def __init__(
-        self, host: str, config: str = "", limit: int = 10, hooks: Hooks | None = None
+        self,
+        host: str,
+        config: str = "",
+        limit: int = 10,
+        hooks: Hooks | None = None,
     ) -> None:
-        self.host, self.config = host, config
+        self.host = host
+        self.config = config
         self.hooks = hooks or Hooks()
         self.state = HostState(host, limit, config)
         self.trips = self.connections = 0
@@ -320,9 +325,14 @@ class _Reply:
     """
 
     def __init__(
-        self, host: str, mark: str, sink: Sink | None, patience: Patience
+        self,
+        host: str,
+        mark: str,
+        sink: Sink | None,
+        patience: Patience,
     ) -> None:
-        self.host, self.patience = host, patience
+        self.host = host
+        self.patience = patience
         self.mark = f"\n{mark}\n".encode()
         self.tail = f"\n{mark} ".encode()
         self.sink = sink

@@ -594,9 +594,8 @@ def test_nothing_is_left_behind() -> None:
     with ClusterExecutor() as executor:
         executor.submit(abs, 1).result(LONG)
     assert not Path(".clusterjob-calls").exists()
-    assert all(
-        result.status.finished for result in clusterjob.default_session().results()
-    )
+    workers = clusterjob.default_session().results()
+    assert clusterjob.wait(workers, LONG).not_done == []
 
 
 # -- processes -------------------------------------------------------------------------------------
