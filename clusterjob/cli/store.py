@@ -81,19 +81,24 @@ def _print_finding(finding: Finding, fix: bool) -> None:
 def prune(
     older_than: str, states: Sequence[str], dry_run: bool, as_json: bool
 ) -> None:
-    """Remove old jobs: their records, and their scripts, logs and exit records on the cluster.
+    """Remove old jobs: their records, and their scripts, logs and exit records on the cluster; and
+    folders of calls that programs left behind.
 
     Jobs that have not ended are never touched.
     """
     from clusterjob.admin import prune as prune_jobs
+    from clusterjob.functions import prune_pools
 
     age = _read_age(older_than)
     wanted = [Status[state.upper()] for state in states or ["completed"]]
+    pools = prune_pools(default_session(), age, dry_run)
     pruned = prune_jobs(default_session(), age, wanted, dry_run)
+    problems = [*pools.problems, *pruned.problems]
     if as_json:
         echo(
-            f'{{"dry_run": {json.dumps(dry_run)}, "problems": {json.dumps(pruned.problems)},'
+            f'{{"dry_run": {json.dumps(dry_run)}, "problems": {json.dumps(problems)},'
         )
+        echo(f' "folders_of_calls": {json.dumps(pools.removed)},')
         echo(' "removed":')
         print_json_rows(map(_describe_removed, pruned.removed))
         echo("}")
@@ -102,9 +107,11 @@ def prune(
             echo("\n".join(page))
         done = "would be" if dry_run else "were"
         echo(f"{len(pruned.removed)} submissions {done} removed")
-    for problem in pruned.problems:
+        if pools.removed:
+            echo(f"{len(pools.removed)} folders of calls {done} removed")
+    for problem in problems:
         echo(f"clusterjob: {problem}", err=True)
-    sys.exit(1 if pruned.problems else 0)
+    sys.exit(1 if problems else 0)
 
 
 def _read_age(text: str) -> int:

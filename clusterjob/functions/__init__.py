@@ -9,6 +9,7 @@ from clusterjob.functions.calling import (
 )
 from clusterjob.functions.calls import CallFuture
 from clusterjob.functions.executor import ClusterExecutor
+from clusterjob.functions.leftovers import prune_pools
 from clusterjob.functions.process import Process
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "RemoteFunction",
     "map",
     "map_unordered",
+    "prune_pools",
     "remote",
     "starmap",
 ]

@@ -94,6 +94,10 @@ class Book:
         self._connection: sqlite3.Connection | None = None
         self._secret = b""
 
+    def exists(self) -> bool:
+        """Whether any call was remembered."""
+        return (self.folder / "calls.sqlite").exists()
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:

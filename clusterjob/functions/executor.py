@@ -16,7 +16,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from clusterjob.engine import BEAT
-from clusterjob.errors import CallError, SettingsError, WorkersFailedError
+from clusterjob.errors import (
+    CallError,
+    SettingsError,
+    StoreError,
+    WorkersFailedError,
+)
 from clusterjob.functions.attempts import begin_next_attempt, delay_of
 from clusterjob.functions.book import book_of
 from clusterjob.functions.calls import Call, CallFuture, Told
@@ -47,6 +52,10 @@ _LEAST_AHEAD, _AHEAD = (
     1000,
     100,
 )  # items that are read ahead: at least, for each worker
+_PAUSES = (
+    0.5,
+    30.0,
+)  # s after the store could not be used: the shortest, the longest
 _LAST = 10.0  # s that may go by at the end of a program, to send what was submitted
 _alive: weakref.WeakSet[ClusterExecutor] = weakref.WeakSet()
 
@@ -81,6 +90,7 @@ class ClusterExecutor(Executor):
     _is_ending = False  # workers are cancelled
     _is_shut_down = False
     _is_over = False
+    _pause = _PAUSES[0]
 
     def __init__(
         self,
@@ -290,6 +300,13 @@ class ClusterExecutor(Executor):
                     return
             try:
                 self._round()
+                self._pause = _PAUSES[0]
+            except StoreError as error:
+                _log.warning(
+                    "calls cannot be looked up now, and will be later: %s", error
+                )
+                time.sleep(self._pause)
+                self._pause = min(2 * self._pause, _PAUSES[1])
             except Exception as error:  # nobody would hear of it otherwise
                 self._fail(error)
 
@@ -305,7 +322,7 @@ class ClusterExecutor(Executor):
         self._take_due()
         time.sleep(_GATHER)
         while calls := self._next_burst():
-            self._dispatch.add(self._reuse.look_up(calls))
+            self._dispatch.add(self._look_up(calls))
             self._send()
         self._dispatch.add(self._reuse.look_again())
         if self._open:
@@ -320,10 +337,19 @@ class ClusterExecutor(Executor):
             call.future.note_cancelled()
         self._dispatch.end_workers()
 
+    def _look_up(self, calls: Sequence[Call]) -> list[Call]:
+        """Return the calls that are to be sent. Raises :class:`StoreError`; then all wait."""
+        try:
+            return self._reuse.look_up(calls)
+        except StoreError:
+            with self._state:
+                self._pending.extendleft(reversed(calls))
+            raise
+
     def _send(self) -> None:
         """Send calls; those that another program has sent meanwhile are its."""
         while taken := self._dispatch.send():
-            self._dispatch.add(self._reuse.look_up(taken))
+            self._dispatch.add(self._look_up(taken))
 
     def _next_burst(self) -> list[Call]:
         with self._state:

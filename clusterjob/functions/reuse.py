@@ -39,7 +39,8 @@ class Reuse:
         self._adopted: dict[
             str, Collector
         ] = {}  # of earlier programs, by their pools
-        self._followed: list[Call] = []  # another program waits for them
+        # calls of other programs that are there, in order
+        self._followed: dict[Call, None] = {}
         self._looked = 0.0
 
     def look_up(self, calls: Sequence[Call]) -> list[Call]:
@@ -75,7 +76,7 @@ class Reuse:
             self.book.forget([call.key])
             return False
         if not is_free(pools[0]):
-            self._followed.append(call)
+            self._followed[call] = None
             return True
         for station in self._stations:
             if station.take_over(pools[0]) and station.collector is not None:
@@ -117,14 +118,14 @@ class Reuse:
             collector.wake()
             return True
         # its result has come since it was looked up
-        self._followed.append(call)
+        self._followed[call] = None
         self._looked = 0.0
         return True
 
     def _adopt(self, found: PoolRow, call: Call, row: CallRow) -> bool:
         """Take over the pool of a program that is gone, to collect what comes of its calls."""
         if not self.book.take_pool(found, self.owner, time.time()):
-            self._followed.append(call)
+            self._followed[call] = None
             return True
         place = place_of(self.session, found)
         pool = Pool(found, place, self.book, self._tell)
@@ -145,8 +146,13 @@ class Reuse:
         if not self._followed or time.monotonic() - self._looked < _LOOK:
             return []
         self._looked = time.monotonic()
-        calls, self._followed = self._followed, []
-        return self.look_up(calls)
+        calls = list(self._followed)
+        self._followed.clear()
+        try:
+            return self.look_up(calls)
+        except StoreError:
+            self._followed.update(dict.fromkeys(calls))
+            raise
 
     def look_after(self) -> list[Call]:
         """See to pools of earlier programs: return calls that nobody there will make."""
@@ -170,7 +176,7 @@ class Reuse:
         """Take calls back that no worker of an earlier program has taken."""
         found = [call for call in calls if call in self._followed]
         for call in found:
-            self._followed.remove(call)
+            del self._followed[call]
         for collector in self._adopted.values():
             found += collector.pool.withdraw(calls)
         return found

@@ -31,6 +31,8 @@ from clusterjob import (
     SettingsError,
     WorkersFailedError,
 )
+from clusterjob.errors import StoreError
+from clusterjob.functions.book import Book
 
 np = pytest.importorskip("numpy")
 LONG = 30.0
@@ -749,6 +751,82 @@ def test_sys_exit_does_not_end_the_program() -> None:
     assert error.exit_code == 3
 
 
+def test_a_store_that_cannot_be_read_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask = Book.calls
+    troubles = [StoreError("disk I/O error"), StoreError("disk I/O error")]
+
+    def calls(book: Book, keys: list[str]) -> Any:
+        if troubles:
+            raise troubles.pop()
+        return ask(book, keys)
+
+    monkeypatch.setattr(Book, "calls", calls)
+    assert list(clusterjob.map(abs, [-1, -2])) == [1, 2]
+    assert not troubles
+
+
+_LEFT = """
+import os, signal, sys, time
+import clusterjob
+def wait(mark):
+    if os.path.exists(mark):
+        return "again"
+    open(mark, "w").close()
+    time.sleep(60)
+if __name__ == "__main__":
+    mark = sys.argv[1]
+    executor = clusterjob.ClusterExecutor(max_workers=1)
+    future = executor.submit(wait, mark)
+    if sys.argv[2:]:
+        print(future.result())
+    while not os.path.exists(mark):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def _leave_a_pool(marks: Path) -> clusterjob.AsyncResult:
+    """Have a program killed whose worker is at a call; return the job of the worker."""
+    Path("left.py").write_text(_LEFT)
+    done = subprocess.run(
+        [sys.executable, "left.py", str(marks / "begun")], timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    (worker,) = clusterjob.default_session().results()
+    return worker
+
+
+def test_folders_of_calls_that_were_left_are_pruned(marks: Path) -> None:
+    worker = _leave_a_pool(marks)
+    prune = [sys.executable, "-m", "clusterjob", "prune", "--older-than", "0s"]
+    kept = subprocess.run(prune, capture_output=True, text=True, timeout=60)
+    assert "folders of calls" not in kept.stdout
+    (folder,) = Path(".clusterjob-calls").iterdir()
+    worker.cancel()
+    assert worker.wait(LONG)
+    dry = subprocess.run(
+        [*prune, "--dry-run", "--json"], capture_output=True, timeout=60
+    )
+    assert json.loads(dry.stdout)["folders_of_calls"] == [str(folder.absolute())]
+    assert folder.exists()
+    pruned = subprocess.run(prune, capture_output=True, text=True, timeout=60)
+    assert "1 folders of calls were removed" in pruned.stdout
+    assert not Path(".clusterjob-calls").exists()
+
+
+def test_a_worker_whose_record_was_deleted(marks: Path) -> None:
+    """Nobody can tell what becomes of it: its call is not waited for for ever."""
+    worker = _leave_a_pool(marks)
+    worker.cancel()
+    assert worker.wait(LONG)
+    clusterjob.default_session().store.discard([worker.record])
+    command = [sys.executable, "left.py", str(marks / "begun"), "again"]
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.stdout == "again\n", again.stderr
+
+
 def test_a_failure_of_before_is_made_anew(marks: Path) -> None:
     """A call that failed while nobody waited for it is not told to the next program."""
     program = Path("program.py")
@@ -899,9 +977,6 @@ def test_odd_folders(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_full_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from clusterjob.errors import StoreError
-    from clusterjob.functions.book import Book
-
     finish, failed = Book.finish, []
 
     def sometimes(self: Book, results: Any) -> None:

@@ -1,0 +1,58 @@
+"""Folders of calls that programs left behind, when they were killed and not run again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from clusterjob.errors import ClusterJobError
+from clusterjob.functions.book import Book, PoolRow, book_of
+from clusterjob.functions.sites import place_of
+from clusterjob.functions.station import is_free
+from clusterjob.functions.workers import Workers
+from clusterjob.session import Session
+
+
+@dataclass
+class PrunedPools:
+    """The folders that were (or would be) removed, and what could not be done."""
+
+    removed: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def prune_pools(
+    session: Session, older_than: float, dry_run: bool = False
+) -> PrunedPools:
+    """Remove folders of calls whose programs are gone for more than ``older_than`` seconds.
+
+    Where a worker is left the folder stays. Results that were picked up are kept; calls that have
+    none are forgotten. Raises :class:`StoreError`.
+    """
+    found = PrunedPools()
+    book = book_of(session.store)
+    if not book.exists():
+        return found
+    before = time.time() - older_than
+    for row in book.pools():
+        if row.leased >= before or not is_free(row):
+            continue
+        try:
+            if _has_workers(session, book, row):
+                continue
+            if not dry_run:
+                place_of(session, row).remove()
+                book.forget_pool(row)
+        except ClusterJobError as error:
+            found.problems.append(f"{row.folder} was kept: {error}")
+            continue
+        found.removed.append(row.folder)
+    book.close()
+    return found
+
+
+def _has_workers(session: Session, book: Book, row: PoolRow) -> bool:
+    workers = Workers(session, None, row, book)
+    workers.restore()
+    workers.refresh()
+    return bool(workers.alive())
