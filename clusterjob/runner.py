@@ -893,6 +893,8 @@ class Worker:
         ).encode()
         for turn in range(1000):
             own = f"{name}.{turn}"
+            if os.path.exists(self.pool.path("workers", f"{own}.ended")):
+                continue
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             try:
                 descriptor = os.open(self.pool.path("workers", own), flags, 0o600)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 
@@ -66,3 +66,9 @@ def newest_turns(workers: Iterable[str]) -> dict[str, int]:
         if turn.isdigit():
             newest[base] = max(newest.get(base, 0), int(turn))
     return newest
+
+
+def ended_workers(workers: Collection[str]) -> set[str]:
+    """Return the workers that said that they ended, and were not started over since."""
+    newest = newest_turns(workers)
+    return {base for base in newest if f"{base}.{newest[base]}.ended" in workers}

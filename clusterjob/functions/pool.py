@@ -14,7 +14,13 @@ from clusterjob.functions.book import Book, PoolRow
 from clusterjob.functions.calls import Call, Tell, Told
 from clusterjob.functions.chunk_files import ChunkWriter
 from clusterjob.functions.chunks import Chunk
-from clusterjob.functions.claims import Claim, newest_turns, parsed, runs_of
+from clusterjob.functions.claims import (
+    Claim,
+    ended_workers,
+    newest_turns,
+    parsed,
+    runs_of,
+)
 from clusterjob.functions.outcomes import reason_of, take_in, value_of, where
 from clusterjob.functions.places import NewFile, Place, Reader
 from clusterjob.functions.workers import Workers, log_of
@@ -252,10 +258,12 @@ class Pool:
         """
         told: list[Told] = []
         claims = parsed(listing["taken"])
+        turns = newest_turns(listing["workers"])
+        ended = ended_workers(listing["workers"])
         everywhere = [*parsed(listing["todo"]), *claims]
-        newest = newest_turns(listing["workers"])
         for claim in claims:
-            death = self._deaths.get(claim.name) or self._death_of(claim, newest)
+            death = self._deaths.get(claim.name)
+            death = death or self._death_of(claim, turns, ended)
             if death is None:
                 continue
             self._deaths[claim.name] = death
@@ -270,18 +278,26 @@ class Pool:
             told += self._bury_one(claim, others, death)
         return told
 
-    def _death_of(self, claim: Claim, newest: Mapping[str, int]) -> _Death | None:
+    def _death_of(
+        self, claim: Claim, turns: Mapping[str, int], ended: Collection[str]
+    ) -> _Death | None:
         """Return the death of a claim's worker; None where it lives, as far as is known."""
+        again = (
+            "its worker was started over by the scheduler while it was at this call"
+        )
         base, _, turn = claim.worker.partition(".")
-        if turn.isdigit() and int(turn) < newest.get(base, 0):
-            again = "its worker was started over by the scheduler while it was at this call"
+        if turn.isdigit() and int(turn) < turns.get(base, 0):
             return _Death(Reason.PREEMPTED, again)
         if self.workers is None:
             return None
         if self.workers.is_forgotten(claim.worker):
             return _Death(Reason.LOST, "the record of its worker's job was deleted")
         task, result = self.workers.find(claim.worker)
-        if task is None or result is None or not task.status.finished:
+        if task is None or result is None:
+            return None
+        if base in ended and task.status is Status.PENDING:
+            return _Death(Reason.PREEMPTED, again)
+        if not task.status.finished:
             return None
         log = log_of(result, claim.worker)
         return _Death(_reason_of_end(task), _end_of_worker(task, log), task.host)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from clusterjob.errors import WorkersFailedError
 from clusterjob.functions.book import Book, PoolRow
+from clusterjob.functions.claims import ended_workers
 from clusterjob.plain_files import read_text
 from clusterjob.result import AsyncResult
 from clusterjob.script import JobScript
@@ -70,6 +71,7 @@ class Workers:
         self.book = book
         self.generations: list[Generation] = []
         self._ended: set[str] = set()  # in order, by their own word
+        self._surplus: set[str] = set()  # told to end
         self._forgotten: set[str] = (
             set()
         )  # generations whose jobs the store does not have
@@ -132,23 +134,25 @@ class Workers:
             if not generation.result.record.finished:
                 generation.result.refresh()
 
-    def note(self, names: Iterable[str]) -> None:
+    def note(self, names: Collection[str]) -> None:
         """Take in which workers said that they run, or that they ended."""
+        self._ended = ended_workers(names)
         by_number = {item.number: item for item in self.generations}
         for name in names:
             number, _, rest = name.partition("-")
-            element, _, ending = rest.partition(".")
+            element, _, _ = rest.partition(".")
             generation = by_number.get(int(number)) if number.isdigit() else None
             if generation is None:
                 continue
             generation.seen.add(element)
-            if ending.endswith("ended"):
-                self._ended.add(f"{number}-{element}")
+
+    def _is_out(self, name: str) -> bool:
+        return name in self._ended or name in self._surplus
 
     def alive(self) -> int:
         """Return how many workers run, or wait in the queue, as far as is known."""
         return sum(
-            not task.status.finished and name not in self._ended
+            not task.status.finished and not self._is_out(name)
             for generation in self.generations
             for name, task in generation.tasks()
         )
@@ -157,7 +161,7 @@ class Workers:
         """Whether any of the workers that said so runs, and is not known to have ended."""
         for name in names:
             base, _, ending = name.partition(".")
-            if ending.endswith("ended") or base in self._ended:
+            if ending.endswith("ended") or self._is_out(base):
                 continue
             task, _ = self.find(name)
             if task is None or not task.status.finished:
@@ -170,15 +174,15 @@ class Workers:
             name
             for generation in self.generations
             for name, task in generation.tasks()
-            if not task.status.finished and name not in self._ended
+            if not task.status.finished and not self._is_out(name)
         ]
-        self._ended.update(live[most:])
+        self._surplus.update(live[most:])
         return live[most:]
 
     def running(self) -> int:
         """Return how many have said that they run, and not that they ended."""
         seen = sum(len(generation.seen - {""}) for generation in self.generations)
-        return seen - len(self._ended)
+        return seen - len(self._ended | self._surplus)
 
     def find(self, worker: str) -> tuple[Task | None, AsyncResult | None]:
         """Return what became of a worker, and the job that it belongs to."""

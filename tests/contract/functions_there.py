@@ -29,3 +29,17 @@ def flaky(folder: str) -> int:
     if len(tries.read_text()) < 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return len(tries.read_text())
+
+
+def first_time_long(mark: str) -> str:
+    if Path(mark).exists():
+        return "again"
+    Path(mark).touch()
+    time.sleep(100)
+    return "at once"
+
+
+def fill(megabytes: int) -> int:
+    block = b"x" * (megabytes << 20)
+    time.sleep(2)  # who watches looks now and then
+    return len(block) >> 20

@@ -15,7 +15,9 @@ import pytest
 
 from clusterjob import CallError, ClusterExecutor, Process, Reason, Retry
 from tests.contract import functions_there
-from tests.contract.conftest import SECOND, SOME, Flavour
+from tests.contract.conftest import FAR, SECOND, SOME, Flavour
+from tests.contract.test_contract import until
+from tests.contract.test_requeue import requeue, rerunnable
 
 # as a module of the user's own, which is sent along
 _MODULE = Path(functions_there.__file__)
@@ -26,7 +28,8 @@ pytestmark = pytest.mark.skipif(
     SECOND,
     reason="its workers have another Python than the tests of the other machine",
 )
-WAYS = tuple(SOME)
+# a host without a scheduler too
+WAYS = (*SOME, *(f"{name}@openssh" for name in FAR if name == "local"))
 LONG = 90.0  # s that a queue may take
 
 
@@ -124,6 +127,65 @@ def test_a_process(cluster: Flavour) -> None:
     long.terminate()
     long.join(LONG)
     assert long.exitcode == -signal.SIGTERM, long.future.exception()
+
+
+@pytest.mark.parametrize("place", ["slurm", "noacct", "sge", "pbspro"], indirect=True)
+def test_a_worker_that_is_started_over(
+    executor: Callable[..., ClusterExecutor], cluster: Flavour, tmp_path: Path
+) -> None:
+    """What it was at fails, unless it may be tried again; what it had not begun goes on."""
+    retry = Retry(times=2, preempted={})
+    ways: list[dict[str, Any]] = [{}, {"retry": retry}]
+    for settings in ways:
+        mark = tmp_path / f"begun {len(settings)}"
+        options = rerunnable(cluster)
+        with executor(max_workers=1, options=options, **settings) as pool:
+            future = pool.submit(there.first_time_long, str(mark))
+            others = [pool.submit(abs, -number) for number in range(20)]
+            until(lambda mark=mark, future=future: mark.exists() and future.job_id)
+            requeue(cluster, str(future.job_id))
+            if cluster.family == "slurm":  # it would wait for two minutes
+                time.sleep(3)
+                start = [
+                    "scontrol",
+                    "update",
+                    f"jobid={future.job_id}",
+                    "starttime=now",
+                ]
+                subprocess.run(start, check=True)
+            assert [other.result(LONG) for other in others] == list(range(20))
+            if settings:
+                assert future.result(LONG) == "again"
+            else:
+                error = future.exception(LONG)
+                assert isinstance(error, CallError)
+                assert error.reason in (Reason.PREEMPTED, Reason.LOST), error
+
+
+@pytest.mark.parametrize("place", ["local", "sge", "pbspro"], indirect=True)
+def test_a_worker_at_its_time_limit(executor: Callable[..., ClusterExecutor]) -> None:
+    with executor(time="6s") as pool:
+        long = pool.submit(time.sleep, 100)
+        short = pool.submit(abs, -1)
+        assert short.result(LONG) == 1
+        error = long.exception(LONG)
+        assert isinstance(error, CallError)
+        assert error.reason is Reason.TIMEOUT
+        assert "More time" in str(error)
+
+
+@pytest.mark.parametrize("place", ["local", "slurm"], indirect=True)
+def test_a_call_that_needs_too_much_memory(
+    executor: Callable[..., ClusterExecutor],
+) -> None:
+    with executor(mem=200) as pool:
+        large = pool.submit(there.fill, 600)
+        small = pool.submit(there.fill, 1)
+        assert small.result(LONG) == 1
+        error = large.exception(LONG)
+        assert isinstance(error, (CallError, MemoryError))
+        if isinstance(error, CallError):
+            assert error.reason is Reason.OUT_OF_MEMORY
 
 
 PROGRAM = """
