@@ -15,7 +15,8 @@ LAB=${CLUSTERJOB_LAB:-${TMPDIR:-/tmp}/clusterjob-lab}
 NETNS=clusterjob-lab
 PACKAGES="slurmctld slurmd slurm-client munge slurmdbd mariadb-server iproute2
           gridengine-master gridengine-exec gridengine-client gridengine-common
-          postgresql openssh-server openssh-client libpam-google-authenticator tcsh fish busybox"
+          postgresql openssh-server openssh-client libpam-google-authenticator tcsh fish busybox
+          libpython3.11-testsuite"
 # Debian has no package of OpenPBS: CONTRIBUTING.md says how to build one
 PBS=${CLUSTERJOB_PBS:-/opt/pbs}
 PBS_HOME=/var/spool/pbs   # its mom takes none in a folder that others may write to
