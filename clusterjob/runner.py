@@ -465,13 +465,8 @@ class Caller:
         self._process = os.getpid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
-        for descriptor, suffix in zip(self._logs, (".out", ".err")):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            path = self.pool.path("logs", self.worker + suffix)
-            opened = os.open(path, flags, 0o600)
-            os.dup2(opened, descriptor)
-            os.close(opened)
-            self._open_stream(descriptor)
+        for descriptor in self._logs:
+            self._open_log(descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdin = open(0, closefd=False)
         settings = self.pool.settings
@@ -486,6 +481,18 @@ class Caller:
 
             form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
             logging.basicConfig(level=level, format=form)
+
+    def _open_log(self, descriptor: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        opened = os.open(self._log_of(descriptor), flags, 0o600)
+        if opened != descriptor:
+            os.dup2(opened, descriptor)
+            os.close(opened)
+        self._open_stream(descriptor)
+
+    def _log_of(self, descriptor: int) -> str:
+        suffix = ".out" if descriptor == 1 else ".err"
+        return self.pool.path("logs", self.worker + suffix)
 
     def _add_paths(self, settings: Said) -> None:
         """Make modules known: those that travelled along first, those of the other side last."""
@@ -659,7 +666,11 @@ class Caller:
         return body
 
     def _log_end(self, descriptor: int) -> int:
-        return os.lseek(descriptor, 0, os.SEEK_END)
+        try:
+            return os.lseek(descriptor, 0, os.SEEK_END)
+        except OSError:  # the function closed it
+            self._open_log(descriptor)
+            return os.lseek(descriptor, 0, os.SEEK_END)
 
     def _add_logs(self, said: Said, before: list[int]) -> None:
         """Say where in the logs the call's own part stands, and what it says."""
@@ -667,8 +678,7 @@ class Caller:
             end = self._log_end(descriptor)
             if end == start:
                 continue
-            suffix = ".out" if name == "out" else ".err"
-            with open(self.pool.path("logs", self.worker + suffix), "rb") as file:
+            with open(self._log_of(descriptor), "rb") as file:
                 file.seek(start)
                 text = file.read(min(end - start, _TOLD)).decode("utf-8", "replace")
             said[name] = [start, end, text]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
 import json
 import pickle
 import sys
+import types
+from collections import ChainMap
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +22,7 @@ SHARED = (
 )  # bytes from which on a buffer is sent once, however many calls have it
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _PROCESS = "clusterjob.functions.process"  # the module whose class stays here
+_NAMELESS = "<dynamic-code>"  # cloudpickle's word for the file of a function
 _BY_VALUE = b"cloudpickle.cloudpickle"  # in every pickle that has code in it
 
 
@@ -155,6 +159,8 @@ def _pickler(own: list[object]) -> type[pickle.Pickler]:
     base: Any = _cloudpickle() or pickle.Pickler
 
     class Noting(base):  # type: ignore[misc]
+        dispatch_table = _with_file_names(base)
+
         def reducer_override(self, value: object) -> Any:
             # of a class derived from ours the other side has what it is there
             if isinstance(value, type) and value.__module__ == _PROCESS:
@@ -166,6 +172,23 @@ def _pickler(own: list[object]) -> type[pickle.Pickler]:
             return super().reducer_override(value)
 
     return Noting
+
+
+def _with_file_names(base: Any) -> Any:
+    """Return how a pickler takes objects apart: of code the name of its file is kept, which
+    cloudpickle replaces, and a traceback needs.
+    """
+    table = getattr(base, "dispatch_table", copyreg.dispatch_table)
+    take_apart = table.get(types.CodeType)
+    if take_apart is None:
+        return table
+
+    def reduced(code: types.CodeType) -> tuple[Any, tuple[object, ...]]:
+        make, arguments = take_apart(code)
+        named = [code.co_filename if one == _NAMELESS else one for one in arguments]
+        return make, tuple(named)
+
+    return ChainMap({types.CodeType: reduced}, table)
 
 
 def has_cloudpickle() -> bool:

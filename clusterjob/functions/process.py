@@ -95,7 +95,12 @@ class Process(ProcessBase):
             future.result()  # it cannot be pickled
         self._here.future = future
 
+    def _check_open(self) -> None:
+        if self._here.is_closed:
+            raise ValueError("process object is closed")
+
     def _started(self) -> CallFuture[Any]:
+        self._check_open()
         if self._here.future is None:
             raise AssertionError("can only be used on a process that was started")
         return self._here.future
@@ -106,6 +111,7 @@ class Process(ProcessBase):
 
     def is_alive(self) -> bool:
         """Return whether it was started, and has not ended."""
+        self._check_open()
         return self._here.future is not None and not self._here.future.done()
 
     @property
@@ -113,6 +119,7 @@ class Process(ProcessBase):
         """0 where the function returned, 1 where it raised, what it gave ``sys.exit``, minus the
         number of the signal that ended it; None before the end.
         """
+        self._check_open()
         future = self._here.future
         if future is None or not future.done():
             return None
@@ -161,6 +168,7 @@ class Process(ProcessBase):
         """Do nothing more with it. Raises ValueError while it runs, as multiprocessing does."""
         if self.is_alive():
             raise ValueError("cannot close a process that runs: join or terminate it")
+        self._here.is_closed = True
 
     @property
     def pid(self) -> None:
@@ -188,8 +196,8 @@ class Process(ProcessBase):
         return self._started()
 
     def __repr__(self) -> str:
-        state = "initial"
-        if self._here.future is not None:
+        state = "closed" if self._here.is_closed else "initial"
+        if not self._here.is_closed and self._here.future is not None:
             state = "started" if self.is_alive() else f"stopped {self.exitcode}"
         return f"<{type(self).__name__} {self.name!r} {state}>"
 
@@ -199,3 +207,4 @@ class _Here:
 
     future: CallFuture[Any] | None = None
     executor: ClusterExecutor | None = None
+    is_closed = False

@@ -371,6 +371,7 @@ def test_the_traceback_over_there_is_the_cause() -> None:
         error = executor.submit(inner).exception(LONG)
     assert isinstance(error, ValueError)
     assert "in inner" in str(error.__cause__)
+    assert __file__ in str(error.__cause__)  # the file that the function is of
     assert "runner" not in str(error.__cause__)
 
 
@@ -644,6 +645,10 @@ def test_what_a_process_is_like() -> None:
     bad.join(LONG)
     assert bad.exitcode == 1
     one.close()
+    assert "closed" in repr(one)
+    for use in (one.is_alive, one.join, one.result):
+        with pytest.raises(ValueError, match="closed"):
+            use()
 
 
 # -- found by others -------------------------------------------------------------------------------
@@ -733,8 +738,10 @@ def test_what_a_call_did_to_its_process_is_undone() -> None:
     def spoil(_: int) -> str:
         here = os.getcwd()
         os.chdir("/")
-        print("said")
+        print("said", flush=True)
         sys.stdout.close()
+        os.close(1)
+        os.close(2)
         return here
 
     with ClusterExecutor(max_workers=1, cache=False) as executor:
