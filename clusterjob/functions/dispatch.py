@@ -119,7 +119,10 @@ class Dispatch:
                     self._room(station, len(shared)), self._known(station, shared)
                 )
                 own += shared[:count]
-            some = own[: station.burst]
+            most = station.burst
+            if own:
+                most = max(most, own[0].chunksize or 0)
+            some = own[:most]
             gone = set(some)
             self._waiting = deque(c for c in self._waiting if c not in gone)
         return some

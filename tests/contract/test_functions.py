@@ -188,6 +188,23 @@ def test_a_call_that_needs_too_much_memory(
             assert error.reason is Reason.OUT_OF_MEMORY
 
 
+@pytest.mark.parametrize(
+    "place", [name for name in WAYS if name == "slurm@ssh"], indirect=True
+)
+def test_many_calls_cost_the_round_trips_of_few(
+    executor: Callable[..., ClusterExecutor],
+) -> None:
+    trips = []
+    for count in (50, 5000):
+        with executor(cache=False) as pool:
+            transport = pool._dispatch.stations[0].site.transport
+            before = transport.trips
+            found = pool.map(abs, range(count), timeout=LONG)
+            assert list(found) == list(range(count))
+            trips.append(transport.trips - before)
+    assert trips[1] <= trips[0] + 10, trips
+
+
 PROGRAM = """
 import sys, time
 from pathlib import Path
