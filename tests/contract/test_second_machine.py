@@ -32,7 +32,7 @@ def test_the_contract_on_the_second_machine() -> None:
             [str(SCRIPT), "test", "-q", "-n", "4", "--dist", "loadgroup", *tests],
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1800,
         )
     finally:
         subprocess.run([str(SCRIPT), "down"], check=False, timeout=30)
