@@ -41,7 +41,7 @@ _INSTALLED = {"site-packages", "dist-packages"}
 # of a class, what Python itself puts there
 _NO_PART = {
     *("__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__"),
-    "__static_attributes__",
+    *("__static_attributes__", "__slotnames__"),
 }
 
 
@@ -143,7 +143,7 @@ def _parts(value: Any) -> Iterable[object]:
     if isinstance(value, FunctionType):
         return _parts_of_function(value)
     if isinstance(value, type):
-        return value.__bases__, _own_parts(value)
+        return type(value), value.__bases__, _own_parts(value)
     return type(value), _own_parts(value)
 
 
@@ -262,6 +262,8 @@ def _values_of(value: object) -> Iterable[object]:
 
 
 def _name(value: object) -> str:
+    if isinstance(value, ModuleType):
+        return f"module {value.__name__}"
     named = value if hasattr(value, "__qualname__") else type(value)
     module = getattr(named, "__module__", "")
     return f"{module}.{getattr(named, '__qualname__', '')}"

@@ -66,7 +66,7 @@ def _shared_of(call: Call) -> Iterator[_SharedFile]:
     function = call.function
     for payload in (function, _arguments_of(call)):
         for digest, blob in payload.shared.items():
-            yield digest, {}, [blob]
+            yield digest, {"length": len(blob)}, [blob]
     yield function.digest, {"v": function.said, **function.python}, function.blobs
 
 

@@ -42,7 +42,7 @@ def value_of(said: Said, parts: list[memoryview], call: Call) -> object:
     if said["ok"]:
         try:
             return load_value(said["v"], parts)
-        except Exception as error:
+        except BaseException as error:  # whatever reading it calls
             raise CallError(
                 f"{call.title}: what it returned cannot be read here: "
                 f"{type(error).__name__}: {error}"

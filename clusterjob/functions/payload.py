@@ -22,6 +22,7 @@ SHARED = (
 )  # bytes from which on a buffer is sent once, however many calls have it
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _PROCESS = "clusterjob.functions.process"  # the module whose class stays here
+_REMADE = (type(functools.lru_cache(abs)), functools.cached_property)
 _NAMELESS = "<dynamic-code>"  # cloudpickle's word for the file of a function
 _BY_VALUE = b"cloudpickle.cloudpickle"  # in every pickle that has code in it
 
@@ -167,11 +168,29 @@ def _pickler(own: list[object]) -> type[pickle.Pickler]:
                 return process_base, ()
             if is_own(value):
                 own.append(value)
+            if isinstance(value, _REMADE) and base is not pickle.Pickler:
+                return _as_made(value)
             if base is pickle.Pickler:
                 return NotImplemented
             return super().reducer_override(value)
 
     return Noting
+
+
+def _as_made(value: Any) -> Any:
+    """Say how a cached function or property is made; its cache stays here. One of a module that can
+    be imported goes by its name.
+    """
+    if isinstance(value, functools.cached_property):
+        return functools.cached_property, (value.func,), {"attrname": value.attrname}
+    name = value.__qualname__
+    if value.__module__ != "__main__" and "<" not in name:
+        return NotImplemented
+    given = value.cache_parameters()
+    kind = functools._CacheInfo
+    parts = value.__wrapped__, given["maxsize"], given["typed"], kind
+    words = {"__module__": value.__module__, "__qualname__": name}
+    return type(value), parts, {**words, "__wrapped__": value.__wrapped__}
 
 
 def _with_file_names(base: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import time
 from collections.abc import Collection, Iterator
@@ -274,9 +275,10 @@ def worker_body(python: str, folder: str, secret: bytes, generation: int) -> str
 
 def runner_text() -> str:
     """Return the runner, as it travels."""
-    import clusterjob.runner
-
-    return read_text(clusterjob.runner.__file__)
+    # a worker, which may submit workers of its own, is that module, and no attribute of the package
+    runner = importlib.import_module("clusterjob.runner")
+    assert runner.__file__
+    return read_text(runner.__file__)
 
 
 def runner_digest() -> str:

@@ -995,3 +995,52 @@ def test_a_full_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Book, "finish", sometimes)
     with ClusterExecutor(max_workers=1) as executor:
         assert executor.submit(abs, -1).result(LONG) == 1
+
+
+def test_cached_functions_travel() -> None:
+    """Those of a program itself have no module that could be imported there."""
+    program = Path("program.py")
+    program.write_text(
+        "import functools, clusterjob\n"
+        "@functools.lru_cache(None)\n"
+        "def twice(x): return 2 * x if x < 3 else twice(x - 1) + 2\n"
+        "class Kept:\n"
+        "    @functools.cached_property\n"
+        "    def value(self): return 7\n"
+        "def use(x): return twice(x) + Kept().value\n"
+        "print(list(clusterjob.map(use, range(5))), list(clusterjob.map(twice, range(5))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True
+    )
+    assert done.stdout == "[7, 9, 11, 13, 15] [0, 2, 4, 6, 8]\n", done.stderr
+
+
+def test_large_arrays_of_any_length() -> None:
+    """What makes a file longer, so that arrays begin where they may, is no part of them."""
+    whole = np.arange(400_000.0)
+    with ClusterExecutor(cache=False) as executor:
+        for some in (whole[1:], whole[:-3], whole[5:300_000]):
+            assert executor.submit(np.sum, some).result(LONG) == np.sum(some)
+            bound = functools.partial(np.sum, some)
+            assert executor.submit(bound).result(LONG) == np.sum(some)
+
+
+def test_a_result_that_ends_who_reads_it() -> None:
+    class End:
+        def __reduce__(self) -> Any:
+            return sys.exit, (3,)
+
+    with ClusterExecutor() as executor:
+        error = executor.submit(End).exception(LONG)
+    assert isinstance(error, CallError)
+
+
+def test_calls_within_calls() -> None:
+    def outer(number: int) -> list[int]:
+        import clusterjob
+
+        return list(clusterjob.map(abs, [-number, -number - 1]))
+
+    with ClusterExecutor(max_workers=1) as executor:
+        assert executor.submit(outer, 4).result(LONG) == [4, 5]

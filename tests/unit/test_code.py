@@ -264,3 +264,41 @@ _OTHERS = [
 def test_what_is_another_one(one: object, other: object) -> None:
     assert code_digest(one) != code_digest(other)
     assert code_digest(one) == code_digest(one)
+
+
+def test_which_module_a_name_means() -> None:
+    import cmath
+    import math
+
+    def make(module: object) -> object:
+        def root(number: float) -> object:
+            return module.sqrt(number)  # type: ignore[attr-defined]
+
+        return root
+
+    assert code_digest(make(math)) != code_digest(make(cmath))
+
+
+def test_what_a_class_of_classes_does() -> None:
+    def make(number: int) -> type:
+        class Meta(type):
+            def value(cls) -> int:
+                return number
+
+        class Kind(metaclass=Meta):
+            pass
+
+        return Kind
+
+    assert code_digest(make(1)) != code_digest(make(2))
+    assert code_digest(make(1)) == code_digest(make(1))
+
+
+def test_an_instance_that_was_pickled_is_what_it_was() -> None:
+    class Plain:
+        pass
+
+    before = code_digest(Plain)
+    Plain().__reduce_ex__(2)
+    assert "__slotnames__" in vars(Plain)
+    assert code_digest(Plain) == before
