@@ -91,6 +91,8 @@ class ClusterExecutor(Executor):
     _is_shut_down = False
     _is_over = False
     _pause = _PAUSES[0]
+    _thread: threading.Thread | None = None
+    _closer: threading.Thread | None = None  # after shutdown(wait=False)
 
     def __init__(
         self,
@@ -124,6 +126,7 @@ class ClusterExecutor(Executor):
         ]
         self._pace = Pace()
         self._state = threading.Condition()
+        self._sending = threading.RLock()
         self._dispatch = Dispatch(
             self._session, self._book, sites, max_workers, self._pace, self._tell
         )
@@ -141,7 +144,6 @@ class ClusterExecutor(Executor):
         self._broken: BaseException | None = None
         self._created = time.time()
         self._leased = time.monotonic()
-        self._thread: threading.Thread | None = None
         self._process = os.getpid()
         _alive.add(self)
 
@@ -299,7 +301,8 @@ class ClusterExecutor(Executor):
                 if self._is_over:
                     return
             try:
-                self._round()
+                with self._sending:
+                    self._round()
                 self._pause = _PAUSES[0]
             except StoreError as error:
                 _log.warning(
@@ -333,8 +336,7 @@ class ClusterExecutor(Executor):
 
     def _end_all(self) -> None:
         """Cancel calls that nobody has begun, and workers."""
-        for call in self.withdraw(list(self._open)):
-            call.future.note_cancelled()
+        self._cancel(list(self._open))
         self._dispatch.end_workers()
 
     def _look_up(self, calls: Sequence[Call]) -> list[Call]:
@@ -485,16 +487,22 @@ class ClusterExecutor(Executor):
             self._is_shut_down = True
             calls = list(self._open)
         if cancel_futures:
-            for call in self.withdraw(calls):
-                call.future.note_cancelled()
+            self._cancel(calls)
+            with self._sending:  # what was being sent is there now
+                self._cancel(calls)
         if wait:
             with self._state:
                 self._state.wait_for(lambda: not self._open)
             self._close()
             return
-        threading.Thread(
+        self._closer = threading.Thread(
             target=self.shutdown, daemon=True, name="clusterjob-shutdown"
-        ).start()
+        )
+        self._closer.start()
+
+    def _cancel(self, calls: Iterable[Call]) -> None:
+        for call in self.withdraw(calls):
+            call.future.note_cancelled()
 
     def _close(self) -> None:
         """End the threads and the workers."""
@@ -517,7 +525,11 @@ class ClusterExecutor(Executor):
 
     def close(self) -> None:
         """End the workers, where no call is on its way; else leave them to go on."""
-        if self._is_over or os.getpid() != self._process:
+        if os.getpid() != self._process:
+            return
+        if self._closer is not None and not self._open:
+            self._closer.join(_LAST)
+        if self._is_over:
             return
         if self._open:
             self.leave()

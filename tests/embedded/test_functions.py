@@ -1044,3 +1044,29 @@ def test_calls_within_calls() -> None:
 
     with ClusterExecutor(max_workers=1) as executor:
         assert executor.submit(outer, 4).result(LONG) == [4, 5]
+
+
+def test_cancelling_at_once(marks: Path) -> None:
+    """What is just being sent is cancelled too."""
+    executor = ClusterExecutor(max_workers=1, cache=False)
+    some = [executor.submit(time.sleep, 0.5) for _ in range(10)]
+    time.sleep(0.05)
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert sum(future.cancelled() for future in some) >= 8
+    futures.wait(some, LONG)
+
+
+def test_nothing_is_left_behind_by_who_does_not_wait() -> None:
+    program = Path("program.py")
+    program.write_text(
+        "import clusterjob\n"
+        "executor = clusterjob.ClusterExecutor(max_workers=1)\n"
+        "some = [executor.submit(abs, -n) for n in range(5)]\n"
+        "executor.shutdown(wait=False)\n"
+        "print([one.result() for one in some])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True
+    )
+    assert done.stdout == "[0, 1, 2, 3, 4]\n", done.stderr
+    assert not Path(".clusterjob-calls").exists()
