@@ -62,10 +62,8 @@ def map(
         for energy in clusterjob.map(simulate, range(10, 100), profile="cluster.ini", time="1h"):
             print(energy)
     """
-    if not iterables:
-        raise TypeError("map() must have at least two arguments.")
-    options = MapOptions(timeout, chunksize, buffersize, progress)
     rows = Rows.zipped(iterables)
+    options = MapOptions(timeout, chunksize, buffersize, progress)
     mapped = _kept_executor(settings).map_rows(function, rows, options)
     return mapped.in_order(return_exceptions)
 
@@ -100,12 +98,9 @@ def map_unordered(
     **settings: Unpack[CallSettings],
 ) -> Iterator[Value]:
     """Yield results as they come, in any order: see :func:`map`."""
-    if not iterables:
-        raise TypeError("map_unordered() must have at least two arguments.")
+    rows = Rows.zipped(iterables, "map_unordered")
     options = MapOptions(timeout, chunksize, buffersize, progress)
-    mapped = _kept_executor(settings).map_rows(
-        function, Rows.zipped(iterables), options
-    )
+    mapped = _kept_executor(settings).map_rows(function, rows, options)
     return mapped.as_they_come(return_exceptions)
 
 

@@ -267,10 +267,8 @@ class ClusterExecutor(Executor):
         TimeoutError. With ``return_exceptions`` it yields what a call raised in its place,
         and goes on. An iterator that is given up cancels what was not begun.
         """
-        if not iterables:
-            raise TypeError("map() must have at least two arguments.")
-        options = MapOptions(timeout, chunksize, buffersize, progress)
         rows = Rows.zipped(iterables)
+        options = MapOptions(timeout, chunksize, buffersize, progress)
         return self.map_rows(fn, rows, options).in_order(return_exceptions)
 
     def map_rows(

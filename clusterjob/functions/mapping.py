@@ -29,10 +29,15 @@ class Rows:
         self._rows = iter(rows)
 
     @classmethod
-    def zipped(cls, iterables: Sequence[Iterable[object]]) -> Rows:
-        """Take an item of each iterable, as far as the shortest goes."""
+    def zipped(cls, iterables: Sequence[Iterable[object]], name: str = "map") -> Rows:
+        """Take an item of each iterable, as far as the shortest goes.
+
+        Raises TypeError where there is none; ``name`` is the function that was given none.
+        """
+        if not iterables:
+            raise TypeError(f"{name}() must have at least two arguments.")
         rows = cls(zip(*iterables, strict=False))
-        if iterables and all(isinstance(items, Sized) for items in iterables):
+        if all(isinstance(items, Sized) for items in iterables):
             rows.length = min(len(items) for items in iterables)  # type: ignore[arg-type]
         return rows
 

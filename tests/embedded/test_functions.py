@@ -43,6 +43,13 @@ def own_queue(spool: Path) -> None:
     """Each test has the queue of the session's embedded scheduler."""
 
 
+def _run_program(text: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own, to its end."""
+    Path("program.py").write_text(text)
+    command = [sys.executable, "program.py"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 def _mark(folder: Path) -> Callable[[object], object]:
     """Return a function that leaves a mark for each call, and gives its argument back."""
 
@@ -605,8 +612,7 @@ def test_nothing_is_left_behind() -> None:
 
 
 def test_a_derived_process() -> None:
-    program = Path("program.py")
-    program.write_text(
+    done = _run_program(
         "from clusterjob import Process\n"
         "class Counter(Process):\n"
         "    def __init__(self, start):\n"
@@ -620,9 +626,6 @@ def test_a_derived_process() -> None:
         "one.start()\n"
         "one.join()\n"
         "print(one.is_alive(), one.exitcode, one.result(), one.stdout().strip())\n"
-    )
-    done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True
     )
     assert done.stdout == "False None\nFalse 0 5 counter runs\n", done.stderr
 
@@ -999,8 +1002,7 @@ def test_a_full_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cached_functions_travel() -> None:
     """Those of a program itself have no module that could be imported there."""
-    program = Path("program.py")
-    program.write_text(
+    done = _run_program(
         "import functools, clusterjob\n"
         "@functools.lru_cache(None)\n"
         "def twice(x): return 2 * x if x < 3 else twice(x - 1) + 2\n"
@@ -1009,9 +1011,6 @@ def test_cached_functions_travel() -> None:
         "    def value(self): return 7\n"
         "def use(x): return twice(x) + Kept().value\n"
         "print(list(clusterjob.map(use, range(5))), list(clusterjob.map(twice, range(5))))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True
     )
     assert done.stdout == "[7, 9, 11, 13, 15] [0, 2, 4, 6, 8]\n", done.stderr
 
@@ -1057,16 +1056,12 @@ def test_cancelling_at_once(marks: Path) -> None:
 
 
 def test_nothing_is_left_behind_by_who_does_not_wait() -> None:
-    program = Path("program.py")
-    program.write_text(
+    done = _run_program(
         "import clusterjob\n"
         "executor = clusterjob.ClusterExecutor(max_workers=1)\n"
         "some = [executor.submit(abs, -n) for n in range(5)]\n"
         "executor.shutdown(wait=False)\n"
         "print([one.result() for one in some])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True
     )
     assert done.stdout == "[0, 1, 2, 3, 4]\n", done.stderr
     assert not Path(".clusterjob-calls").exists()
