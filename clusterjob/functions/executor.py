@@ -28,6 +28,7 @@ from clusterjob.functions.calls import Call, CallFuture, Told
 from clusterjob.functions.chunks import Pace
 from clusterjob.functions.dispatch import Dispatch
 from clusterjob.functions.identity import Identities
+from clusterjob.functions.leftovers import remove_empty_pools
 from clusterjob.functions.making import Prepared, Preparer
 from clusterjob.functions.mapping import Arguments, MapOptions, Mapped, Rows
 from clusterjob.functions.reuse import Reuse
@@ -514,6 +515,11 @@ class ClusterExecutor(Executor):
         for station in self._dispatch.all_stations:
             station.close()
         self._reuse.close()
+        for station in self._dispatch.stations:
+            # another host is not asked for this alone
+            if station.pool is not None or not station.site.reference.host:
+                fingerprint = station.site.fingerprint
+                remove_empty_pools(self._session, self._book, fingerprint)
         self._book.close()
 
     def end_workers(self) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 
 from clusterjob.errors import ClusterJobError
 from clusterjob.functions.book import Book, PoolRow, book_of
 from clusterjob.functions.sites import place_of
-from clusterjob.functions.station import is_free
+from clusterjob.functions.station import is_free, owner_name
 from clusterjob.functions.workers import Workers
 from clusterjob.session import Session
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,6 +52,32 @@ def prune_pools(
         found.removed.append(row.folder)
     book.close()
     return found
+
+
+def remove_empty_pools(session: Session, book: Book, fingerprint: str) -> None:
+    """Remove folders in which no call is left, of programs that are gone.
+
+    They are of programs that were killed after their last result. One that cannot be removed now
+    stays.
+    """
+    owner = owner_name()
+    try:
+        for row in book.pools(fingerprint=fingerprint):
+            if not is_free(row) or book.on_their_way(row):
+                continue
+            place = place_of(session, row)
+            if place.exists():
+                listing = place.listing()
+                if (
+                    listing["todo"] or listing["taken"]
+                ):  # calls that are not remembered
+                    continue
+            if book.take_pool(row, owner, time.time()):
+                place.stop()
+                place.remove()
+                book.forget_pool(row)
+    except ClusterJobError as error:
+        _log.debug("a folder of calls is left behind: %s", error)
 
 
 def _has_workers(session: Session, book: Book, row: PoolRow) -> bool:

@@ -68,7 +68,8 @@ def everything_ran_once(wanted: int, seconds: float = 120) -> None:
     assert len(results) == wanted
     _, left = wait(results, seconds)
     assert not left, [
-        (result, result.words, result.record.phase) for result in left[:5]
+        (result.explain(), result.words, result.record.phase, result.history)
+        for result in left[:5]
     ]
     bad = [
         result.explain() + str(result.history)

@@ -202,7 +202,9 @@ def test_many_calls_cost_the_round_trips_of_few(
             found = pool.map(abs, range(count), timeout=LONG)
             assert list(found) == list(range(count))
             trips.append(transport.trips - before)
-    assert trips[1] <= trips[0] + 10, trips
+    # on a busy machine the many take longer, and it is asked more often meanwhile: each look may
+    # take 5 s; were it a trip for each chunk or each hundred calls, it would be 50 more
+    assert trips[1] <= trips[0] + 40, trips
 
 
 PROGRAM = """

@@ -826,6 +826,35 @@ def test_folders_of_calls_that_were_left_are_pruned(marks: Path) -> None:
     assert not Path(".clusterjob-calls").exists()
 
 
+@pytest.mark.parametrize("uncached", ["", "on their way"])
+def test_the_folder_of_a_program_killed_after_its_last_result(uncached: str) -> None:
+    """The next program finds all results, and removes the folder, unless calls are in it."""
+    program = Path("program.py")
+    program.write_text(
+        "import os, signal, sys, time\n"
+        "import clusterjob\n"
+        "with clusterjob.ClusterExecutor(max_workers=1) as executor:\n"
+        "    print(list(executor.map(abs, range(3))))\n"
+        "    if sys.argv[1]:\n"
+        "        other = clusterjob.ClusterExecutor(max_workers=1, cache=False)\n"
+        "        first = other.submit(time.sleep, 60)\n"
+        "        while not first.running():\n"
+        "            time.sleep(0.05)\n"
+        "    if sys.argv[2]:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, str(program)]
+    first = subprocess.run([*command, uncached, "kill"], timeout=60)
+    assert first.returncode == -signal.SIGKILL
+    assert len(list(Path(".clusterjob-calls").iterdir())) == 1 + bool(uncached)
+    second = subprocess.run(
+        [*command, "", ""], capture_output=True, text=True, timeout=60
+    )
+    assert second.stdout == "[0, 1, 2]\n", second.stderr
+    assert Path(".clusterjob-calls").exists() == bool(uncached)
+    clusterjob.default_session().results().cancel()
+
+
 def test_a_worker_whose_record_was_deleted(marks: Path) -> None:
     """Nobody can tell what becomes of it: its call is not waited for for ever."""
     worker = _leave_a_pool(marks)
