@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -9,7 +10,12 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 
-from clusterjob.errors import CommandError, StoreError, TransportError
+from clusterjob.errors import (
+    ClusterJobError,
+    CommandError,
+    StoreError,
+    TransportError,
+)
 from clusterjob.functions.book import Book, PoolRow
 from clusterjob.functions.calls import Call, Tell
 from clusterjob.functions.chunks import Pace, first_ones, into_chunks
@@ -18,11 +24,8 @@ from clusterjob.functions.station import Station
 from clusterjob.session import Session
 
 _log = logging.getLogger(__name__)
-_PAUSES = (
-    1.0,
-    30.0,
-)  # s after a host could not be reached: the shortest, the longest
 _LEARNING = 3.0  # s for which it is waited for the first calls of a function
+_HUNGRY, _UNTRIED, _OTHER = range(3)  # clusters, in the order in which they get calls
 
 
 class Dispatch:
@@ -57,16 +60,20 @@ class Dispatch:
         ]
         # for calls that are tried again with more of something, by what that is
         self._others: dict[str, Station] = {}
+        self._passed_over: list[Station] = []  # of several, those that made an error
         self._waiting: deque[Call] = deque()
         self._lock = threading.Lock()
-        self._pause = _PAUSES[0]
-        self._not_before = 0.0  # on the monotonic clock
         self._learning: tuple[str, float] = "", 0.0  # of what function, since when
 
     @property
     def all_stations(self) -> list[Station]:
         """The clusters, and those for calls that are tried again."""
         return [*self.stations, *self._others.values()]
+
+    @property
+    def live_stations(self) -> list[Station]:
+        """The clusters that any call may go to."""
+        return [item for item in self.stations if item not in self._passed_over]
 
     def add(self, calls: Iterable[Call]) -> None:
         """Take calls, to be sent when there is room."""
@@ -80,30 +87,51 @@ class Dispatch:
     def send(self) -> list[Call]:
         """Send what can be sent; return calls that other programs have sent meanwhile.
 
-        A host that cannot be reached is tried again later. Raises what else goes wrong.
+        A host that cannot be reached is tried again later. Raises what else goes wrong, where there
+        is no other cluster.
         """
-        if time.monotonic() < self._not_before:
-            return []
         taken: list[Call] = []
         self._take_from_idle()
-        for station in self.all_stations:
-            while some := self._next_for(station):
-                try:
-                    taken += self._send_to(station, some)
-                except (TransportError, StoreError) as error:
-                    self._put_back(some, error)
-                    return taken
-                self._pause = _PAUSES[0]
+        live = sorted(self.live_stations, key=_eagerness)
+        for station in [*live, *self._others.values()]:
+            taken += self._send_some(station)
         return taken
 
-    def _put_back(
-        self, calls: Sequence[Call], error: TransportError | StoreError
-    ) -> None:
-        _log.warning("calls cannot be sent now, and will be later: %s", error)
+    def _send_some(self, station: Station) -> list[Call]:
+        """Send what there is for a cluster; return calls that other programs have sent."""
+        taken: list[Call] = []
+        while station.sending.is_over() and (some := self._next_for(station)):
+            try:
+                taken += self._send_to(station, some)
+                station.sending.succeed()
+            except (TransportError, StoreError) as error:
+                _log.warning("calls cannot be sent now, and will be later: %s", error)
+                self._put_back(some)
+                station.sending.fail()
+            except ClusterJobError as error:
+                self._put_back(some)
+                self._pass_over(station, error)
+                break
+        return taken
+
+    def _put_back(self, calls: Sequence[Call]) -> None:
         with self._lock:
             self._waiting.extendleft(reversed(calls))
-        self._not_before = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, _PAUSES[1])
+
+    def _pass_over(self, station: Station, error: ClusterJobError) -> None:
+        """Send nothing more to a cluster. Raises the error where there is no other one."""
+        others = [item for item in self.live_stations if item is not station]
+        if station not in self.stations or not others:
+            raise error
+        _log.warning(
+            "%s gets no more calls, which go to the other clusters: %s",
+            station.site.reference.cluster_id,
+            error,
+        )
+        self._passed_over.append(station)
+        if station.pool is not None:
+            with contextlib.suppress(CommandError):  # it is tried again
+                self.add(station.pool.withdraw(list(station.pool.calls.values())))
 
     def _next_for(self, station: Station) -> list[Call]:
         """Return calls for a cluster, as far as it has room."""
@@ -131,7 +159,7 @@ class Dispatch:
         """Return how many calls may go now: a few, until it is known how long they take, or it
         is clear that they take long.
         """
-        count = first_ones(calls, station.most * len(self.stations), self.pace)
+        count = first_ones(calls, station.most * len(self.live_stations), self.pace)
         if count >= len(calls):
             return len(calls)
         label, since = self._learning
@@ -143,12 +171,12 @@ class Dispatch:
 
     def _room(self, station: Station, count: int) -> int:
         """Return how many of the calls that any cluster may make one should have now."""
-        if len(self.stations) == 1:
+        if len(self.live_stations) == 1:
             return count
         if not station.has_room():
             return 0
         # a few chunks for each worker that may begin soon
-        share = -(-count // (4 * len(self.stations)))
+        share = -(-count // (4 * len(self.live_stations)))
         return max(1, share)
 
     def _station_of(self, call: Call) -> Station | None:
@@ -176,37 +204,37 @@ class Dispatch:
             if index is not None:
                 call.site = index
             call.station = station
-        workers = station.most * len(self.stations)
+        workers = station.most * len(self.live_stations)
         behind = len(self._waiting)
         chunks = list(into_chunks(calls, workers, self.pace, behind))
         return station.send(chunks)
 
     def _take_from_idle(self) -> None:
-        """Take calls back from a cluster whose workers wait in its queue, for one whose work."""
+        """Take calls back from a cluster whose workers wait in its queue, for one whose work, or
+        that was not tried.
+        """
         if len(self.stations) == 1 or self._waiting:
             return
-        hungry = [
-            item for item in self.stations if item.running() and item.has_room()
-        ]
-        if not hungry:
-            return
+        kinds = set(map(_eagerness, self.live_stations))
         for station in self.stations:
-            if (
-                station.pool is not None
-                and station.pool.todo
-                and not station.running()
-            ):
+            has_waited = time.monotonic() - station.sent > _LEARNING
+            is_wanted = _HUNGRY in kinds or (has_waited and _UNTRIED in kinds)
+            if is_wanted and station.is_waiting() and station.pool is not None:
                 calls = list(station.pool.calls.values())
                 self.add(station.pool.withdraw(calls))
                 return
 
     def look_after(self) -> None:
-        """See that there are workers. Raises :class:`WorkersFailedError`."""
+        """See that there are workers. Raises :class:`ClusterJobError` where they cannot be, and
+        there is no other cluster.
+        """
         for station in self.all_stations:
             try:
-                station.look_after(0)
+                station.look_after(0, may_submit=station not in self._passed_over)
             except TransportError as error:
                 _log.warning("workers cannot be submitted now: %s", error)
+            except ClusterJobError as error:
+                self._pass_over(station, error)
 
     def end_workers(self) -> None:
         """Cancel all workers, and submit no more."""
@@ -242,3 +270,10 @@ class Dispatch:
         """Have at most so many workers on each cluster from now on."""
         for station in self.all_stations:
             station.resize(most)
+
+
+def _eagerness(station: Station) -> int:
+    """Return how soon a cluster will make a call, as far as is known."""
+    if station.pool is None:
+        return _UNTRIED
+    return _HUNGRY if station.has_run() and station.has_room() else _OTHER

@@ -23,6 +23,7 @@ from clusterjob.errors import (
     WorkersFailedError,
 )
 from clusterjob.functions.attempts import begin_next_attempt, delay_of
+from clusterjob.functions.backoff import Backoff
 from clusterjob.functions.book import book_of
 from clusterjob.functions.calls import Call, CallFuture, Told
 from clusterjob.functions.chunks import Pace
@@ -91,7 +92,6 @@ class ClusterExecutor(Executor):
     _is_ending = False  # workers are cancelled
     _is_shut_down = False
     _is_over = False
-    _pause = _PAUSES[0]
     _thread: threading.Thread | None = None
     _closer: threading.Thread | None = None  # after shutdown(wait=False)
 
@@ -293,6 +293,7 @@ class ClusterExecutor(Executor):
 
     def _run(self) -> None:
         """Send calls, and see to workers, until all is over."""
+        backoff = Backoff(*_PAUSES)
         while True:
             with self._state:
                 if not self._pending and not self._is_over:
@@ -302,13 +303,12 @@ class ClusterExecutor(Executor):
             try:
                 with self._sending:
                     self._round()
-                self._pause = _PAUSES[0]
+                backoff.succeed()
             except StoreError as error:
                 _log.warning(
                     "calls cannot be looked up now, and will be later: %s", error
                 )
-                time.sleep(self._pause)
-                self._pause = min(2 * self._pause, _PAUSES[1])
+                time.sleep(backoff.fail())
             except Exception as error:  # nobody would hear of it otherwise
                 self._fail(error)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from clusterjob.engine import is_gone, process_name
 from clusterjob.errors import CallError, ClusterJobError, CommandError, StoreError
+from clusterjob.functions.backoff import Backoff
 from clusterjob.functions.book import Book, PoolRow
 from clusterjob.functions.calls import Call, Tell, Told
 from clusterjob.functions.chunks import Chunk
@@ -23,6 +24,7 @@ from clusterjob.session import Session
 _log = logging.getLogger(__name__)
 _PATIENCE_HERE, _PATIENCE_THERE = 0.25, 5.0  # s that one look for results may take
 _PAUSES = (0.5, 10.0)  # s after a look that failed: the shortest, the longest
+_SENDING = (1.0, 30.0)  # ... and after calls could not be sent
 _BETWEEN = 1.0  # s between two submissions of workers
 _ASK = 5.0  # s between two looks at the workers, where results come
 # s for which what a worker wrote may be seen later than its end, on a file system of a cluster
@@ -75,7 +77,7 @@ class Collector:
             thread.join(2 * _PATIENCE_HERE)
 
     def _run(self) -> None:
-        pause, longest = _PAUSES
+        backoff = Backoff(*_PAUSES)
         while not self._is_over:
             if not self.pool.has_open():
                 self._wanted.wait()
@@ -84,7 +86,8 @@ class Collector:
             try:
                 if self.pool.collect(self._patience):
                     self.last = time.monotonic()
-                self.error, pause = "", _PAUSES[0]
+                self.error = ""
+                backoff.succeed()
             except (CommandError, StoreError) as error:
                 if self._is_gone():
                     self._fail_all(_gone_error(self.pool.place.folder))
@@ -92,8 +95,7 @@ class Collector:
                 if not self.error and not self._is_over:
                     _log.warning("results cannot be fetched now: %s", error)
                 self.error = str(error)
-                time.sleep(pause)
-                pause = min(2 * pause, longest)
+                time.sleep(backoff.fail())
             except Exception as error:  # nobody would hear of it otherwise
                 self._fail_all(error)
 
@@ -142,6 +144,8 @@ class Station:
         self.pool: Pool | None = None
         self.workers: Workers | None = None
         self.collector: Collector | None = None
+        self.sending = Backoff(*_SENDING)
+        self.sent = 0.0  # when calls were, on the monotonic clock
         self._submitted = self._asked = 0.0
         self._is_ending = False
         self._settle = _SETTLE
@@ -217,12 +221,14 @@ class Station:
         assert self.collector
         taken = self.pool.send(chunks)
         self.pool.todo += len(chunks)
+        self.sent = time.monotonic()
         self.collector.wake()
         return taken
 
-    def look_after(self, waiting: int) -> None:
+    def look_after(self, waiting: int, may_submit: bool = True) -> None:
         """See that there are workers for the calls that are sent, and ``waiting`` more.
 
+        Without ``may_submit`` those that there are are looked after.
         Raises :class:`WorkersFailedError`, and whatever a submission does.
         """
         if self.pool is None or self.workers is None or self.collector is None:
@@ -233,11 +239,11 @@ class Station:
         if self.pool.calls and now - self._asked > between:
             self._asked = now
             self.workers.refresh()
-            if not self._is_ending:
+            if may_submit and not self._is_ending:
                 self.workers.check(self.pool.listed, self._settle)
         wanted = min(self.most, len(self.pool.calls) + waiting)
         lacking = wanted - self.workers.alive()
-        may_submit = not (self._is_ending or self.workers.is_in_doubt())
+        may_submit &= not (self._is_ending or self.workers.is_in_doubt())
         if lacking > 0 and may_submit and now - self._submitted > _BETWEEN:
             self.workers.submit(lacking)
             self._submitted = time.monotonic()
@@ -261,6 +267,14 @@ class Station:
     def running(self) -> int:
         """Return how many workers run, as far as is known."""
         return 0 if self.workers is None else self.workers.running()
+
+    def has_run(self) -> bool:
+        """Whether any worker has said that it runs."""
+        return self.workers is not None and self.workers.have_run()
+
+    def is_waiting(self) -> bool:
+        """Whether calls wait for workers of which none runs."""
+        return self.pool is not None and bool(self.pool.todo) and not self.running()
 
     def has_room(self) -> bool:
         """Whether its workers soon have nothing to do."""

@@ -185,6 +185,10 @@ class Workers:
         seen = sum(len(generation.seen - {""}) for generation in self.generations)
         return seen - len(self._ended | self._surplus)
 
+    def have_run(self) -> bool:
+        """Whether any of them has said that it runs."""
+        return any(generation.seen - {""} for generation in self.generations)
+
     def find(self, worker: str) -> tuple[Task | None, AsyncResult | None]:
         """Return what became of a worker, and the job that it belongs to."""
         base = worker.partition(".")[0]

@@ -67,8 +67,8 @@ def test_the_controller_stops_while_jobs_are_submitted(
     assert process.returncode == 0, out + err
     again = start(cluster, "down", 60)
     again.communicate(timeout=120)
-    # a launch that was lost with the controller is found when nodes are asked next, every 100 s, and
-    # Slurm waits two minutes before it begins such a job again
+    # a launch that was lost with the controller is found when nodes are asked next, every 100
+    # s, and Slurm waits two minutes before it begins such a job again
     everything_ran_once(60, 600)
 
 

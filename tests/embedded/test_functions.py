@@ -591,6 +591,48 @@ def test_several_clusters_take_from_one_list(marks: Path) -> None:
     assert set(found) == {"one", "two"}
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "[Attributes]\nbackend = local\nsetup = exit 3\npython = /bin/python0\n",
+        "[Attributes]\nbackend = local\nsetup = exit 3\n",
+        "[Attributes]\nbackend = lsf\n",
+    ],
+    ids=["no Python", "workers that end", "no scheduler"],
+)
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_cluster_that_refuses(
+    bad: str, order: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its calls go to the other one, with a warning; alone it is an error."""
+    Path("good.ini").write_text("[Attributes]\nbackend = local\n")
+    Path("bad.ini").write_text(bad)
+    profiles = (
+        ["bad.ini", "good.ini"] if order == "first" else ["good.ini", "bad.ini"]
+    )
+    found = clusterjob.map(abs, range(40), profiles=profiles, max_workers=1)
+    assert list(found) == list(range(40))
+    with pytest.raises(clusterjob.ClusterJobError):
+        list(clusterjob.map(abs, [-7], profile="bad.ini"))
+    if order == "first":
+        assert "gets no more calls" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_cluster_whose_queue_is_long(count: int, order: str) -> None:
+    """The other one makes all calls."""
+    Path("free.ini").write_text("[Attributes]\nbackend = local\n")
+    Path("full.ini").write_text(
+        "[Attributes]\nbackend = local\n[Resources]\nbegin = 2040-01-01T00:00\n"
+    )
+    profiles = ["full.ini", "free.ini"]
+    if order == "last":
+        profiles.reverse()
+    found = clusterjob.map(abs, range(count), profiles=profiles, timeout=LONG)
+    assert list(found) == list(range(count))
+
+
 def test_more_memory_for_the_next_try(tmp_path: Path) -> None:
     def greedy() -> int:
         return len(bytearray(150 << 20))
