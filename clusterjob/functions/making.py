@@ -37,12 +37,23 @@ class Preparer:
             self._identities.start_over()
 
     def function(self, function: Callable[..., object]) -> Prepared:
-        """Return a function as it is now. Raises :class:`SettingsError`."""
+        """Return a function as it is now. Raises :class:`SettingsError`, and whatever pickling it
+        raises.
+        """
         check_function(function)
         identity = ""
-        if self._identities is not None:
-            identity = self._identities.of_function(function)
-        return Prepared(Pickler().dump(function), identity, name_of(function))
+        try:
+            if self._identities is not None:
+                identity = self._identities.of_function(function)
+            return Prepared(Pickler().dump(function), identity, name_of(function))
+        except Exception as error:
+            _add_note(
+                error,
+                f"{name_of(function)}, or something that it uses, cannot be sent. What cannot be "
+                "pickled can stand in a module of your own, which travels by its name: "
+                "include=[...] sends it along",
+            )
+            raise
 
     def calls(
         self, prepared: Prepared, arguments: Iterable[Arguments], keeper: Keeper
@@ -59,6 +70,7 @@ class Preparer:
             try:
                 self._fill(call, prepared.identity, pickler, (args, kwargs))
             except Exception as error:  # whatever its __reduce__ raises
+                _add_note(error, f"the arguments of {call.title} cannot be sent")
                 call.arguments = None
                 call.future.set_running_or_notify_cancel()
                 call.future.set_exception(error)
@@ -77,3 +89,9 @@ class Preparer:
         call.arguments = pickler.dump_arguments(*arguments)
         if self._identities is not None:
             call.key = self._identities.of_call(identity, call.arguments, arguments)
+
+
+def _add_note(error: Exception, words: str) -> None:
+    """Say more about an error, where Python can (3.11)."""
+    if hasattr(error, "add_note"):
+        error.add_note(words)

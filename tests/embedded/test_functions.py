@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -616,6 +617,22 @@ def test_a_cluster_that_refuses(
         list(clusterjob.map(abs, [-7], profile="bad.ini"))
     if order == "first":
         assert "gets no more calls" in caplog.text
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have no notes")
+def test_what_cannot_be_pickled_is_named() -> None:
+    lock = threading.Lock()
+
+    def holds() -> object:
+        return lock
+
+    with ClusterExecutor() as executor:
+        with pytest.raises(TypeError) as caught:
+            executor.submit(holds)
+        assert "holds, or something that it uses" in caught.value.__notes__[0]
+        error = executor.submit(id, lock).exception(LONG)
+        assert error is not None
+        assert "arguments of id(<" in error.__notes__[0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 40])
