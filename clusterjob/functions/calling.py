@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import builtins
 import functools
-import json
+import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
@@ -14,8 +15,9 @@ from clusterjob.functions.archives import digest, pack_modules
 from clusterjob.functions.calls import CallFuture
 from clusterjob.functions.executor import ClusterExecutor
 from clusterjob.functions.mapping import MapOptions, Rows
+from clusterjob.plain_files import expand, read_text
 from clusterjob.retry import Retry
-from clusterjob.script import JobSettings, default_session
+from clusterjob.script import JobScript, JobSettings, default_session
 from clusterjob.session import Session
 
 if TYPE_CHECKING:
@@ -168,17 +170,12 @@ def _kept_executor(
     counted from one again where it ``starts_over``.
     """
     session = settings.get("session") or default_session()
-    words = {
-        name: str(value) for name, value in settings.items() if name != "session"
-    }
-    if settings.get("include"):
-        words["include"] = " ".join(
-            builtins.map(digest, pack_modules(settings["include"]))
-        )
-    key = f"functions {os.getcwd()} {json.dumps(words, sort_keys=True)}"
     companions = session.engine.companions
+    key = _key_of(settings)
     executor = companions.get(key)
-    if not isinstance(executor, ClusterExecutor) or executor.is_shut_down:
+    if not isinstance(executor, ClusterExecutor) or not executor.is_usable:
+        if isinstance(executor, ClusterExecutor):
+            executor.close()
         given = settings.copy()
         given["session"] = session
         executor = ClusterExecutor(**given)
@@ -186,3 +183,33 @@ def _kept_executor(
     if starts_over:
         executor.start_over()
     return executor
+
+
+def _key_of(settings: CallSettings) -> str:
+    """Return what the settings come to: with what profiles, defaults and modules say now."""
+    words = {
+        name: str(value) for name, value in settings.items() if name != "session"
+    }
+    if settings.get("include"):
+        words["include"] = " ".join(
+            builtins.map(digest, pack_modules(settings["include"]))
+        )
+    job = JobScript("true")  # has the defaults
+    profiles = [settings.get("profile"), *(settings.get("profiles") or ())]
+    means = [
+        *(os.getcwd(), sys.path, job.attributes, job.resources, words),
+        *builtins.map(_text_of, profiles),
+    ]
+    text = repr(means).encode("utf-8", "surrogatepass")
+    return f"functions {hashlib.sha256(text).hexdigest()}"
+
+
+def _text_of(profile: str | os.PathLike[str] | None) -> str:
+    """Return what a profile says now; nothing where that cannot be read, which is told later, or
+    only once (a pipe).
+    """
+    try:
+        path = expand(profile or "")
+        return read_text(path) if path.is_file() else ""
+    except (OSError, ValueError, SettingsError):
+        return ""

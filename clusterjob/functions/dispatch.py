@@ -125,7 +125,7 @@ class Dispatch:
             raise error
         _log.warning(
             "%s gets no more calls, which go to the other clusters: %s",
-            station.site.reference.cluster_id,
+            station.site.name,
             error,
         )
         self._passed_over.append(station)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from clusterjob.engine import BEAT
 from clusterjob.errors import (
     CallError,
+    CommandError,
     SettingsError,
     StoreError,
     WorkersFailedError,
@@ -149,9 +150,10 @@ class ClusterExecutor(Executor):
         _alive.add(self)
 
     @property
-    def is_shut_down(self) -> bool:
-        """Whether it takes no more calls from this process."""
-        return self._is_shut_down or os.getpid() != self._process
+    def is_usable(self) -> bool:
+        """Whether it takes calls from this process."""
+        is_open = not self._is_shut_down and self._broken is None
+        return is_open and os.getpid() == self._process
 
     def start_over(self) -> None:
         """Count equal calls from one again: those of before are found."""
@@ -374,7 +376,7 @@ class ClusterExecutor(Executor):
         self._book.lease(rows, time.time())
 
     def _fail(self, error: Exception) -> None:
-        """Tell all calls that they cannot be made."""
+        """Tell all calls that they cannot be made, and leave none of them to workers."""
         if isinstance(error, WorkersFailedError):
             self._broken = error
         with self._state:
@@ -382,6 +384,12 @@ class ClusterExecutor(Executor):
             self._pending.clear()
             self._later.clear()
         self._dispatch.clear()
+        try:
+            self._dispatch.withdraw(calls)
+        except CommandError as trouble:
+            _log.warning("calls that failed may be made later: %s", trouble)
+        for call in calls:
+            call.is_attached = False  # what has failed is no attempt of before
         self._tell([Told(call, None, error) for call in calls])
 
     # -- what becomes of calls ---------------------------------------------------------------------

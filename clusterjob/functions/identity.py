@@ -38,9 +38,9 @@ class Identities:
                 f"version = {version!r}: expected a text or a whole number"
             )
         python = "{}.{}".format(*sys.version_info)
-        clusters = sorted(site.reference.cluster_id for site in sites)
+        places = sorted(site.means for site in sites)
         archives = sorted({name for site in sites for name in site.names})
-        return cls([RULES, python, clusters, archives, version])
+        return cls([RULES, python, places, archives, version])
 
     def of_function(self, function: Callable[..., object]) -> str:
         """Return what a function does, as a digest."""

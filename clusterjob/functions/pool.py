@@ -396,7 +396,10 @@ class Pool:
             return []
         names: dict[str, list[str]] = {}
         inside: dict[str, list[int]] = {}
-        for claim in parsed(self.place.listing()["todo"]):
+        listing = self.place.listing()
+        with self.lock:
+            self._note_listing(listing)
+        for claim in parsed(listing["todo"]):
             out = [number for number in wanted if claim.covers(number)]
             if out:
                 own = range(claim.first, claim.end)

@@ -60,8 +60,12 @@ _ASK = "import sys;print('clusterjob-python',sys.version_info[0],sys.version_inf
 
 @dataclass
 class Site:
-    """A cluster for calls. ``record`` is that of a worker's job, which is not submitted."""
+    """A cluster for calls. ``record`` is that of a worker's job, which is not submitted.
 
+    ``name`` is what the user calls it: the path of a profile.
+    """
+
+    name: str
     session: Session
     job: JobScript
     record: Record
@@ -87,17 +91,20 @@ class Site:
         return not self.reference.host and self.python == sys.executable
 
     @property
+    def means(self) -> list[str]:
+        """What makes results of this one its own: the cluster, and the Python that it runs."""
+        spec = self.record.spec
+        return [self.reference.cluster_id, self.python, spec.setup, spec.shell]
+
+    @property
     def fingerprint(self) -> str:
         """What pools have in common that workers of one of them can serve."""
         spec = self.record.spec
         archives = sorted(map(digest, self.archives))
         resources = {name: str(value) for name, value in spec.resources.items()}
         words = [
-            self.reference.cluster_id,
+            *self.means,
             self.record.workdir,
-            self.python,
-            spec.setup,
-            spec.shell,
             self.idle,
             archives,
             resources,
@@ -303,6 +310,7 @@ def make_site(
     if idle is None:
         idle = IDLE_EMBEDDED if record.backend == "local" else IDLE
     return Site(
+        "this machine" if profile is None else os.fspath(profile),
         session,
         job,
         record,

@@ -635,6 +635,86 @@ def test_what_cannot_be_pickled_is_named() -> None:
         assert "arguments of id(<" in error.__notes__[0]
 
 
+def test_workers_that_end_again() -> None:
+    """The same program again has the same error, and leaves nothing; mended it runs."""
+    Path("program.py").write_text(
+        "import sys, clusterjob\n"
+        "from pathlib import Path\n"
+        "def run():\n"
+        "    try:\n"
+        "        return list(clusterjob.map(abs, [-1, -2], profile='p.ini'))\n"
+        "    except clusterjob.WorkersFailedError:\n"
+        "        return 'workers failed'\n"
+        "profile = Path('p.ini')\n"
+        "profile.write_text('[Attributes]\\nbackend = local\\nsetup = test -e mended\\n')\n"
+        "print(run(), run())\n"
+        "if sys.argv[1:]:\n"
+        "    Path('mended').touch()\n"
+        "    print(run())\n"
+        "    Path('mended').unlink()\n"
+        "    profile.write_text('[Attributes]\\nbackend = local\\n')\n"
+        "    print(run())\n"
+    )
+    command = [sys.executable, "program.py"]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.stdout == "workers failed workers failed\n", done.stderr
+        assert not Path(".clusterjob-calls").exists()
+    done = subprocess.run(
+        [*command, "mended"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines()[1:] == ["[1, 2]"] * 2, done.stderr
+
+
+def _say() -> tuple[str, str]:
+    return os.environ.get("WORD", ""), os.environ.get("PYTHON_OF_MINE", "")
+
+
+def test_results_of_another_setup_or_python() -> None:
+    """They are another environment's."""
+    wrapper = Path("python").absolute()
+    wrapper.write_text(f'#!/bin/sh\nPYTHON_OF_MINE=yes exec {sys.executable} "$@"\n')
+    wrapper.chmod(0o700)
+    profile = Path("p.ini")
+    for line, wanted in (
+        ("", ("", "")),
+        ("setup = export WORD=two", ("two", "")),
+        ("setup = export WORD=three", ("three", "")),
+        (f"python = {wrapper}", ("", "yes")),
+    ):
+        profile.write_text(f"[Attributes]\nbackend = local\n{line}\n")
+        assert list(clusterjob.starmap(_say, [()], profile="p.ini")) == [wanted]
+
+
+def test_defaults_that_were_changed_since(marks: Path) -> None:
+    """The next map runs where they say."""
+    Path("p.ini").write_text(
+        "[Attributes]\nbackend = local\nsetup = export WORD=two\n"
+    )
+    assert list(clusterjob.starmap(_say, [()])) == [("", "")]
+    clusterjob.JobScript.read_defaults("p.ini")
+    try:
+        assert list(clusterjob.starmap(_say, [()])) == [("two", "")]
+    finally:
+        clusterjob.JobScript.read_defaults()
+    assert list(clusterjob.starmap(_say, [()])) == [("", "")]
+
+
+def test_a_call_that_cannot_be_cancelled_runs(marks: Path) -> None:
+    def wait(folder: str) -> None:
+        (Path(folder) / "begun").touch()
+        while not (Path(folder) / "end").exists():
+            time.sleep(0.05)
+
+    with ClusterExecutor(max_workers=1) as executor:
+        future = executor.submit(wait, str(marks))
+        while not (marks / "begun").exists():
+            time.sleep(0.01)
+        assert not future.cancel()
+        assert future.running()
+        (marks / "end").touch()
+
+
 @pytest.mark.parametrize("count", [1, 2, 40])
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_a_cluster_whose_queue_is_long(count: int, order: str) -> None:
