@@ -183,6 +183,7 @@ def _parts_of_function(function: FunctionType) -> Iterator[object]:
     yield from (part for _, part in _own_parts(function))
     yield function.__defaults__
     yield function.__kwdefaults__
+    yield from _annotations(function)
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # nothing is in it yet
             yield cell.cell_contents
@@ -194,6 +195,18 @@ def _parts_of_function(function: FunctionType) -> Iterator[object]:
         yield name
         yield found
         yield from _named_in_module(found, names, set())
+
+
+def _annotations(function: FunctionType) -> Iterator[object]:
+    """Yield the annotations of a function, which decorators may read; nothing where one names what
+    is not there (Python 3.14 looks when it is asked).
+    """
+    try:
+        found = function.__annotations__
+    except Exception:  # whatever the expression raises
+        return
+    if found:
+        yield list(found.items())
 
 
 def _named_in_module(

@@ -15,17 +15,23 @@ class Backoff:
         self._shortest = self._next = shortest
         self._longest = longest
         self._not_before = 0.0  # on the monotonic clock
+        self._since: float | None = None  # the first failure, on the monotonic clock
 
     def fail(self) -> float:
         """Note a failure; return for how many s there should be no other attempt."""
-        pause = self._next
-        self._not_before = time.monotonic() + pause
+        pause, now = self._next, time.monotonic()
+        self._since = now if self._since is None else self._since
+        self._not_before = now + pause
         self._next = min(2 * pause, self._longest)
         return pause
 
     def succeed(self) -> None:
         """Note that it works."""
-        self._next = self._shortest
+        self._next, self._since = self._shortest, None
+
+    def failing(self) -> float:
+        """Return for how many s nothing has worked."""
+        return 0.0 if self._since is None else time.monotonic() - self._since
 
     def is_over(self) -> bool:
         """Whether the time for another attempt has come."""

@@ -117,9 +117,17 @@ class Book:
             raise self._unusable(error) from error
 
     def _unusable(self, error: object) -> StoreError:
+        hint = ""
+        is_database = isinstance(error, sqlite3.DatabaseError)
+        if is_database and not isinstance(error, sqlite3.OperationalError):
+            hint = ". Move that folder away to begin anew; results of calls are forgotten then"
         return StoreError(
-            f"{self.folder}: what is remembered of calls cannot be read or written: {error}"
+            f"{self.folder}: what is remembered of calls cannot be read or written: {error}{hint}"
         )
+
+    def check(self) -> None:
+        """See that it can be used."""
+        self.pools(id="")
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:

@@ -87,8 +87,8 @@ class Dispatch:
     def send(self) -> list[Call]:
         """Send what can be sent; return calls that other programs have sent meanwhile.
 
-        A host that cannot be reached is tried again later. Raises what else goes wrong, where there
-        is no other cluster.
+        A host that cannot be reached is tried again later. Raises :class:`StoreError`, and what
+        else goes wrong where there is no other cluster.
         """
         taken: list[Call] = []
         self._take_from_idle()
@@ -104,8 +104,12 @@ class Dispatch:
             try:
                 taken += self._send_to(station, some)
                 station.sending.succeed()
-            except (TransportError, StoreError) as error:
-                _log.warning("calls cannot be sent now, and will be later: %s", error)
+            except StoreError:
+                self._put_back([*taken, *some])
+                raise
+            except TransportError as error:
+                words = "calls cannot be sent to %s now, and will be later: %s"
+                _log.warning(words, station.site.name, error)
                 self._put_back(some)
                 station.sending.fail()
             except ClusterJobError as error:
@@ -233,6 +237,8 @@ class Dispatch:
                 station.look_after(0, may_submit=station not in self._passed_over)
             except TransportError as error:
                 _log.warning("workers cannot be submitted now: %s", error)
+            except StoreError:
+                raise
             except ClusterJobError as error:
                 self._pass_over(station, error)
 

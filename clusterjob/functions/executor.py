@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from clusterjob.engine import BEAT
 from clusterjob.errors import (
     CallError,
-    CommandError,
+    ClusterJobError,
     SettingsError,
     StoreError,
     WorkersFailedError,
@@ -34,7 +34,7 @@ from clusterjob.functions.leftovers import remove_empty_pools
 from clusterjob.functions.making import Prepared, Preparer
 from clusterjob.functions.mapping import Arguments, MapOptions, Mapped, Rows
 from clusterjob.functions.reuse import Reuse
-from clusterjob.functions.sites import make_site
+from clusterjob.functions.sites import make_sites
 from clusterjob.retry import Retry
 from clusterjob.script import default_session
 from clusterjob.session import Session
@@ -59,6 +59,7 @@ _PAUSES = (
     0.5,
     30.0,
 )  # s after the store could not be used: the shortest, the longest
+_PATIENCE = 300.0  # s for which a store may be unusable before all calls fail
 _LAST = 10.0  # s that may go by at the end of a program, to send what was submitted
 _alive: weakref.WeakSet[ClusterExecutor] = weakref.WeakSet()
 
@@ -115,17 +116,14 @@ class ClusterExecutor(Executor):
         _check_profiles(profile, profiles)
         self._session = session or default_session()
         self._book = book_of(self._session.store)
-        sites = [
-            make_site(
-                self._session,
-                path,
-                settings,
-                options or {},
-                include,
-                idle,
-            )
-            for path in profiles or (profile,)
-        ]
+        sites = make_sites(
+            self._session,
+            profiles or (profile,),
+            settings,
+            options or {},
+            include,
+            idle,
+        )
         self._pace = Pace()
         self._state = threading.Condition()
         self._sending = threading.RLock()
@@ -203,6 +201,11 @@ class ClusterExecutor(Executor):
 
     def _prepared(self, fn: Callable[..., object]) -> Prepared:
         self._check_open()
+        if (
+            self._thread is None
+        ):  # the first calls: what cannot be kept is an error at once
+            self._session.store.notes("calls")
+            self._book.check()
         return self._preparer.function(fn)
 
     def _submit_prepared(
@@ -307,9 +310,10 @@ class ClusterExecutor(Executor):
                     self._round()
                 backoff.succeed()
             except StoreError as error:
-                _log.warning(
-                    "calls cannot be looked up now, and will be later: %s", error
-                )
+                if backoff.failing() > _PATIENCE:
+                    self._fail(error)
+                    continue
+                _log.warning("calls wait for the store: %s", error)
                 time.sleep(backoff.fail())
             except Exception as error:  # nobody would hear of it otherwise
                 self._fail(error)
@@ -386,7 +390,7 @@ class ClusterExecutor(Executor):
         self._dispatch.clear()
         try:
             self._dispatch.withdraw(calls)
-        except CommandError as trouble:
+        except ClusterJobError as trouble:
             _log.warning("calls that failed may be made later: %s", trouble)
         for call in calls:
             call.is_attached = False  # what has failed is no attempt of before

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clusterjob.errors import CallError
+from clusterjob.errors import CallError, StoreError
+from clusterjob.functions.backoff import Backoff
 from clusterjob.functions.book import Book, PoolRow
 from clusterjob.functions.calls import Call, Tell, Told
 from clusterjob.functions.chunk_files import ChunkWriter
@@ -31,6 +32,7 @@ from clusterjob.store import Task
 _log = logging.getLogger(__name__)
 # s for which a worker's files may come later than the word that it has ended
 _SETTLE = 1.0
+_UNWRITTEN = 30.0  # s for which results wait for a book that cannot be written
 _LOSS = 2.0  # s between two looks for calls that are nowhere
 
 Listing = Mapping[str, Sequence[str]]
@@ -81,6 +83,10 @@ class Pool:
         self._known: dict[str, tuple[str, str]] = {}  # job and host of workers
         self._refused: dict[str, str] = {}
         self._missing: set[int] = set()
+        self._unwritten = Backoff(1.0, 1.0)  # results that could not be remembered
+        self.unremembered: set[str] = (
+            set()
+        )  # calls whose results were told all the same
         self._looked = 0.0
         self.listed = 0.0  # when it was last looked who runs, on the monotonic clock
         self.todo = 0  # chunks that nobody had taken when that was looked at
@@ -153,10 +159,7 @@ class Pool:
                 told += self._bury(haul.listing, bool(haul.files))
                 told += self._find_lost(haul.listing, bool(haul.files))
             failed = [item.call.key for item in told if item.error and item.call.key]
-            if stored:
-                self.book.finish(stored)
-            if failed:
-                self.book.forget(failed)
+            self._remember(stored, failed)
             # what is in the book may go
             self._gone = list(haul.files)
             for number, key in list(self._keys.items()):
@@ -168,6 +171,23 @@ class Pool:
         if told:
             self._tell(told)
         return bool(haul.files)
+
+    def _remember(self, stored: Stored, failed: Sequence[str]) -> None:
+        """Write into the book what has come. Raises :class:`StoreError`; when nothing could be
+        written for a while, go on without it.
+        """
+        try:
+            if stored:
+                self.book.finish(stored)
+            if failed:
+                self.book.forget(failed)
+            self._unwritten.succeed()
+        except StoreError as error:
+            if self._unwritten.failing() < _UNWRITTEN:
+                self._unwritten.fail()
+                raise
+            _log.warning("results are told, and not remembered: %s", error)
+            self.unremembered.update(stored)
 
     def _note_listing(self, listing: Listing) -> None:
         """Take in who works, and which calls have been taken."""

@@ -70,6 +70,10 @@ class Reuse:
             return self._use_result(call, row)
         collector = self._collector_of(row.pool)
         if collector is not None:
+            if call.key in collector.pool.unremembered:
+                self.book.forget([call.key])
+                collector.pool.unremembered.discard(call.key)
+                return False
             return self._attach(collector, call, row)
         pools = self.book.pools(id=row.pool)
         if not pools:

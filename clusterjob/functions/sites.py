@@ -90,6 +90,14 @@ class Site:
         """Whether workers run with the Python of this process."""
         return not self.reference.host and self.python == sys.executable
 
+    def locate(self) -> None:
+        """Find out where the workdir is, where that could not be asked. Raises
+        :class:`CommandError`.
+        """
+        if not posixpath.isabs(self.record.workdir):
+            self.transport.resolve("~")
+            self.record = self.job.prepare(self.session.engine)
+
     @property
     def means(self) -> list[str]:
         """What makes results of this one its own: the cluster, and the Python that it runs."""
@@ -274,6 +282,33 @@ def _check_known(name: str) -> None:
     )
 
 
+def make_sites(
+    session: Session,
+    profiles: Sequence[str | os.PathLike[str] | None],
+    settings: Mapping[str, object],
+    options: Mapping[str, object],
+    include: Iterable[str | os.PathLike[str]],
+    idle: float | None,
+) -> list[Site]:
+    """Return the sites of profiles. Raises :class:`SettingsError`, and :class:`CommandError` where
+    the only one cannot be reached.
+    """
+    sites = [
+        make_site(
+            session,
+            profile,
+            settings,
+            options,
+            include,
+            idle,
+        )
+        for profile in profiles
+    ]
+    if len(sites) == 1:  # of several, others make the calls meanwhile
+        sites[0].locate()
+    return sites
+
+
 def make_site(
     session: Session,
     profile: str | os.PathLike[str] | None,
@@ -304,9 +339,6 @@ def make_site(
     if not job.attributes.get("python"):
         job.python = "python3" if job.attributes.get("remote") else sys.executable
     record = job.prepare(session.engine)
-    if not posixpath.isabs(record.workdir):  # the host could not be asked
-        session.engine.scheduler(record.spec.cluster).transport.resolve("~")
-        record = job.prepare(session.engine)
     if idle is None:
         idle = IDLE_EMBEDDED if record.backend == "local" else IDLE
     return Site(

@@ -157,6 +157,7 @@ class Station:
 
         Raises :class:`ClusterJobError`.
         """
+        self.site.locate()
         self.site.check_python(has_code)
         if self.pool is None:
             rows = self.book.pools(fingerprint=self.site.fingerprint)

@@ -101,13 +101,13 @@ class Workers:
         """Submit some more workers. Raises whatever a submission does, and
         :class:`WorkersFailedError` where many came and went, and called nothing.
         """
-        self._idle_rounds += 1
-        if self._idle_rounds > _MOST_IDLE:
+        if self._idle_rounds >= _MOST_IDLE:
             raise WorkersFailedError(
                 f"workers come and go, and call nothing: {self.row.folder}. Is there a file "
                 "'stop' in it?"
             )
         self._submit(self.book.add_workers(self.row, elements), elements)
+        self._idle_rounds += 1
 
     def _submit(self, number: int, elements: int) -> None:
         """Submit a generation, unless it was before."""

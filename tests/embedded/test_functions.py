@@ -686,6 +686,90 @@ def test_results_of_another_setup_or_python() -> None:
         assert list(clusterjob.starmap(_say, [()], profile="p.ini")) == [wanted]
 
 
+@pytest.mark.parametrize(
+    "what", ["others may write", "no store", "no book", "a file"]
+)
+def test_a_store_that_cannot_be_used(what: str) -> None:
+    """It is an error at once, before any call is sent."""
+    store = Path("store")
+    if what == "others may write":
+        store.mkdir()
+        store.chmod(0o777)
+    elif what == "a file":
+        store.write_text("x")
+    elif what == "no book":
+        Path("store/store-calls").mkdir(0o700, parents=True)
+        Path("store/store-calls/calls.sqlite").write_bytes(b"x" * 5000)
+    else:
+        store.mkdir()
+        Path("store/store.sqlite").write_bytes(b"x" * 5000)
+    program = "import clusterjob\nprint(list(clusterjob.map(abs, [-1])))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "CLUSTERJOB_STORE": str(store.absolute())},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert "StoreError" in done.stderr, done.stderr
+    assert not Path(".clusterjob-calls").exists()
+
+
+def test_workers_wait_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it cannot be written, no worker has come and gone."""
+    troubles = [StoreError("the disk is full")] * 6
+    submit = clusterjob.Session.submit
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        if troubles:
+            raise troubles.pop()
+        return submit(*args, **kwargs)
+
+    monkeypatch.setattr(clusterjob.Session, "submit", refuse)
+    monkeypatch.setattr("clusterjob.functions.executor._PAUSES", (0.1, 0.1))
+    assert list(clusterjob.map(abs, [-1, -2])) == [1, 2]
+    assert not troubles
+
+
+def test_results_that_cannot_be_remembered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are told all the same, with a warning; a store that stays full fails what is left."""
+
+    def refuse(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Book, "finish", refuse)
+        patch.setattr("clusterjob.functions.pool._UNWRITTEN", 0.3)
+        assert list(clusterjob.map(abs, [-1, -2])) == [1, 2]
+        assert "are told, and not remembered: the disk is full" in caplog.text
+        patch.setattr(Book, "send", refuse)
+        patch.setattr("clusterjob.functions.executor._PATIENCE", 0.3)
+        patch.setattr("clusterjob.functions.executor._PAUSES", (0.1, 0.1))
+        with pytest.raises(StoreError):
+            list(clusterjob.map(abs, [-3]))
+    assert list(clusterjob.map(abs, [-1, -2, -3])) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_cluster_that_cannot_be_reached(
+    order: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other ones make the calls meanwhile."""
+    Path("here.ini").write_text("[Attributes]\nbackend = local\n")
+    Path("away.ini").write_text(
+        "[Attributes]\nbackend = slurm\nremote = no-such-host.invalid\n"
+    )
+    profiles = ["away.ini", "here.ini"]
+    if order == "last":
+        profiles.reverse()
+    assert list(clusterjob.map(abs, range(9), profiles=profiles)) == list(range(9))
+    assert order == "last" or "cannot be sent to away.ini now" in caplog.text
+    with pytest.raises(clusterjob.TransportError):
+        clusterjob.map(abs, [1], profile="away.ini")
+
+
 def test_defaults_that_were_changed_since(marks: Path) -> None:
     """The next map runs where they say."""
     Path("p.ini").write_text(
