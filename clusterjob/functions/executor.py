@@ -51,14 +51,10 @@ _ROUND = 0.5  # s between two looks at what is to be done, where nothing is aske
 _SOON = 0.1  # ... where calls wait to be sent
 _BURST = 10_000  # calls that are sent at a time
 _GATHER = 0.005  # s in which more calls may come before the first are sent
-_LEAST_AHEAD, _AHEAD = (
-    1000,
-    100,
-)  # items that are read ahead: at least, for each worker
-_PAUSES = (
-    0.5,
-    30.0,
-)  # s after the store could not be used: the shortest, the longest
+# items that are read ahead: at least, for each worker
+_LEAST_AHEAD, _AHEAD = 1000, 100
+# s after the store could not be used: the shortest, the longest
+_PAUSES = (0.5, 30.0)
 _PATIENCE = 300.0  # s for which a store may be unusable before all calls fail
 _LAST = 10.0  # s that may go by at the end of a program, to send what was submitted
 _alive: weakref.WeakSet[ClusterExecutor] = weakref.WeakSet()
@@ -113,12 +109,12 @@ class ClusterExecutor(Executor):
         **settings: Unpack[JobSettings],
     ) -> None:
         _check(max_workers, idle, retry)
-        _check_profiles(profile, profiles)
         self._session = session or default_session()
         self._book = book_of(self._session.store)
         sites = make_sites(
             self._session,
-            profiles or (profile,),
+            profile,
+            profiles,
             settings,
             options or {},
             include,
@@ -201,9 +197,8 @@ class ClusterExecutor(Executor):
 
     def _prepared(self, fn: Callable[..., object]) -> Prepared:
         self._check_open()
-        if (
-            self._thread is None
-        ):  # the first calls: what cannot be kept is an error at once
+        if self._thread is None:
+            # the first calls: a store that cannot be used is an error at once
             self._session.store.notes("calls")
             self._book.check()
         return self._preparer.function(fn)
@@ -599,13 +594,6 @@ def _copy(future: Future[Any], call: Call) -> None:
         call.future.set_exception(error)
     else:
         call.future.set_result(future.result())
-
-
-def _check_profiles(profile: object, profiles: object) -> None:
-    if isinstance(profiles, (str, os.PathLike)):
-        raise SettingsError(f"profiles = {profiles!r}: expected a list of paths")
-    if profile is not None and profiles:
-        raise SettingsError("profile and profiles: expected one of them")
 
 
 def _check(max_workers: int | None, idle: float | None, retry: Retry | None) -> None:

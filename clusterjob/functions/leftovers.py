@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from clusterjob.errors import ClusterJobError
 from clusterjob.functions.book import Book, PoolRow, book_of
+from clusterjob.functions.pool import end_pool
 from clusterjob.functions.sites import place_of
 from clusterjob.functions.station import is_free, owner_name
 from clusterjob.functions.workers import Workers
@@ -66,16 +67,13 @@ def remove_empty_pools(session: Session, book: Book, fingerprint: str) -> None:
             if not is_free(row) or book.on_their_way(row):
                 continue
             place = place_of(session, row)
-            if place.exists():
-                listing = place.listing()
-                if (
-                    listing["todo"] or listing["taken"]
-                ):  # calls that are not remembered
-                    continue
-            if book.take_pool(row, owner, time.time()):
-                place.stop()
-                place.remove()
+            if not place.exists():
                 book.forget_pool(row)
+                continue
+            listing = place.listing()
+            has_calls = listing["todo"] or listing["taken"]  # none is remembered
+            if not has_calls and book.take_pool(row, owner, time.time()):
+                end_pool(place, book, row)
     except ClusterJobError as error:
         _log.debug("a folder of calls is left behind: %s", error)
 

@@ -84,9 +84,8 @@ class Pool:
         self._refused: dict[str, str] = {}
         self._missing: set[int] = set()
         self._unwritten = Backoff(1.0, 1.0)  # results that could not be remembered
-        self.unremembered: set[str] = (
-            set()
-        )  # calls whose results were told all the same
+        # calls whose results were told all the same
+        self.unremembered: set[str] = set()
         self._looked = 0.0
         self.listed = 0.0  # when it was last looked who runs, on the monotonic clock
         self.todo = 0  # chunks that nobody had taken when that was looked at
@@ -433,6 +432,16 @@ class Pool:
                 self.calls.pop(call.number, None)
         self.book.forget([call.key for call in found if call.key])
         return found
+
+
+def end_pool(place: Place, book: Book, row: PoolRow) -> None:
+    """Tell workers of a pool in which no call is left to end, delete its folder, and forget it.
+
+    Raises :class:`CommandError`, :class:`StoreError`.
+    """
+    place.stop()
+    place.remove()
+    book.forget_pool(row)
 
 
 def _set_running(call: Call) -> None:

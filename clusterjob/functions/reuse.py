@@ -10,7 +10,7 @@ from clusterjob.errors import StoreError
 from clusterjob.functions.book import Book, CallRow, PoolRow
 from clusterjob.functions.calls import Call, Tell, Told
 from clusterjob.functions.outcomes import take_in, value_of
-from clusterjob.functions.pool import Pool
+from clusterjob.functions.pool import Pool, end_pool
 from clusterjob.functions.sites import place_of
 from clusterjob.functions.station import Collector, Station, is_free, owner_name
 from clusterjob.functions.workers import Workers
@@ -192,6 +192,4 @@ class Reuse:
             if collector.pool.has_open():
                 self.book.leave_pool(collector.pool.row)
                 continue
-            collector.pool.place.stop()
-            collector.pool.place.remove()
-            self.book.forget_pool(collector.pool.row)
+            end_pool(collector.pool.place, self.book, collector.pool.row)

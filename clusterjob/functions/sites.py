@@ -284,25 +284,30 @@ def _check_known(name: str) -> None:
 
 def make_sites(
     session: Session,
-    profiles: Sequence[str | os.PathLike[str] | None],
+    profile: str | os.PathLike[str] | None,
+    profiles: Sequence[str | os.PathLike[str]],
     settings: Mapping[str, object],
     options: Mapping[str, object],
     include: Iterable[str | os.PathLike[str]],
     idle: float | None,
 ) -> list[Site]:
-    """Return the sites of profiles. Raises :class:`SettingsError`, and :class:`CommandError` where
-    the only one cannot be reached.
+    """Return the sites of one profile or several. Raises :class:`SettingsError`, and
+    :class:`CommandError` where the only one cannot be reached.
     """
+    if isinstance(profiles, (str, os.PathLike)):
+        raise SettingsError(f"profiles = {profiles!r}: expected a list of paths")
+    if profile is not None and profiles:
+        raise SettingsError("profile and profiles: expected one of them")
     sites = [
         make_site(
             session,
-            profile,
+            path,
             settings,
             options,
             include,
             idle,
         )
-        for profile in profiles
+        for path in profiles or (profile,)
     ]
     if len(sites) == 1:  # of several, others make the calls meanwhile
         sites[0].locate()

@@ -44,11 +44,26 @@ def own_queue(spool: Path) -> None:
     """Each test has the queue of the session's embedded scheduler."""
 
 
-def _run_program(text: str) -> subprocess.CompletedProcess[str]:
+def _run_program(
+    text: str, *words: str, timeout: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a program of its own, to its end."""
     Path("program.py").write_text(text)
-    command = [sys.executable, "program.py"]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "program.py", *words],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def _two_profiles(other: str, order: str) -> list[str]:
+    """Write profiles of this machine and of another cluster, which comes ``order``."""
+    Path("here.ini").write_text("[Attributes]\nbackend = local\n")
+    Path("other.ini").write_text(other)
+    profiles = ["other.ini", "here.ini"]
+    return profiles if order == "first" else profiles[::-1]
 
 
 def _mark(folder: Path) -> Callable[[object], object]:
@@ -162,8 +177,7 @@ def test_a_data_frame_that_is_closed_over_counts() -> None:
 
 
 def test_sets_and_dicts_of_other_orders_are_the_same(marks: Path) -> None:
-    program = Path("program.py")
-    program.write_text(
+    text = (
         "import clusterjob, sys\n"
         "def count(words, folder):\n"
         "    open(folder + '/calls', 'a').write('x')\n"
@@ -171,13 +185,7 @@ def test_sets_and_dicts_of_other_orders_are_the_same(marks: Path) -> None:
         f"print(list(clusterjob.starmap(count, [({{'a', 'b', 'c', 'd'}}, {str(marks)!r})])))\n"
     )
     for seed in "123":
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        done = subprocess.run(
-            [sys.executable, str(program)],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        done = _run_program(text, PYTHONHASHSEED=seed)
         assert done.stdout == "[4]\n", done.stderr
     assert _marks(marks) == {"calls": 1}
 
@@ -247,8 +255,7 @@ def test_kinds_of_functions() -> None:
 
 
 def test_classes_of_a_program_come_back_as_its_own() -> None:
-    program = Path("program.py")
-    program.write_text(
+    text = (
         "import clusterjob\n"
         "class Point:\n"
         "    def __init__(self, x): self.x = x\n"
@@ -260,9 +267,7 @@ def test_classes_of_a_program_come_back_as_its_own() -> None:
         "print(type(a) is Point, a.x, type(b) is Bad, b)\n"
     )
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, str(program)], capture_output=True, text=True
-        )
+        done = _run_program(text)
         assert done.stdout == "True 1 True two\n", done.stderr
 
 
@@ -606,15 +611,11 @@ def test_a_cluster_that_refuses(
     bad: str, order: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its calls go to the other one, with a warning; alone it is an error."""
-    Path("good.ini").write_text("[Attributes]\nbackend = local\n")
-    Path("bad.ini").write_text(bad)
-    profiles = (
-        ["bad.ini", "good.ini"] if order == "first" else ["good.ini", "bad.ini"]
-    )
+    profiles = _two_profiles(bad, order)
     found = clusterjob.map(abs, range(40), profiles=profiles, max_workers=1)
     assert list(found) == list(range(40))
     with pytest.raises(clusterjob.ClusterJobError):
-        list(clusterjob.map(abs, [-7], profile="bad.ini"))
+        list(clusterjob.map(abs, [-7], profile="other.ini"))
     if order == "first":
         assert "gets no more calls" in caplog.text
 
@@ -637,7 +638,7 @@ def test_what_cannot_be_pickled_is_named() -> None:
 
 def test_workers_that_end_again() -> None:
     """The same program again has the same error, and leaves nothing; mended it runs."""
-    Path("program.py").write_text(
+    text = (
         "import sys, clusterjob\n"
         "from pathlib import Path\n"
         "def run():\n"
@@ -655,14 +656,11 @@ def test_workers_that_end_again() -> None:
         "    profile.write_text('[Attributes]\\nbackend = local\\n')\n"
         "    print(run())\n"
     )
-    command = [sys.executable, "program.py"]
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = _run_program(text)
         assert done.stdout == "workers failed workers failed\n", done.stderr
         assert not Path(".clusterjob-calls").exists()
-    done = subprocess.run(
-        [*command, "mended"], capture_output=True, text=True, timeout=60
-    )
+    done = _run_program(text, "mended")
     assert done.stdout.splitlines()[1:] == ["[1, 2]"] * 2, done.stderr
 
 
@@ -703,13 +701,10 @@ def test_a_store_that_cannot_be_used(what: str) -> None:
     else:
         store.mkdir()
         Path("store/store.sqlite").write_bytes(b"x" * 5000)
-    program = "import clusterjob\nprint(list(clusterjob.map(abs, [-1])))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "CLUSTERJOB_STORE": str(store.absolute())},
-        capture_output=True,
-        text=True,
+    done = _run_program(
+        "import clusterjob\nprint(list(clusterjob.map(abs, [-1])))\n",
         timeout=20,
+        CLUSTERJOB_STORE=str(store.absolute()),
     )
     assert "StoreError" in done.stderr, done.stderr
     assert not Path(".clusterjob-calls").exists()
@@ -757,17 +752,12 @@ def test_a_cluster_that_cannot_be_reached(
     order: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The other ones make the calls meanwhile."""
-    Path("here.ini").write_text("[Attributes]\nbackend = local\n")
-    Path("away.ini").write_text(
-        "[Attributes]\nbackend = slurm\nremote = no-such-host.invalid\n"
-    )
-    profiles = ["away.ini", "here.ini"]
-    if order == "last":
-        profiles.reverse()
+    away = "[Attributes]\nbackend = slurm\nremote = no-such-host.invalid\n"
+    profiles = _two_profiles(away, order)
     assert list(clusterjob.map(abs, range(9), profiles=profiles)) == list(range(9))
-    assert order == "last" or "cannot be sent to away.ini now" in caplog.text
+    assert order == "last" or "cannot be sent to other.ini now" in caplog.text
     with pytest.raises(clusterjob.TransportError):
-        clusterjob.map(abs, [1], profile="away.ini")
+        clusterjob.map(abs, [1], profile="other.ini")
 
 
 def test_defaults_that_were_changed_since(marks: Path) -> None:
@@ -803,13 +793,8 @@ def test_a_call_that_cannot_be_cancelled_runs(marks: Path) -> None:
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_a_cluster_whose_queue_is_long(count: int, order: str) -> None:
     """The other one makes all calls."""
-    Path("free.ini").write_text("[Attributes]\nbackend = local\n")
-    Path("full.ini").write_text(
-        "[Attributes]\nbackend = local\n[Resources]\nbegin = 2040-01-01T00:00\n"
-    )
-    profiles = ["full.ini", "free.ini"]
-    if order == "last":
-        profiles.reverse()
+    full = "[Attributes]\nbackend = local\n[Resources]\nbegin = 2040-01-01T00:00\n"
+    profiles = _two_profiles(full, order)
     found = clusterjob.map(abs, range(count), profiles=profiles, timeout=LONG)
     assert list(found) == list(range(count))
 
@@ -906,16 +891,13 @@ with clusterjob.ClusterExecutor(max_workers=1) as executor:
 def test_code_of_own_modules_counts_wherever_it_is_named() -> None:
     Path("pk").mkdir()
     Path("pk/__init__.py").touch()
-    Path("program.py").write_text(PACKAGE)
     for number, is_known in ((1, False), (1, True), (22, False)):
         Path("pk/z.py").write_text(
             f"import numpy as np\ndef q(x): return {number}\n"
             f"class Model:\n    def run(self, x): return {number}\n"
             "vectorized = np.vectorize(q)\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-B", "program.py"], capture_output=True, text=True
-        )
+        done = _run_program(PACKAGE, PYTHONDONTWRITEBYTECODE="1")
         assert done.stdout == f"{[number] * 7} {[is_known] * 7}\n", done.stderr
 
 
@@ -933,11 +915,8 @@ with clusterjob.ClusterExecutor(max_workers=1) as executor:
 
 
 def test_objects_of_the_program_are_known_again() -> None:
-    Path("program.py").write_text(OBJECTS)
     for is_known in (False, True):
-        done = subprocess.run(
-            [sys.executable, "program.py"], capture_output=True, text=True
-        )
+        done = _run_program(OBJECTS)
         assert done.stdout == f"[1, 3] {[is_known] * 2}\n", done.stderr
 
 
@@ -1052,8 +1031,7 @@ def test_folders_of_calls_that_were_left_are_pruned(marks: Path) -> None:
 @pytest.mark.parametrize("uncached", ["", "on their way"])
 def test_the_folder_of_a_program_killed_after_its_last_result(uncached: str) -> None:
     """The next program finds all results, and removes the folder, unless calls are in it."""
-    program = Path("program.py")
-    program.write_text(
+    text = (
         "import os, signal, sys, time\n"
         "import clusterjob\n"
         "with clusterjob.ClusterExecutor(max_workers=1) as executor:\n"
@@ -1066,13 +1044,10 @@ def test_the_folder_of_a_program_killed_after_its_last_result(uncached: str) -> 
         "    if sys.argv[2]:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    command = [sys.executable, str(program)]
-    first = subprocess.run([*command, uncached, "kill"], timeout=60)
+    first = _run_program(text, uncached, "kill")
     assert first.returncode == -signal.SIGKILL
     assert len(list(Path(".clusterjob-calls").iterdir())) == 1 + bool(uncached)
-    second = subprocess.run(
-        [*command, "", ""], capture_output=True, text=True, timeout=60
-    )
+    second = _run_program(text, "", "")
     assert second.stdout == "[0, 1, 2]\n", second.stderr
     assert Path(".clusterjob-calls").exists() == bool(uncached)
     clusterjob.default_session().results().cancel()
@@ -1091,8 +1066,7 @@ def test_a_worker_whose_record_was_deleted(marks: Path) -> None:
 
 def test_a_failure_of_before_is_made_anew(marks: Path) -> None:
     """A call that failed while nobody waited for it is not told to the next program."""
-    program = Path("program.py")
-    program.write_text(
+    text = (
         "import clusterjob, time, os\n"
         "def need(number, folder):\n"
         "    time.sleep(0.3)\n"
@@ -1100,12 +1074,11 @@ def test_a_failure_of_before_is_made_anew(marks: Path) -> None:
         "    return number\n"
         f"print(list(clusterjob.map(need, range(4), [{str(marks)!r}] * 4, max_workers=1)))\n"
     )
-    command = [sys.executable, str(program)]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    first = _run_program(text)
     assert "AssertionError" in first.stderr
     time.sleep(1.5)
     (marks / "input").touch()
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    second = _run_program(text)
     assert second.stdout == "[0, 1, 2, 3]\n", second.stderr
 
 
@@ -1210,8 +1183,7 @@ def test_a_folder_that_was_deleted(what: str) -> None:
 
 
 def test_an_executor_in_a_forked_process() -> None:
-    program = Path("program.py")
-    program.write_text(
+    done = _run_program(
         "import clusterjob, os, sys\n"
         "executor = clusterjob.ClusterExecutor(max_workers=1)\n"
         "print(executor.submit(abs, -1).result(30), flush=True)\n"
@@ -1221,9 +1193,6 @@ def test_an_executor_in_a_forked_process() -> None:
         "    except RuntimeError as error: print(error, flush=True)\n"
         "    sys.exit(0)\n"
         "print(os.waitpid(pid, 0)[1], executor.submit(abs, -3).result(30))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=60
     )
     lines = done.stdout.splitlines()
     assert lines[0] == "1"
